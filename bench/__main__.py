@@ -1,0 +1,37 @@
+"""`python -m bench COMMAND`: fix the cores and the threads, then start the command in a process that has them."""
+
+import argparse
+import os
+import sys
+
+COMMANDS = {
+    "gmm": "time per EM iteration of Gaussian mixtures, beside the peers, with the floor and the peak memory",
+    "restarts": "a whole search with 256 restarts, and what each screening schedule gains and loses",
+    "startup": "import, first fit in a new process, and compilations on a second fit",
+}
+
+
+def main() -> None:
+    """Start one command with the cores and the thread counts fixed before any numerical library is loaded."""
+    listing = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=f"commands:\n{listing}",
+        epilog="Each command has more options: python -m bench COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=len(sys.argv) < 3,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("--threads", type=int, choices=(1, 2), default=1)
+    arguments, _ = parser.parse_known_args()
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < arguments.threads:
+        parser.error(f"--threads {arguments.threads} needs as many cores; this process may use {len(allowed)}")
+    os.sched_setaffinity(0, allowed[: arguments.threads])
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(arguments.threads)
+    os.execv(sys.executable, [sys.executable, "-m", f"bench.{arguments.command}", *sys.argv[2:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Validation on the host, and every error text. Checks look at shapes always and at values only where these are concrete.
+
+Each error says what was expected, what came, and what to do.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+
+def is_concrete(tree: Any) -> bool:
+    """Whether every leaf has a value now, outside of any transformation."""
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def check_plate(components: Any, num_components: int | None) -> bool:
+    """Whether `components` is a plate; raises where its size and `num_components` do not fit together."""
+    size = getattr(components, "size", None)
+    if size is None and num_components is None:
+        raise ValueError(
+            f"Mixture: num_components is missing; {type(components).__name__} is a single node, so write "
+            f"Mixture({type(components).__name__}(), K)"
+        )
+    if size is not None and num_components not in (None, size):
+        raise ValueError(f"Mixture: num_components is {num_components} but the plate has {size} components; leave it out")
+    if size is None and not (isinstance(num_components, int) and num_components >= 1):
+        raise ValueError(f"Mixture: num_components must be an integer of at least 1; got {num_components!r}")
+    return size is not None
+
+
+def check_matrix(x: Any, name: str) -> None:
+    """x must be one array, (D, N) with units last: rows (N, D) as the user gave them."""
+    if not hasattr(x, "shape"):
+        raise ValueError(f"{name}: x must be an array with rows (N, D); got {type(x).__name__}")
+    if x.ndim != 2:
+        shape = x.shape[-1:] + x.shape[:-1]
+        hint = "; for one feature pass x[:, None]" if x.ndim == 1 else ""
+        raise ValueError(f"{name}: x must have rows, shape (N, D); got shape {shape}{hint}")
+
+
+def check_parts(x: Any, names: tuple[str, ...]) -> None:
+    """x must be a dict with the parts of a product."""
+    if not isinstance(x, dict) or set(x) != set(names):
+        got = sorted(x) if isinstance(x, dict) else type(x).__name__
+        raise ValueError(f"Product: x must be a dict with the keys {sorted(names)}; got {got}")
+
+
+def check_integers(x: Array, name: str, upper: int | None = None) -> None:
+    """Values (..., N) must be integers from 0, below `upper` where it is given."""
+    if not is_concrete(x):
+        return
+    values = np.asarray(x)
+    bad = (values < 0) | (values != np.floor(values)) | (values >= (np.inf if upper is None else upper))
+    bad &= np.isfinite(values)
+    if bad.any():
+        place = np.argwhere(np.moveaxis(bad, -1, 0))[0]
+        where = f"row {place[0]}" + (f", column {place[1]}" if len(place) > 1 else "")
+        expected = "integers >= 0" if upper is None else f"integers 0 .. {upper - 1}"
+        raise ValueError(f"{name}: x must hold {expected}; got {np.moveaxis(values, -1, 0)[tuple(place)]} in {where}")
+
+
+def check_labels(labels: Array, size: int, num: int) -> None:
+    """Labels must be (N,) integers -1 .. K - 1, or (K, N) bool (rows (N, K)) with something allowed in every row."""
+    if labels.dtype == jnp.bool_:
+        if labels.shape != (size, num):
+            raise ValueError(f"Labelled: bool labels must have shape (N, K) = ({num}, {size}); got {labels.shape[::-1]}")
+        if is_concrete(labels) and not np.asarray(labels).any(0).all():
+            row = int(np.argmin(np.asarray(labels).any(0)))
+            raise ValueError(f"Labelled: row {row} allows no component; allow at least one")
+        return
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != (num,):
+        raise ValueError(f"Labelled: labels must be integers of shape ({num},); got {labels.dtype} of shape {labels.shape}")
+    if is_concrete(labels):
+        bad = (np.asarray(labels) < -1) | (np.asarray(labels) >= size)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(f"Labelled: label {int(labels[row])} in row {row}; expected -1 (unknown) or 0 .. {size - 1}")
+
+
+def check_covariance(covariance: Array, inner: tuple[int, ...]) -> None:
+    """Covariances of a structure: shape (..., *inner), positive definite."""
+    if covariance.shape[covariance.ndim - len(inner) :] != inner:
+        raise ValueError(f"covariance must have shape (..., {', '.join(map(str, inner))}); got {covariance.shape}")
+    if is_concrete(covariance):
+        values = np.asarray(covariance)
+        smallest = np.linalg.eigvalsh(values) if len(inner) == 2 else values
+        if not (smallest > 0).all():
+            raise ValueError(f"covariance must be positive definite; its smallest eigenvalue is {smallest.min():.3g}")
+
+
+def check_data(node: Any, x: Any, weights: Array | None, units: Any) -> None:
+    """Data at the door: one length, something in it, finite where it counts, in the node's support.
+
+    Args:
+        node: the model.
+        x: the data, rows first, as the user gave it.
+        weights: (N,) or None.
+        units: the same data, units last.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(x)
+    if not leaves:
+        raise ValueError("x is empty: it holds no array")
+    for path, leaf in leaves:
+        if leaf.ndim == 0:
+            raise ValueError(f"x{jax.tree_util.keystr(path)}: expected rows; got a scalar")
+    lengths = {jax.tree_util.keystr(path): leaf.shape[0] for path, leaf in leaves}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"x: all arrays must have the same number of rows; got {lengths}")
+    num = leaves[0][1].shape[0]
+    if num == 0:
+        raise ValueError("x has no rows; give at least one")
+    node.validate(units)
+    check_weights(weights, num)
+    if not is_concrete((x, weights)):
+        return
+    for path, leaf in leaves:
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.all(jnp.isfinite(leaf))):
+            check_finite_rows(np.asarray(leaf), weights, jax.tree_util.keystr(path))
+
+
+def check_finite_rows(values: np.ndarray, weights: Any, name: str) -> None:
+    """No NaN or infinity in a row of positive weight."""
+    bad = ~np.isfinite(values)
+    if weights is not None:
+        bad &= (np.asarray(weights) > 0).reshape((-1,) + (1,) * (values.ndim - 1))
+    if bad.any():
+        place = np.argwhere(bad)[0]
+        where = f"row {place[0]}" + (f", column {', '.join(map(str, place[1:]))}" if len(place) > 1 else "")
+        count = int(bad.reshape(len(bad), -1).any(1).sum())
+        raise ValueError(
+            f"x{name}: {values[tuple(place)]} in {where} ({count} such row{'s' if count > 1 else ''}); remove the rows, or "
+            "give them weight 0"
+        )
+
+
+def check_weights(weights: Any, num: int) -> None:
+    """Weights: (N,), finite, non-negative, not all zero."""
+    if weights is None:
+        return
+    if weights.shape != (num,):
+        raise ValueError(f"weights must have shape ({num},), one per row of x; got {weights.shape}")
+    if is_concrete(weights):
+        values = np.asarray(weights)
+        bad = ~np.isfinite(values) | (values < 0)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(f"weights must be finite and >= 0; got {values[row]} in row {row}")
+        if not (values > 0).any():
+            raise ValueError("weights are all zero; at least one row must count")
+
+
+def check_params(params: Any, expected: Any) -> None:
+    """Parameters must have the tree structure and shapes of the node's own start.
+
+    Args:
+        params: the parameters given.
+        expected: a tree of shapes.
+    """
+    got, want = jax.tree.structure(params), jax.tree.structure(expected)
+    if got != want:
+        raise ValueError(f"params: expected the structure {want}; got {got}; make a start with model.init or a node's .params")
+    for (path, leaf), shape in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True
+    ):
+        if leaf.shape != shape.shape:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"params{name}: expected shape {shape.shape} for this model and data; got {leaf.shape}")
+
+
+def check_positive_int(value: Any, name: str, least: int = 1) -> None:
+    """A Python integer of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
+
+
+def check_key(key: Any, name: str = "key") -> None:
+    """A typed PRNG key."""
+    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise ValueError(f"{name} must be a typed key, jax.random.key(seed); got {type(key).__name__}")

@@ -1,0 +1,362 @@
+"""The command behind `python -m jem`: reads a file, fits a mixture for each K, chooses K by BIC, writes the result."""
+
+import os
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import jem
+from jem.datasets import old_faithful
+from jem.datasets.table import TableError, cell_name, read_table
+
+T = TypeVar("T")
+
+MODELS: dict[str, Callable[[int], Any]] = {
+    "gmm": lambda k: jem.Mixture(jem.Gaussian(), k),
+    "gmm-diag": lambda k: jem.Mixture(jem.Gaussian(covariance=jem.Diagonal()), k),
+    "gmm-spherical": lambda k: jem.Mixture(jem.Gaussian(covariance=jem.Spherical()), k),
+    "gmm-tied": lambda k: jem.Mixture(jem.Tied(jem.Gaussian(), k, "whitening")),
+    "t": lambda k: jem.Mixture(jem.StudentT(), k),
+    "t-diag": lambda k: jem.Mixture(jem.StudentT(covariance=jem.Diagonal()), k),
+    "poisson": lambda k: jem.Mixture(jem.Poisson(), k),
+    "bernoulli": lambda k: jem.Mixture(jem.Bernoulli(), k),
+}
+USABLE = (jem.Status.CONVERGED, jem.Status.MAX_STEPS)
+INTERRUPTED = 130  # the shell's code for it
+MAX_PRINTED_DIM = 8  # wider matrices are for the file, not for the eye
+
+# click.UsageError, which newer versions of typer carry inside
+UsageError = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, help="Fits mixture models by expectation-maximisation."
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class InputError(ValueError):
+    """Something the user can put right; the message is one line."""
+
+
+class Interrupted(Exception):
+    """An interrupt during a fit; typer would turn a KeyboardInterrupt into an exit code of its own."""
+
+
+class Row(NamedTuple):
+    """The best fit of one model, on the host.
+
+    Attributes:
+        num_components: K.
+        status: of the best restart.
+        statuses: number of restarts per status.
+        num_optima: number of distinct optima the restarts found.
+        num_steps: EM steps of the best restart.
+        log_likelihood: total, at the best parameters.
+        num_parameters: number of free parameters.
+        bic: lower is better.
+        arrays: `weights` (K,) and the components' parameters, each with leading axis K.
+        labels: (N,) most probable component of each row.
+        seconds: wall time, compilation included.
+    """
+
+    num_components: int
+    status: jem.Status
+    statuses: Counter
+    num_optima: int
+    num_steps: int
+    log_likelihood: float
+    num_parameters: int
+    bic: float
+    arrays: dict[str, np.ndarray]
+    labels: np.ndarray
+    seconds: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: what follows `python -m jem`; None takes the process's.
+
+    Returns:
+        The exit code: 0; 1 if no restart gave a usable fit; 2 after one line on stderr for what the user can put right; an
+        interrupt ends the process with 130.
+    """
+    message = ""
+    try:
+        code = app(arguments, prog_name="python -m jem", standalone_mode=False) or 0
+    except (InputError, TableError) as error:
+        message, code = str(error), 2
+    except UsageError as error:
+        message, code = error.format_message(), 2
+    except (Interrupted, KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        # The fit goes on in its thread, and leaving by the normal way would pull the interpreter from under it.
+        print("jem: interrupted", file=sys.stderr, flush=True)
+        os._exit(code)
+    if code == 2:
+        print("jem: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+@app.callback(invoke_without_command=True)
+def show_old_faithful(context: typer.Context) -> None:
+    """With no command: fits two Gaussians to the bundled Old Faithful data with 256 restarts."""
+    if context.invoked_subcommand is None:
+        x, num_restarts = old_faithful(), 256
+        model = MODELS["gmm"](2)
+        first, second = _run(lambda: [fit_one(model, jax.random.key(0), x, num_restarts) for _ in range(2)], "float64")
+        out.print(f"Old Faithful: {len(x)} rows of eruptions [min], waiting [min]", markup=False)
+        out.print(f"model            {model_name(model)}, float64, {num_restarts} restarts", markup=False)
+        print_fit(second)
+        compiling = first.seconds - second.seconds
+        out.print(f"time to compile  {compiling:.2f} s (the first call, {first.seconds:.2f} s, less the second)")
+        out.print(f"time to fit      {second.seconds:.3f} s (the second call: all {num_restarts} restarts)")
+
+
+@app.command()
+def fit(
+    path: Annotated[str, typer.Argument(metavar="FILE", help="A table of numbers, .csv or .npy, one row per unit.")],
+    model: Annotated[str, typer.Option(help="One of: " + ", ".join(MODELS) + ".")] = "gmm",
+    num_components: Annotated[str, typer.Option("-k", metavar="K|LOW..HIGH", help="Number of components.")] = "2..8",
+    restarts: Annotated[int, typer.Option(min=1, help="Starts per K.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the starts.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    max_steps: Annotated[int, typer.Option(min=1, help="Most EM steps of a restart.")] = 1000,
+    tol: Annotated[float, typer.Option(min=0.0, help="Stop at this relative gain of the objective.")] = 1e-6,
+    columns: Annotated[str, typer.Option(metavar="A,B,..", help="Columns to use, by name or number from 1.")] = "",
+    out_path: Annotated[str, typer.Option("--out", metavar="FILE.npz", help="Where parameters and labels go.")] = "",
+) -> int:
+    """Fits a mixture to a file for each K, chooses K by BIC, prints the fit and writes parameters and labels."""
+    if model not in MODELS:
+        raise InputError(f"--model {model}: expected one of {', '.join(MODELS)}")
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"--dtype {dtype}: expected float32 or float64")
+    sizes = parse_sizes(num_components)
+    target = check_writable(out_path) if out_path else None
+    x, names = read_table(path, [column.strip() for column in columns.split(",")] if columns else ())
+    x = cast(x, dtype, path, names)
+    if sizes[-1] > len(x):
+        raise InputError(f"-k {num_components}: K = {sizes[-1]} exceeds the number of rows, N = {len(x)}, of {path}")
+    try:
+        MODELS[model](sizes[0]).validate(x.T)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+    def fit_size(k: int) -> Row:
+        # Folding K in gives the same fit whether K is asked for alone or within a range.
+        key = jax.random.fold_in(jax.random.key(seed), k)
+        return fit_one(MODELS[model](k), key, x, restarts, stop=jem.RelativeGain(tol), max_steps=max_steps)
+
+    with progress_bar() as bar:
+        task = bar.add_task("", total=len(sizes))
+        rows = []
+        for k in sizes:
+            bar.update(task, description=f"K = {k}, {restarts} restarts")
+            rows.append(_run(lambda k=k: fit_size(k), dtype))
+            bar.advance(task)
+    out.print(
+        f"{path}: {len(x)} rows of {', '.join(names[:12])}{', ...' * (len(names) > 12)}", markup=False, soft_wrap=True
+    )
+    usable = [row for row in rows if row.status in USABLE and np.isfinite(row.bic)]
+    best = min(usable, key=lambda row: row.bic, default=None)
+    print_sizes(rows, best)
+    if best is None:
+        print("jem: no restart gave a usable fit; try fewer components or --model gmm-diag", file=sys.stderr)
+        return 1
+    out.print(f"\nmodel            {model}, K = {best.num_components}, {dtype}, {restarts} restarts", markup=False)
+    print_fit(best)
+    if target is not None:
+        write_npz(target, fit_arrays(best, rows, model, names))
+        out.print(f"written          {target}", markup=False, soft_wrap=True)
+    return 0
+
+
+def parse_sizes(text: str) -> list[int]:
+    """The numbers of components that `-k` asks for: "3" or "2..8"."""
+    match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text.strip())
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= low <= high:
+        raise InputError(f"-k {text}: expected a number of components such as 3, or a range such as 2..8")
+    return list(range(low, high + 1))
+
+
+def check_writable(text: str) -> Path:
+    """The path to write to, or an `InputError`: found out before the fit, not after it."""
+    path = Path(text)
+    if path.suffix != ".npz":
+        raise InputError(f"--out {text}: expected a name ending in .npz")
+    if path.is_dir():
+        raise InputError(f"--out {text}: is a directory")
+    try:
+        probe = _temporary(path)
+        probe.open("xb").close()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--out {text}: cannot be written: {error.strerror}") from None
+    return path
+
+
+def cast(x: np.ndarray, dtype: str, path: str, names: Sequence[str]) -> np.ndarray:
+    """The table in the dtype of the fit."""
+    with np.errstate(over="ignore"):
+        y = x.astype(dtype)
+    for row, column in np.argwhere(~np.isfinite(y))[:1]:
+        where = cell_name(row, names[column])
+        raise InputError(f"{path}: {where}: {x[row, column]} does not fit {dtype}; use --dtype float64")
+    return y
+
+
+def fit_one(model: Any, key: jax.Array, x: np.ndarray, num_restarts: int, **options: Any) -> Row:
+    """Fits one model from many starts and brings what there is to say about the best to the host."""
+    start = time.perf_counter()
+    fits = jem.fit_restarts(model, key, x, num_restarts=num_restarts, **options)
+    best = fits.best()
+    jax.block_until_ready(best)
+    seconds = time.perf_counter() - start
+    posterior, _ = jem.infer(model, best.params, x)
+    weights = np.asarray(best.params.weights)
+    return Row(
+        num_components=len(weights),
+        status=jem.Status(int(best.status)),
+        statuses=Counter(jem.Status(int(code)) for code in fits.status),
+        num_optima=int(fits.num_optima()),
+        num_steps=int(best.num_steps),
+        log_likelihood=float(best.log_likelihood),
+        num_parameters=jem.num_parameters(model, best.params),
+        bic=float(jem.bic(model, best.params, x)),
+        arrays={"weights": weights, **component_arrays(best.params.components, len(weights))},
+        labels=np.asarray(posterior.responsibilities).argmax(1),
+        seconds=seconds,
+    )
+
+
+def component_arrays(components: Any, size: int) -> dict[str, np.ndarray]:
+    """The components' parameters under the names people use, each with leading axis K even where it is shared."""
+    arrays = {name: value for name, value in components._asdict().items() if name != "whitening"}
+    for name in ("covariance", "scale_matrix"):
+        if hasattr(components, name):
+            value = getattr(components, name)
+            arrays[name] = value if value.ndim == 3 else np.broadcast_to(value, (size, *value.shape))
+    return {name: np.asarray(value) for name, value in arrays.items()}
+
+
+def model_name(model: Any) -> str:
+    """The model as one would write it, without the defaults."""
+    return f"{type(model).__name__}({type(model.components.child).__name__}(), {model.components.size})"
+
+
+def print_fit(row: Row) -> None:
+    """Prints the lanes, the criteria and the components of one fit."""
+    statuses = ", ".join(f"{count} {status.name}" for status, count in row.statuses.most_common())
+    noun = "optimum" if row.num_optima == 1 else "optima"
+    out.print(f"lanes            {statuses}; {row.num_optima} distinct {noun}")
+    out.print(f"best lane        {row.status.name} after {row.num_steps} steps")
+    out.print(f"log-likelihood   {row.log_likelihood:.4f}")
+    out.print(f"BIC              {row.bic:.4f} with {row.num_parameters} parameters")
+    for k, weight in enumerate(row.arrays["weights"]):
+        out.print(f"component {k}      weight {weight:.4f}")
+        for name, value in row.arrays.items():
+            if name == "weights":
+                continue
+            wide = value.ndim == 3 and value.shape[-1] > MAX_PRINTED_DIM
+            text = f"{value.shape[1:]}, too wide to print" if wide else _array_text(value[k])
+            out.print(f"  {name:<15}{text}", markup=False, soft_wrap=True)
+
+
+def print_sizes(rows: Sequence[Row], best: Row | None) -> None:
+    """Prints the table over K; the chosen row is marked."""
+    table = Table(box=None, pad_edge=False)
+    for header in ("K", "params", "log-likelihood", "BIC", "status", "optima", "seconds", ""):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            str(row.num_components),
+            str(row.num_parameters),
+            f"{row.log_likelihood:.3f}",
+            f"{row.bic:.3f}",
+            row.status.name,
+            str(row.num_optima),
+            f"{row.seconds:.2f}",
+            "best" if row is best else "",
+        )
+    out.print(table)
+    out.print("best: lowest BIC; seconds include compilation")
+
+
+def progress_bar() -> Progress:
+    """A bar over K, on stderr and only where that is a terminal."""
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        console=err, transient=True, disable=not err.is_terminal,
+    )  # fmt: skip
+
+
+def fit_arrays(best: Row, rows: Sequence[Row], model: str, names: Sequence[str]) -> dict[str, Any]:
+    """What the .npz holds."""
+    return {
+        **best.arrays,
+        "labels": best.labels,
+        "log_likelihood": best.log_likelihood,
+        "bic": best.bic,
+        "status": best.status.name,
+        "model": model,
+        "columns": np.array(names),
+        "sweep_num_components": [row.num_components for row in rows],
+        "sweep_log_likelihood": [row.log_likelihood for row in rows],
+        "sweep_bic": [row.bic for row in rows],
+    }
+
+
+def write_npz(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes the file whole or not at all: to a temporary name beside it, then renamed."""
+    temporary = _temporary(path)
+    try:
+        with temporary.open("xb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"--out {path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _array_text(value: np.ndarray) -> str:
+    return np.array2string(value, precision=4, suppress_small=True, prefix=" " * 17, max_line_width=120)
+
+
+def _run(fn: Callable[[], T], dtype: str) -> T:
+    """Runs `fn` in that precision, in a thread: an interrupt is heard while compiled code runs."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            with jax.enable_x64(dtype == "float64"):
+                future.set_result(fn())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        raise Interrupted from None

@@ -1,0 +1,102 @@
+"""Laying data out once in chunks, and folding over them with compensated sums."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jem import tree
+from jem.data import num_units, take_units
+
+T = TypeVar("T")
+
+_CACHE = 2**19  # bytes of a chunk's largest intermediate: half a core's L2 cache
+_DEVICE = 2**28  # the same on an accelerator, where every chunk is a kernel launch
+_PROBE = 1009  # a length no other axis has
+
+
+class Chunks(NamedTuple):
+    """Units in chunks: leaves of x are (chunks, ..., C), weights (chunks, C) with 0 on the padding."""
+
+    x: Any
+    weights: Array
+
+
+def unit_bytes(fn: Callable[..., Any], x: Any, weights: Array) -> int:
+    """Bytes per unit of the largest intermediate of `fn(x, weights)`, read off its trace."""
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct((*a.shape[:-1], _PROBE), a.dtype), (x, weights))
+    largest = 1
+
+    def visit(jaxpr: Any) -> None:
+        nonlocal largest
+        for eqn in jaxpr.eqns:
+            for var in eqn.outvars:
+                if _PROBE in getattr(var.aval, "shape", ()):
+                    largest = max(largest, var.aval.size * var.aval.dtype.itemsize // _PROBE)
+            for value in eqn.params.values():
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    visit(inner)
+
+    visit(jax.make_jaxpr(fn)(*shapes).jaxpr)
+    return largest
+
+
+def chunk_size(bytes_per_unit: int, num: int) -> int:
+    """Units per chunk: as many as keep a chunk's intermediates in cache, evenly over the chunks needed."""
+    budget = _CACHE if jax.default_backend() == "cpu" else _DEVICE
+    size = max(budget // bytes_per_unit, 128)
+    if num <= size:
+        return num
+    even = -(-num // -(-num // size))
+    return -(-even // 32) * 32
+
+
+def lay_out(x: Any, weights: Array, size: int) -> Chunks:
+    """Copies units (..., N) into chunks of `size`.
+
+    Padding, and units of weight 0, become copies of the heaviest unit with weight 0: whatever they held, NaN included,
+    nothing computed from them can be anything but finite and nothing is counted.
+    """
+    num = num_units(x)
+    chunks = -(-num // size)
+    safe = take_units(x, jnp.argmax(weights))
+    used = weights > 0
+
+    def split(leaf: Array, fill: Array) -> Array:
+        leaf = jnp.where(used, leaf, fill[..., None])
+        pad = chunks * size - num
+        if pad:
+            leaf = jnp.concatenate([leaf, jnp.broadcast_to(fill[..., None], (*leaf.shape[:-1], pad))], axis=-1)
+        return jnp.moveaxis(leaf.reshape(*leaf.shape[:-1], chunks, size), -2, 0)
+
+    return Chunks(jax.tree.map(split, x, safe), split(weights, jnp.zeros((), weights.dtype)))
+
+
+def fold(fn: Callable[[Any, Array], T], data: Chunks, reduce: Callable[[T], T] = lambda t: t) -> T:
+    """The sum of `fn(x, weights)` over chunks, rounding errors of the additions carried along.
+
+    Args:
+        fn: maps one chunk (units last) to a tree of sums.
+        data: the chunks.
+        reduce: sums a tree over devices.
+    """
+    if data.weights.shape[0] == 1:
+        return reduce(fn(*jax.tree.map(lambda leaf: leaf[0], data)))
+    zero = tree.zeros_like(jax.eval_shape(fn, *jax.tree.map(lambda leaf: leaf[0], data)))
+
+    def body(carry: tuple[T, T], chunk: Chunks) -> tuple[tuple[T, T], None]:
+        return tree.two_sum(*carry, fn(*chunk)), None
+
+    total, error = lax.scan(body, (zero, zero), data)[0]
+    return tree.add(reduce(total), reduce(error))
+
+
+def map_units(fn: Callable[[Any], T], x: Any, weights: Array) -> T:
+    """`fn` of every unit, chunk by chunk: maps data (..., N) to a tree with leaves (..., N)."""
+    num = num_units(x)
+    data = lay_out(x, weights, chunk_size(unit_bytes(lambda x, w: fn(x), x, weights), num))
+    out = lax.map(lambda chunk: fn(chunk.x), data)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1)[..., :num], out)

@@ -1,0 +1,1 @@
+"""Observation densities, one per file. See README.md for how to add one."""

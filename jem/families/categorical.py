@@ -1,0 +1,79 @@
+"""Categorical observations."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import xlogy
+
+from jem import checks
+from jem.data import float_dtype
+from jem.kernels.simplex import log_dirichlet, maximize_simplex
+from jem.node import Node, node, static
+
+
+class CategoricalParams(NamedTuple):
+    """Probabilities (M,) of the categories, summing to one."""
+
+    probs: Array
+
+
+class CategoricalStats(NamedTuple):
+    """Expected counts (M,)."""
+
+    counts: Array
+
+
+@node
+class Categorical(Node):
+    """One of M categories, `p(x = m) = probs[m]`; x has shape (N,), integers 0 .. M - 1.
+
+    Params: `CategoricalParams(probs (M,))`.
+
+    Attributes:
+        num_categories: M.
+        concentration: Dirichlet prior on probs; 1 is maximum likelihood.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.log_prob(jem.Categorical(2), jem.CategoricalParams(jnp.array([0.25, 0.75])), jnp.array([1, 1])).shape
+        (2,)
+
+    Source: Dempster, Laird and Rubin (1977), section 4.
+    """
+
+    num_categories: int = static()
+    concentration: Any = 1.0
+
+    def infer(self, params: CategoricalParams, x: Array) -> tuple[tuple[()], Array]:
+        return (), jnp.log(params.probs)[x.astype(jnp.int32)]
+
+    def expect(self, params: CategoricalParams, posterior: tuple[()], x: Array, weights: Array) -> CategoricalStats:
+        hot = x.astype(jnp.int32)[None, :] == jnp.arange(self.num_categories)[:, None]
+        return CategoricalStats(hot.astype(weights.dtype) @ weights)
+
+    def maximize(self, params: CategoricalParams, stats: CategoricalStats) -> CategoricalParams:
+        return CategoricalParams(maximize_simplex(stats.counts, params.probs, self.concentration))
+
+    def expected_log_prob(self, params: CategoricalParams, stats: CategoricalStats, old: CategoricalParams) -> Array:
+        return jnp.sum(xlogy(stats.counts, params.probs))
+
+    def init(self, key: Array, x: Array, weights: Array) -> CategoricalParams:
+        counts = self.expect(CategoricalParams(weights), (), x, weights).counts + 1
+        return CategoricalParams(counts / jnp.sum(counts))
+
+    def sample(self, key: Array, params: CategoricalParams, num: int) -> tuple[tuple[()], Array]:
+        return (), jax.random.categorical(key, jnp.log(params.probs), shape=(num,))
+
+    def log_prior(self, params: CategoricalParams) -> Array:
+        return log_dirichlet(params.probs, self.concentration)
+
+    def num_parameters(self, params: CategoricalParams, fields: tuple[str, ...] | None = None) -> int:
+        return 0 if fields == () else self.num_categories - 1
+
+    def features(self, x: Array) -> Array:
+        return (x.astype(jnp.int32)[None, :] == jnp.arange(self.num_categories)[:, None]).astype(float_dtype(x))
+
+    def validate(self, x: Array) -> None:
+        checks.check_integers(x, "Categorical", upper=self.num_categories)

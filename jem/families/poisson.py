@@ -1,0 +1,83 @@
+"""Vectors of independent Poisson counts."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import gammaln, xlogy
+
+from jem import checks
+from jem.data import float_dtype
+from jem.node import Node, node
+
+
+class PoissonParams(NamedTuple):
+    """Rates (D,), >= 0."""
+
+    rate: Array
+
+
+class PoissonStats(NamedTuple):
+    """Sum of weights (), weighted counts (D,) and the weighted sum of `log x!` ()."""
+
+    count: Array
+    total: Array
+    log_factorial: Array
+
+
+@node
+class Poisson(Node):
+    """D independent counts, `p(x) = prod_d rate_d^x_d exp(-rate_d) / x_d!`; x has rows (N, D) of integers >= 0.
+
+    Params: `PoissonParams(rate (D,))`.
+
+    Attributes:
+        shape, inverse_scale: Gamma prior on each rate, `p(rate) ~ rate^(shape - 1) exp(-inverse_scale rate)`; 1 and 0 are
+            maximum likelihood.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.log_prob(jem.Poisson(), jem.PoissonParams(jnp.array([2.0])), jnp.array([[0], [3]])).shape
+        (2,)
+
+    Source: Hasselblad (1969), JASA 64.
+    """
+
+    shape: Any = 1.0
+    inverse_scale: Any = 0.0
+
+    def infer(self, params: PoissonParams, x: Array) -> tuple[tuple[()], Array]:
+        x = x.astype(params.rate.dtype)
+        return (), jnp.sum(xlogy(x, params.rate[:, None]) - params.rate[:, None] - gammaln(x + 1), 0)
+
+    def expect(self, params: PoissonParams, posterior: tuple[()], x: Array, weights: Array) -> PoissonStats:
+        x = x.astype(weights.dtype)
+        return PoissonStats(jnp.sum(weights), x @ weights, jnp.sum(gammaln(x + 1), 0) @ weights)
+
+    def maximize(self, params: PoissonParams, stats: PoissonStats) -> PoissonParams:
+        total = jnp.maximum(stats.total + (jnp.asarray(self.shape, stats.total.dtype) - 1), 0)
+        count = stats.count + jnp.asarray(self.inverse_scale, stats.total.dtype)
+        return PoissonParams(jnp.where(count > 0, total / jnp.where(count > 0, count, 1), params.rate))
+
+    def expected_log_prob(self, params: PoissonParams, stats: PoissonStats, old: PoissonParams) -> Array:
+        return jnp.sum(xlogy(stats.total, params.rate) - stats.count * params.rate) - stats.log_factorial
+
+    def init(self, key: Array, x: Array, weights: Array) -> PoissonParams:
+        mean = jnp.mean(x.astype(weights.dtype), 1)
+        return PoissonParams((x.astype(weights.dtype) @ weights + mean) / (jnp.sum(weights) + 1))
+
+    def sample(self, key: Array, params: PoissonParams, num: int) -> tuple[tuple[()], Array]:
+        return (), jax.random.poisson(key, params.rate[:, None], (params.rate.shape[0], num))
+
+    def log_prior(self, params: PoissonParams) -> Array:
+        more = jnp.asarray(self.shape, params.rate.dtype) - 1
+        return jnp.sum(xlogy(more, params.rate) - jnp.asarray(self.inverse_scale, params.rate.dtype) * params.rate)
+
+    def features(self, x: Array) -> Array:
+        # The square root of a count has a nearly constant variance.
+        return 2 * jnp.sqrt(x.astype(float_dtype(x)))
+
+    def validate(self, x: Array) -> None:
+        checks.check_matrix(x, "Poisson")
+        checks.check_integers(x, "Poisson")

@@ -1,0 +1,164 @@
+"""Multivariate Student-t observations, as Gaussians with a gamma-distributed precision scale."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import digamma, gammaln
+
+from jem import checks
+from jem.families import gaussian
+from jem.kernels import gaussian as kernel
+from jem.kernels.gaussian import Full, Structure
+from jem.node import Node, node, static
+
+
+class StudentTParams(NamedTuple):
+    """Location (D,), whitening W of the scale matrix (as in `GaussianParams`) and degrees of freedom ()."""
+
+    mean: Array
+    whitening: Array
+    df: Array
+
+    @property
+    def scale_matrix(self) -> Array:
+        """The scale matrices, (..., D, D); the covariance is `df / (df - 2)` times as large where df > 2."""
+        return gaussian.covariance_of(self.whitening, self.mean.shape[-1])
+
+
+class StudentTPosterior(NamedTuple):
+    """`E[u]` and `E[log u]` (N,) of each unit's precision scale u."""
+
+    scale: Array
+    log_scale: Array
+
+
+class StudentTStats(NamedTuple):
+    """Sums of weights, of `E[u]`, of `E[log u] - E[u]`, and the moments weighted by `E[u]`."""
+
+    count: Array
+    mass: Array
+    log_mass: Array
+    moments: kernel.Moments
+
+
+@node
+class StudentT(Node):
+    """A multivariate Student-t: `u ~ Gamma(df/2, df/2)`, `x | u ~ N(mean, Sigma / u)`; x has rows (N, D).
+
+    The posterior of u is `Gamma((df + D)/2, (df + |z|^2)/2)`: units far out get a small weight. The degrees of freedom
+    are estimated within [0.05, 1e4]; hold them with `jem.Frozen(jem.StudentT(df=4.0), "df")`.
+
+    Params: `StudentTParams(mean (D,), whitening, df ())`.
+
+    Attributes:
+        covariance: structure of the scale matrix, `jem.Full()`, `jem.Diagonal()` or `jem.Spherical()`.
+        df: degrees of freedom at the start.
+        prior: an `InverseWishart` on the scale matrix, or None.
+        scale: filled in by binding to data.
+
+    Example:
+        >>> import jem
+        >>> p = jem.StudentT().params(mean=[0.0], covariance=[[4.0]], df=3.0)
+        >>> float(p.scale_matrix[0, 0])
+        4.0
+
+    Source: Peel and McLachlan (2000), Statistics and Computing 10, section 4.
+    """
+
+    covariance: Structure = static(default=Full())
+    df: Any = 4.0
+    prior: gaussian.InverseWishart | None = gaussian.InverseWishart()
+    scale: gaussian.FeatureScale | None = None
+
+    def params(self, mean: Any, covariance: Any, df: Any) -> StudentTParams:
+        """Parameters from locations (..., D), scale matrices of this structure and degrees of freedom (...)."""
+        mean, covariance = jnp.asarray(mean, float), jnp.asarray(covariance, float)
+        w = gaussian.whitening_of(self.covariance, covariance, mean.shape[-1])
+        return StudentTParams(mean, w, jnp.asarray(df, float))
+
+    def infer(self, params: StudentTParams, x: Array) -> tuple[StudentTPosterior, Array]:
+        dim, df = x.shape[0], params.df
+        z = self.covariance.whiten(params.whitening, x - params.mean[:, None])
+        square = jnp.sum(z * z, 0)
+        a, b = 0.5 * (df + dim), 0.5 * (df + square)
+        log_prob = kernel.log_student_t(self.covariance, params.whitening, square, df, dim)
+        return StudentTPosterior(a / b, digamma(a) - jnp.log(b)), log_prob
+
+    def expect(self, params: StudentTParams, posterior: StudentTPosterior, x: Array, weights: Array) -> StudentTStats:
+        d = x - params.mean[:, None]
+        z = self.covariance.whiten(params.whitening, d)
+        u, log_u = posterior
+        return StudentTStats(
+            jnp.sum(weights), weights @ u, weights @ (log_u - u), kernel.moments(self.covariance, d, z, weights * u)
+        )
+
+    def maximize(self, params: StudentTParams, stats: StudentTStats) -> StudentTParams:
+        prior = gaussian.prior_of(self)
+        mean, w = gaussian.maximize_moments(self.covariance, prior, params, stats.count, stats.mass, stats.moments)
+        return StudentTParams(mean, w, maximize_df(params.df, stats))
+
+    def expected_log_prob(self, params: StudentTParams, stats: StudentTStats, old: StudentTParams) -> Array:
+        mean, w, df = params
+        half, dim = 0.5 * df, mean.shape[0]
+        # E[log u] enters the Gaussian term D/2 times and the gamma density of u (half - 1) times.
+        log_u = stats.log_mass + stats.mass
+        normal = kernel.expected_log_normal(
+            self.covariance, mean, w, stats.count, stats.mass, stats.moments, old.mean, old.whitening
+        )
+        gamma = stats.count * (half * jnp.log(half) - gammaln(half)) + (half - 1) * log_u - half * stats.mass
+        return normal + 0.5 * dim * log_u + gamma
+
+    def init(self, key: Array, x: Array, weights: Array) -> StudentTParams:
+        mean, deviation = gaussian.weighted_moments(x, weights, self.scale)
+        return StudentTParams(mean, self.covariance.from_diagonal(1 / deviation), jnp.asarray(self.df, x.dtype))
+
+    def sample(self, key: Array, params: StudentTParams, num: int) -> tuple[Array, Array]:
+        u_key, z_key = jax.random.split(key)
+        half = 0.5 * params.df
+        u = jax.random.gamma(u_key, half, (num,), params.mean.dtype) / half
+        noise = jax.random.normal(z_key, (params.mean.shape[0], num), params.mean.dtype) / jnp.sqrt(u)[None, :]
+        return u, params.mean[:, None] + self.covariance.unwhiten(params.whitening, noise)
+
+    def bind(self, x: Array, weights: Array) -> "StudentT":
+        return StudentT(self.covariance, self.df, self.prior, gaussian.feature_scale(x, weights))
+
+    def log_prior(self, params: StudentTParams) -> Array:
+        return gaussian.log_prior_whitening(self.covariance, gaussian.prior_of(self), params)
+
+    def degenerate(self, params: StudentTParams, stats: StudentTStats) -> Array:
+        return gaussian.held_up(self.covariance, gaussian.prior_of(self), params, stats.count)
+
+    def num_parameters(self, params: StudentTParams, fields: tuple[str, ...] | None = None) -> int:
+        return gaussian.count_location_scale(self.covariance, params, fields)
+
+    def features(self, x: Array) -> Array:
+        return x if self.scale is None else x / self.scale.deviation[:, None]
+
+    def validate(self, x: Array) -> None:
+        checks.check_matrix(x, type(self).__name__)
+
+    def hold(self, params: StudentTParams, stats: StudentTStats, fields: tuple[str, ...]) -> StudentTStats:
+        return stats._replace(moments=gaussian.hold_mean(stats.moments)) if "mean" in fields else stats
+
+    def tie(self, params: StudentTParams, stats: StudentTStats, fields: tuple[str, ...]) -> StudentTParams:
+        if "mean" in fields:
+            return super().tie(params, stats, fields)
+        structure, prior = self.covariance, gaussian.prior_of(self)
+        args = (stats.count, stats.mass, stats.moments)
+        if "whitening" in fields:
+            mean, w = gaussian.tie_whitening(structure, prior, params, *args)
+        else:
+            each = jax.vmap(lambda m, w, *s: gaussian.maximize_moments(structure, prior, gaussian.GaussianParams(m, w), *s))
+            mean, w = each(params.mean, params.whitening, *args)
+        if "df" in fields:
+            return StudentTParams(mean, w, maximize_df(params.df, jax.tree.map(lambda s: jnp.sum(s, 0), stats)))
+        return StudentTParams(mean, w, jax.vmap(maximize_df)(params.df, stats))
+
+
+def maximize_df(old: Array, stats: StudentTStats) -> Array:
+    """The degrees of freedom that maximise the expected log-density of the scales."""
+    empty = ~(stats.count > 0)
+    target = stats.log_mass / jnp.where(empty, 1, stats.count)
+    return jnp.where(empty, old, kernel.solve_degrees_of_freedom(target, old))

@@ -1,0 +1,240 @@
+"""The two doors: `fit` from one start, `fit_restarts` from many. Each is one compiled program."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jem import checks
+from jem.data import as_arrays, num_units, to_units, weighted_units
+from jem.engine.loop import Lane, Problem, run
+from jem.engine.restarts import FinishAll
+from jem.engine.result import Fit
+from jem.engine.step import EM, e_step_chunk
+from jem.engine.stop import RelativeGain
+from jem.engine.stream import chunk_size, lay_out, unit_bytes
+from jem.node import Data, Node, Params
+
+
+def fit(
+    node: Node,
+    params: Params,
+    x: Data,
+    *,
+    weights: Array | None = None,
+    solver: Any = EM(),  # noqa: B008
+    stop: Any = RelativeGain(),  # noqa: B008
+    max_steps: int = 1000,
+) -> Fit:
+    """Fits a model by EM from one start.
+
+    Climbs `objective = sum_n w_n log p(x_n | params) + log p(params)` until `stop` says so; the objective never falls.
+
+    Args:
+        node: the model.
+        params: the start, as `node.init` or the nodes' `.params` make it.
+        x: data with N rows: an array (N, D), or a tree of arrays as the node takes it. Rows sharded over a mesh axis
+            (`jax.device_put(x, NamedSharding(mesh, P("rows")))`) are worked on where they lie.
+        weights: (N,) weights >= 0; an integer weight repeats the row, weight 0 removes it, whatever it holds.
+        solver: what makes the next parameters from the statistics; `jem.EM()`.
+        stop: the stopping rule, `jem.RelativeGain(tol)` or `jem.NeverStop()`.
+        max_steps: largest number of EM steps.
+
+    Returns:
+        A `Fit` with scalar fields. `params` are those whose log-likelihood is reported.
+
+    Raises:
+        ValueError: data, weights or parameters that do not fit the model, naming the place. Inside jit, where values
+            cannot be looked at, the status says NONFINITE instead.
+
+    Example:
+        >>> import jax, jem
+        >>> x = jem.datasets.old_faithful()
+        >>> model = jem.Mixture(jem.Gaussian(), 2)
+        >>> start = jem.init(model, jax.random.key(0), x)
+        >>> jem.fit(model, start, x).check().params.weights.shape
+        (2,)
+
+    Source: Dempster, Laird and Rubin (1977), JRSS B 39; Neal and Hinton (1998) for the free energy.
+    """
+    x, weights = checked(node, x, weights)
+    checks.check_positive_int(max_steps, "max_steps", 0)
+    params = jax.tree.map(lambda p: jnp.asarray(p)[None], params)
+    return jax.tree.map(
+        lambda leaf: leaf[0],
+        _run(node, params, None, x, weights, solver, stop, FinishAll(), max_steps=max_steps, slots=1, mesh=mesh_of(x, 1)),
+    )
+
+
+def fit_restarts(
+    node: Node,
+    key: Array,
+    x: Data,
+    *,
+    num_restarts: int,
+    schedule: Any = FinishAll(),  # noqa: B008
+    weights: Array | None = None,
+    solver: Any = EM(),  # noqa: B008
+    stop: Any = RelativeGain(),  # noqa: B008
+    max_steps: int = 1000,
+    batch_size: int | None = None,
+) -> Fit:
+    """Fits a model by EM from many data-driven starts, all in one program.
+
+    Starts come from `node.init` with keys `jax.random.split(key, num_restarts)`. Lanes are advanced `batch_size` at a time;
+    a lane that ends hands its place to the next, so none waits for the slowest, and a lane that fails keeps its last
+    finite parameters and touches no other.
+
+    Args:
+        node: the model.
+        key: a typed PRNG key.
+        x: data, as for `fit`. Data replicated over a mesh (`NamedSharding(mesh, P())`) splits the lanes over its devices.
+        num_restarts: R, number of starts.
+        schedule: which starts are finished: `jem.FinishAll()`, or one that gives some up and may lose the best.
+        weights: (N,) weights, as for `fit`.
+        solver: as for `fit`.
+        stop: as for `fit`.
+        max_steps: largest number of EM steps of a lane.
+        batch_size: lanes advanced together (memory and speed, never the answer); None chooses by backend and size.
+
+    Returns:
+        A `Fit` whose fields have a leading axis R. `.best()` is the winner, `.num_optima()` counts the optima found,
+        `.check()` names the lanes that failed.
+
+    Raises:
+        ValueError: as for `fit`.
+
+    Example:
+        >>> import jax, jem
+        >>> x = jem.datasets.old_faithful()
+        >>> fits = jem.fit_restarts(jem.Mixture(jem.Gaussian(), 2), jax.random.key(0), x, num_restarts=8)
+        >>> round(float(fits.best().log_likelihood), 1)
+        -1130.3
+    """
+    checks.check_key(key)
+    checks.check_positive_int(num_restarts, "num_restarts")
+    checks.check_positive_int(max_steps, "max_steps", 0)
+    if batch_size is not None:
+        checks.check_positive_int(batch_size, "batch_size")
+    x, weights = checked(node, x, weights)
+    mesh = mesh_of(x, num_restarts)
+    return _run(
+        node, None, jax.random.split(key, num_restarts), x, weights, solver, stop, schedule,
+        max_steps=max_steps, slots=batch_size, mesh=mesh,
+    )  # fmt: skip
+
+
+def checked(node: Node, x: Data, weights: Array | None) -> tuple[Data, Array | None]:
+    """Data and weights as arrays, looked over."""
+    x = as_arrays(x)
+    weights = None if weights is None else jnp.asarray(weights)
+    checks.check_data(node, x, weights, to_units(x))
+    return x, weights
+
+
+def mesh_of(x: Data, num_lanes: int) -> tuple[Mesh, str | None] | None:
+    """The mesh the data lies on, and its axis over the rows: None where the data is replicated and lanes are split."""
+    leaf = jax.tree.leaves(x)[0]
+    sharding = None if isinstance(leaf, jax.core.Tracer) else getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or sharding.num_devices == 1:
+        return None
+    axis = sharding.spec[0] if len(sharding.spec) else None
+    if axis is not None and not isinstance(axis, str):
+        raise ValueError(f"x: rows must be sharded over one mesh axis; got the spec {sharding.spec}")
+    if axis is None and num_lanes < sharding.num_devices:
+        return None
+    return sharding.mesh, axis
+
+
+@functools.partial(jax.jit, static_argnames=("max_steps", "slots", "mesh"))
+def _run(
+    model: Node,
+    starts: Params,
+    keys: Array | None,
+    x: Data,
+    weights: Array | None,
+    solver: Any,
+    stop: Any,
+    schedule: Any,
+    *,
+    max_steps: int,
+    slots: int | None,
+    mesh: tuple[Mesh, str | None] | None,
+) -> Fit:
+    """The compiled program of both doors: bind, start, lay out, loop."""
+    units, weights = weighted_units(x, weights)
+    model = model.bind(units, weights)
+    expected = jax.eval_shape(model.init, jax.random.key(0), units, weights)
+    if starts is None:
+        starts = lax.map(lambda key: model.init(key, units, weights), keys)
+    else:
+        checks.check_params(jax.tree.map(lambda p: p[0], starts), expected)
+    starts = jax.tree.map(lambda p, s: p.astype(s.dtype), starts, expected)
+    total_weight = jnp.sum(weights)
+    program = functools.partial(_lanes, max_steps=max_steps, slots=slots)
+    if mesh is not None:
+        program = _on_mesh(program, *mesh, starts)
+    table, trace = program(model, starts, units, weights, total_weight, solver, stop, schedule)
+    return Fit(table.params, table.status, table.num_steps, table.log_likelihood, table.objective, trace)
+
+
+def _lanes(
+    model: Node,
+    starts: Params,
+    units: Data,
+    weights: Array,
+    total_weight: Array,
+    solver: Any,
+    stop: Any,
+    schedule: Any,
+    *,
+    max_steps: int,
+    slots: int | None,
+    axis: str | None = None,
+) -> tuple[Lane, Array]:
+    """Lays the data out and runs all lanes, on one device or on one shard."""
+    num = jax.tree.leaves(starts)[0].shape[0]
+    one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape[1:], p.dtype), starts)
+    chunk = lambda x, w: e_step_chunk(model, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), one), x, w)  # noqa: E731
+    per_unit = unit_bytes(chunk, units, weights)
+    slots = min(num, slots or default_slots(per_unit * num_units(units), num))
+    data = lay_out(units, weights, chunk_size(per_unit * slots, num_units(units)))
+    reduce: Callable[[Any], Any] = (lambda t: t) if axis is None else (lambda t: lax.psum(t, axis))
+    return run(Problem(model, solver, stop, schedule, data, total_weight, reduce, max_steps), starts, slots)
+
+
+def default_slots(lane_bytes: int, num_lanes: int) -> int:
+    """Lanes advanced together: all on an accelerator; on a CPU as many as share a cache, where lanes are small."""
+    if jax.default_backend() != "cpu":
+        return num_lanes
+    return max(1, min(num_lanes, 2**18 // max(lane_bytes, 1)))
+
+
+def _on_mesh(program: Callable[..., Any], mesh: Mesh, axis: str | None, starts: Params) -> Callable[..., Any]:
+    """The program over a mesh: rows split along `axis` and statistics summed, or lanes split where axis is None."""
+    if axis is not None:
+        rows, lanes = P(axis), P()
+        split_units = lambda units: jax.tree.map(lambda u: P(*(None,) * (u.ndim - 1), axis), units)  # noqa: E731
+        inner = functools.partial(program, axis=axis)
+        return lambda model, starts, units, weights, *rest: jax.shard_map(
+            inner, mesh=mesh, in_specs=(P(), lanes, split_units(units), rows, *(P(),) * len(rest)), out_specs=P(), check_vma=False
+        )(model, starts, units, weights, *rest)
+
+    devices, num = mesh.devices.size, jax.tree.leaves(starts)[0].shape[0]
+    names = tuple(mesh.axis_names)
+    extra = -num % devices
+
+    def split_lanes(model: Node, starts: Params, *rest: Any) -> Any:
+        # The last lane is run again to fill the devices evenly, and dropped.
+        starts = jax.tree.map(lambda p: jnp.concatenate([p, jnp.repeat(p[-1:], extra, 0)]) if extra else p, starts)
+        out = jax.shard_map(
+            program, mesh=mesh, in_specs=(P(), P(names), *(P(),) * len(rest)), out_specs=P(names), check_vma=False
+        )(model, starts, *rest)
+        return jax.tree.map(lambda leaf: leaf[:num], out)
+
+    return split_lanes

@@ -1,0 +1,443 @@
+"""What one asks of a model and its parameters: densities, posteriors, bounds, samples, information criteria.
+
+All functions take rows and return rows; all work inside jit, and in chunks, so that memory does not grow with N x K.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import xlogy
+
+from jem import checks
+from jem.data import num_units, to_rows, weighted_units
+from jem.engine import step
+from jem.engine.result import Fit, Status
+from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
+from jem.fit import checked, fit_restarts
+from jem.node import Data, Node, Params, Posterior, Stats
+
+
+def bind(node: Node, x: Data, weights: Array | None = None) -> Node:
+    """The node with every hyper-parameter that is relative to the data filled in (`fit` does this itself).
+
+    Args:
+        node: the model.
+        x: data, rows first.
+        weights: (N,) or None.
+
+    Returns:
+        A node of the same kind. `m_step` and the prior of a bound node are those `fit` uses.
+
+    Example:
+        >>> import jem
+        >>> jem.bind(jem.Gaussian(), [[0.0], [2.0]]).scale.deviation.tolist()
+        [1.0]
+    """
+    return node.bind(*weighted_units(*checked(node, x, weights)))
+
+
+def init(node: Node, key: Array, x: Data, weights: Array | None = None) -> Params:
+    """One data-driven start, the one `fit_restarts` makes from the same key.
+
+    Args:
+        node: the model.
+        key: a typed PRNG key.
+        x: data, rows first.
+        weights: (N,) or None.
+
+    Returns:
+        Parameters for `fit`.
+
+    Example:
+        >>> import jax, jem
+        >>> jem.init(jem.Mixture(jem.Poisson(), 2), jax.random.key(0), [[1], [2], [9]]).weights.shape
+        (2,)
+    """
+    checks.check_key(key)
+    return _init(node, key, *checked(node, x, weights))
+
+
+@jax.jit
+def _init(node: Node, key: Array, x: Data, weights: Array | None) -> Params:
+    units, weights = weighted_units(x, weights)
+    return node.bind(units, weights).init(key, units, weights)
+
+
+def log_prob(node: Node, params: Params, x: Data) -> Array:
+    """Log-density of each row, `log p(x_n | params)`.
+
+    Args:
+        node: the model.
+        params: its parameters.
+        x: data with N rows.
+
+    Returns:
+        (N,) log-densities.
+
+    Example:
+        >>> import jem
+        >>> g = jem.Gaussian()
+        >>> round(float(jem.log_prob(g, g.params([0.0], [[1.0]]), [[0.0]])[0]), 4)
+        -0.9189
+    """
+    return _log_prob(node, params, checked(node, x, None)[0])
+
+
+@jax.jit
+def _log_prob(node: Node, params: Params, x: Data) -> Array:
+    units, weights = weighted_units(x, None)
+    return map_units(lambda u: node.infer(params, u)[1], units, weights)
+
+
+def infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
+    """The E-step's posterior and log-density of each row.
+
+    Args:
+        node: the model.
+        params: its parameters.
+        x: data with N rows.
+
+    Returns:
+        The posterior `p(z | x_n, params)`, rows first (a mixture's `.responsibilities` are (N, K)), and the (N,)
+        log-densities `log p(x_n | params)`.
+
+    Example:
+        >>> import jem, jax, jax.numpy as jnp
+        >>> m = jem.Mixture(jem.Poisson(), 2)
+        >>> p = jem.MixtureParams(jnp.array([0.5, 0.5]), jem.PoissonParams(jnp.array([[1.0], [9.0]])))
+        >>> jem.infer(m, p, [[1], [8]])[0].responsibilities.round(2).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return _infer(node, params, checked(node, x, None)[0])
+
+
+@jax.jit
+def _infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
+    units, weights = weighted_units(x, None)
+    return to_rows(map_units(lambda u: node.infer(params, u), units, weights))
+
+
+def e_step(node: Node, params: Params, x: Data, weights: Array | None = None) -> tuple[Stats, Array]:
+    """Expected sufficient statistics at `params` and the weighted log-likelihood.
+
+    Args:
+        node: the model.
+        params: its parameters.
+        x: data with N rows.
+        weights: (N,) or None.
+
+    Returns:
+        The statistics, summed over rows, and `sum_n w_n log p(x_n | params)`.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> stats, _ = jem.e_step(jem.Poisson(), jem.PoissonParams(jnp.array([1.0])), [[1], [4]])
+        >>> stats.total.tolist()
+        [5.0]
+    """
+    return _e_step(node, params, *checked(node, x, weights))
+
+
+@jax.jit
+def _e_step(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Stats, Array]:
+    return step.e_step(node, params, _lay_out(node, params, *weighted_units(x, weights)))
+
+
+@jax.jit
+def m_step(node: Node, params: Params, stats: Stats) -> Params:
+    """The M-step: `argmax Q(. | params) + log prior` from statistics gathered at `params`.
+
+    Args:
+        node: the model; bind it to data first where its prior is relative to data.
+        params: where the statistics were gathered; also what an empty component keeps.
+        stats: from `e_step`.
+
+    Returns:
+        New parameters.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> p = jem.PoissonParams(jnp.array([1.0]))
+        >>> jem.m_step(jem.Poisson(), p, jem.e_step(jem.Poisson(), p, [[1], [4]])[0]).rate.tolist()
+        [2.5]
+    """
+    return node.maximize(params, stats)
+
+
+def em_step(node: Node, params: Params, x: Data, weights: Array | None = None) -> tuple[Params, Array]:
+    """One EM step.
+
+    Args:
+        node: the model.
+        params: where to start.
+        x: data with N rows.
+        weights: (N,) or None.
+
+    Returns:
+        The new parameters, and the weighted log-likelihood at the **old** ones.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.em_step(jem.Poisson(), jem.PoissonParams(jnp.array([1.0])), [[1], [4]])[0].rate.tolist()
+        [2.5]
+    """
+    return _em_step(node, params, *checked(node, x, weights))
+
+
+@jax.jit
+def _em_step(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Params, Array]:
+    units, weights = weighted_units(x, weights)
+    stats, log_likelihood = step.e_step(node, params, _lay_out(node, params, units, weights))
+    return node.bind(units, weights).maximize(params, stats), log_likelihood
+
+
+def elbo(node: Node, params: Params, x: Data, *, posterior_at: Params, weights: Array | None = None) -> Array:
+    """The free energy `F(q, params) = E_q[log p(x, z | params)] + H[q]` at `q = p(z | x, posterior_at)`.
+
+    `F(q, params) = log p(x | params) - KL(q || p(z | x, params))`: at most the log-likelihood, and equal to it where
+    `posterior_at` is `params`. Computed as `Q(params | old) - Q(old | old) + log p(x | old)` with old = `posterior_at`.
+
+    Args:
+        node: the model.
+        params: where the model is.
+        x: data with N rows.
+        posterior_at: the parameters whose E-step gives q.
+        weights: (N,) or None.
+
+    Returns:
+        A scalar in nats; the log-likelihood less this is the KL divergence.
+
+    Example:
+        >>> import jem, jax
+        >>> m, x = jem.Mixture(jem.Poisson(), 2), [[1], [2], [9]]
+        >>> p = jem.init(m, jax.random.key(0), x)
+        >>> bool(abs(jem.elbo(m, p, x, posterior_at=p) - jem.log_prob(m, p, x).sum()) < 1e-4)
+        True
+
+    Source: Neal and Hinton (1998), eq. 7.
+    """
+    return _elbo(node, params, posterior_at, *checked(node, x, weights))
+
+
+@jax.jit
+def _elbo(node: Node, params: Params, old: Params, x: Data, weights: Array | None) -> Array:
+    stats, log_likelihood = step.e_step(node, old, _lay_out(node, old, *weighted_units(x, weights)))
+    return node.expected_log_prob(params, stats, old) - node.expected_log_prob(old, stats, old) + log_likelihood
+
+
+@functools.partial(jax.jit, static_argnames="num")
+def _sample(node: Node, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+    return to_rows(node.sample(key, params, num))
+
+
+def sample(node: Node, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+    """Draws units from the model.
+
+    Args:
+        node: the model.
+        key: a typed PRNG key.
+        params: its parameters.
+        num: number of units, N.
+
+    Returns:
+        The latents and the data, rows first.
+
+    Example:
+        >>> import jem, jax, jax.numpy as jnp
+        >>> jem.sample(jem.Poisson(), jax.random.key(0), jem.PoissonParams(jnp.array([2.0])), 5)[1].shape
+        (5, 1)
+    """
+    checks.check_key(key)
+    checks.check_positive_int(num, "num")
+    return _sample(node, key, params, num)
+
+
+def num_parameters(node: Node, params: Params) -> int:
+    """Number of free parameters: simplices count one less, shared fields once, frozen ones not at all.
+
+    Args:
+        node: the model.
+        params: its parameters, of one fit.
+
+    Example:
+        >>> import jem, jax
+        >>> m = jem.Mixture(jem.Gaussian(), 2)
+        >>> jem.num_parameters(m, jem.init(m, jax.random.key(0), jem.datasets.old_faithful()))
+        11
+    """
+    return node.num_parameters(params)
+
+
+def aic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Array:
+    """Akaike's information criterion, `-2 log p(x | params) + 2 p`; lower is better.
+
+    Args:
+        node: the model.
+        params: its parameters.
+        x: data with N rows.
+        weights: (N,) or None.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.aic(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), [[1], [4]]).shape
+        ()
+
+    Source: Akaike (1974).
+    """
+    return -2 * _log_likelihood(node, params, x, weights) + 2 * num_parameters(node, params)
+
+
+def bic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Array:
+    """Schwarz's Bayesian information criterion, `-2 log p(x | params) + p log N`; lower is better.
+
+    N is the total weight.
+
+    Args:
+        node: the model.
+        params: its parameters.
+        x: data with N rows.
+        weights: (N,) or None.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.bic(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), [[1], [4]]).shape
+        ()
+
+    Source: Schwarz (1978).
+    """
+    x, weights = checked(node, x, weights)
+    total = jnp.sum(weighted_units(x, weights)[1])
+    return -2 * _log_likelihood(node, params, x, weights) + num_parameters(node, params) * jnp.log(total)
+
+
+def icl(node: Node, params: Params, x: Data, weights: Array | None = None) -> Array:
+    """Integrated completed likelihood, `bic + 2 sum_n w_n H[r_n]` with r_n the responsibilities; lower is better.
+
+    Args:
+        node: a mixture.
+        params: its parameters.
+        x: data with N rows.
+        weights: (N,) or None.
+
+    Example:
+        >>> import jem, jax
+        >>> m, x = jem.Mixture(jem.Poisson(), 2), [[1], [2], [9]]
+        >>> p = jem.init(m, jax.random.key(0), x)
+        >>> bool(jem.icl(m, p, x) >= jem.bic(m, p, x))
+        True
+
+    Source: Biernacki, Celeux and Govaert (2000).
+    """
+    x, weights = checked(node, x, weights)
+    return bic(node, params, x, weights) + 2 * _entropy(node, params, x, weights)
+
+
+@jax.jit
+def _entropy(node: Node, params: Params, x: Data, weights: Array | None) -> Array:
+    def chunk(x: Any, w: Array) -> Array:
+        posterior, _ = node.infer(params, x)
+        if not hasattr(posterior, "responsibilities"):
+            raise ValueError(f"icl: expected a mixture; {type(node).__name__} has no responsibilities")
+        r = posterior.responsibilities
+        return -jnp.sum(xlogy(r, r) * w[None, :])
+
+    units, weights = weighted_units(x, weights)
+    return fold(chunk, lay_out(units, weights, chunk_size(unit_bytes(chunk, units, weights), num_units(units))))
+
+
+def _log_likelihood(node: Node, params: Params, x: Data, weights: Array | None) -> Array:
+    return e_step(node, params, x, weights)[1]
+
+
+def _lay_out(node: Node, params: Params, units: Data, weights: Array) -> Chunks:
+    per_unit = unit_bytes(lambda x, w: step.e_step_chunk(node, params, x, w), units, weights)
+    return lay_out(units, weights, chunk_size(per_unit, num_units(units)))
+
+
+class SweepRow(NamedTuple):
+    """One model of a sweep."""
+
+    name: str
+    num_parameters: int
+    log_likelihood: float
+    aic: float
+    bic: float
+    icl: float
+    status: Status
+    num_optima: int
+
+
+class Sweep(NamedTuple):
+    """The table of a sweep, one row a model, and every fit.
+
+    `str(sweep)` prints the table; `sweep.best("bic")` is the name of the model with the lowest criterion.
+    """
+
+    rows: list[SweepRow]
+    fits: dict[str, Fit]
+
+    def best(self, criterion: str = "bic") -> str:
+        """Name of the model with the lowest `criterion`, among those whose best lane converged where there are any."""
+        good = [r for r in self.rows if r.status == Status.CONVERGED] or self.rows
+        return min(good, key=lambda r: getattr(r, criterion)).name
+
+    def __str__(self) -> str:
+        head = f"{'model':<20}{'p':>6}{'log-lik':>14}{'AIC':>14}{'BIC':>14}{'ICL':>14}  {'status':<12}{'optima':>6}"
+        lines = [
+            f"{r.name:<20}{r.num_parameters:>6}{r.log_likelihood:>14.3f}{r.aic:>14.3f}{r.bic:>14.3f}{r.icl:>14.3f}"
+            f"  {r.status.name:<12}{r.num_optima:>6}"
+            for r in self.rows
+        ]
+        return "\n".join([head, *lines])
+
+
+def sweep(
+    models: Mapping[str, Node], key: Array, x: Data, *, num_restarts: int, weights: Array | None = None, **options: Any
+) -> Sweep:
+    """Fits several models to the same data and tabulates their information criteria: over K, over covariance kinds.
+
+    Args:
+        models: names and mixtures.
+        key: a typed PRNG key.
+        x: data with N rows.
+        num_restarts: starts of each model.
+        weights: (N,) or None.
+        **options: passed on to `fit_restarts`.
+
+    Returns:
+        A `Sweep`.
+
+    Example:
+        >>> import jem, jax
+        >>> models = {f"K={k}": jem.Mixture(jem.Gaussian(), k) for k in (1, 2)}
+        >>> jem.sweep(models, jax.random.key(0), jem.datasets.old_faithful(), num_restarts=4).best()
+        'K=2'
+    """
+    rows, fits = [], {}
+    for (name, node), k in zip(models.items(), jax.random.split(key, len(models)), strict=True):
+        fits[name] = fit_restarts(node, k, x, num_restarts=num_restarts, weights=weights, **options)
+        rows.append(sweep_row(name, node, fits[name], x, weights))
+    return Sweep(rows, fits)
+
+
+def sweep_row(name: str, node: Node, fits: Fit, x: Data, weights: Array | None = None) -> SweepRow:
+    """The row of one model in a sweep, from its restarts.
+
+    Args:
+        name: what to call it.
+        node: the model.
+        fits: from `fit_restarts`.
+        x: data with N rows.
+        weights: (N,) or None.
+    """
+    best = fits.best()
+    criteria = [float(fn(node, best.params, x, weights)) for fn in (aic, bic, icl)]
+    count = num_parameters(node, best.params)
+    return SweepRow(
+        name, count, float(best.log_likelihood), *criteria, Status(int(np.asarray(best.status))), fits.num_optima()
+    )

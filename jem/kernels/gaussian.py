@@ -1,0 +1,258 @@
+"""Gaussian kernels in whitened coordinates, for full, diagonal and spherical covariances.
+
+A covariance is carried as its whitening W, with `W Sigma W^T = I`, W lower triangular with a positive diagonal (so that
+`Sigma^{-1} = W^T W` and `log|Sigma| = -2 sum log diag W`). Moments are gathered about the old mean and in whitened
+coordinates, `z = W (x - mean)`: they are of order one at any offset and any scale of the data, which is what keeps
+float32 accurate where raw second moments fail. D features, N units, units last.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.scipy.special import digamma, gammaln
+
+from jem.kernels.linalg import cholesky_solve_lower, lower_inverse
+
+LOG_2PI = 1.8378770664093453
+
+
+class Moments(NamedTuple):
+    """First and second moments about a reference: `sum w d` (D,) and `sum w z z^T` (the structure's shape)."""
+
+    first: Array
+    second: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Full:
+    """Unrestricted covariance: W is (D, D), lower triangular."""
+
+    def diagonal(self, w: Array, dim: int) -> Array:
+        """The diagonal of W, (D,)."""
+        return jnp.diagonal(w)
+
+    def from_diagonal(self, diagonal: Array) -> Array:
+        """The whitening with this diagonal (D,) and nothing else."""
+        return jnp.diag(diagonal)
+
+    def whiten(self, w: Array, d: Array) -> Array:
+        """`W d` for vectors d (D, N)."""
+        return w @ d
+
+    def unwhiten(self, w: Array, z: Array) -> Array:
+        """`W^{-1} z` for vectors z (D, N)."""
+        return lower_inverse(w) @ z
+
+    def second(self, z: Array, weights: Array) -> Array:
+        """`sum_n w_n z_n z_n^T`."""
+        return (weights[None, :] * z) @ z.T
+
+    def trace(self, s: Array, dim: int) -> Array:
+        """`tr S`."""
+        return jnp.trace(s)
+
+    def change(self, new: Array, old: Array, s: Array) -> Array:
+        """S in the coordinates of W_new: `A S A^T` with `A = W_new W_old^{-1}`."""
+        a = new @ lower_inverse(old)
+        return a @ s @ a.T
+
+    def seen(self, w: Array, deviation: Array) -> Array:
+        """The covariance `diag(deviation^2)` seen in whitened coordinates."""
+        a = w * deviation[None, :]
+        return a @ a.T
+
+    def update(self, w: Array, s: Array, floor: Array) -> Array:
+        """The whitening of the covariance that is `s` in the coordinates of `w`; deviations stay at or above `floor`."""
+        # The deviation of feature j given those before it is C_jj / W_jj, where s = C C^T.
+        return cholesky_solve_lower(s, w, floor * jnp.diagonal(w))
+
+    def whitening(self, covariance: Array, dim: int) -> Array:
+        """W from a covariance (D, D)."""
+        return cholesky_solve_lower(covariance, jnp.eye(dim, dtype=covariance.dtype), jnp.zeros(dim, covariance.dtype))
+
+    def num_parameters(self, dim: int) -> int:
+        """Free parameters of a covariance."""
+        return dim * (dim + 1) // 2
+
+    def covariance_shape(self, dim: int) -> tuple[int, ...]:
+        """Shape in which a user gives a covariance."""
+        return (dim, dim)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagonal:
+    """Diagonal covariance: W is (D, 1), the reciprocal standard deviations."""
+
+    def diagonal(self, w: Array, dim: int) -> Array:
+        """The diagonal of W, (D,)."""
+        return w[:, 0]
+
+    def from_diagonal(self, diagonal: Array) -> Array:
+        """The whitening with this diagonal (D,)."""
+        return diagonal[:, None]
+
+    def whiten(self, w: Array, d: Array) -> Array:
+        """`W d` for vectors d (D, N)."""
+        return w * d
+
+    def unwhiten(self, w: Array, z: Array) -> Array:
+        """`W^{-1} z` for vectors z (D, N)."""
+        return z / w
+
+    def second(self, z: Array, weights: Array) -> Array:
+        """`sum_n w_n z_n^2`, (D, 1)."""
+        return jnp.sum(weights[None, :] * z * z, -1, keepdims=True)
+
+    def trace(self, s: Array, dim: int) -> Array:
+        """`tr S`."""
+        return jnp.sum(s)
+
+    def change(self, new: Array, old: Array, s: Array) -> Array:
+        """S in the coordinates of W_new."""
+        return (new / old) ** 2 * s
+
+    def seen(self, w: Array, deviation: Array) -> Array:
+        """The covariance `diag(deviation^2)` seen in whitened coordinates."""
+        return (w * deviation[:, None]) ** 2
+
+    def update(self, w: Array, s: Array, floor: Array) -> Array:
+        """The whitening of the covariance that is `s` in the coordinates of `w`; deviations stay at or above `floor`."""
+        return w / jnp.maximum(jnp.sqrt(jnp.maximum(s, 0)), floor[:, None] * w)
+
+    def whitening(self, covariance: Array, dim: int) -> Array:
+        """W from variances (D,)."""
+        return 1 / jnp.sqrt(covariance)[:, None]
+
+    def num_parameters(self, dim: int) -> int:
+        """Free parameters of a covariance."""
+        return dim
+
+    def covariance_shape(self, dim: int) -> tuple[int, ...]:
+        """Shape in which a user gives a covariance: variances."""
+        return (dim,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spherical:
+    """One variance for all features: W is (1, 1), the reciprocal standard deviation."""
+
+    def diagonal(self, w: Array, dim: int) -> Array:
+        """The diagonal of W, (D,)."""
+        return jnp.broadcast_to(w[:, 0], (dim,))
+
+    def from_diagonal(self, diagonal: Array) -> Array:
+        """The whitening whose variance is the mean of the variances of this diagonal (D,)."""
+        return 1 / rms(1 / diagonal)
+
+    def whiten(self, w: Array, d: Array) -> Array:
+        """`W d` for vectors d (D, N)."""
+        return w * d
+
+    def unwhiten(self, w: Array, z: Array) -> Array:
+        """`W^{-1} z` for vectors z (D, N)."""
+        return z / w
+
+    def second(self, z: Array, weights: Array) -> Array:
+        """`sum_n w_n |z_n|^2 / D`, (1, 1)."""
+        return (jnp.mean(z * z, 0) @ weights)[None, None]
+
+    def trace(self, s: Array, dim: int) -> Array:
+        """`tr S`."""
+        return dim * s[0, 0]
+
+    def change(self, new: Array, old: Array, s: Array) -> Array:
+        """S in the coordinates of W_new."""
+        return (new / old) ** 2 * s
+
+    def seen(self, w: Array, deviation: Array) -> Array:
+        """The covariance `diag(deviation^2)` seen in whitened coordinates: its mean variance."""
+        return (w * rms(deviation)) ** 2
+
+    def update(self, w: Array, s: Array, floor: Array) -> Array:
+        """The whitening of the covariance that is `s` in the coordinates of `w`; the deviation stays at or above `floor`."""
+        return w / jnp.maximum(jnp.sqrt(jnp.maximum(s, 0)), jnp.max(floor) * w)
+
+    def whitening(self, covariance: Array, dim: int) -> Array:
+        """W from a variance ()."""
+        return 1 / jnp.sqrt(covariance)[None, None]
+
+    def num_parameters(self, dim: int) -> int:
+        """Free parameters of a covariance."""
+        return 1
+
+    def covariance_shape(self, dim: int) -> tuple[int, ...]:
+        """Shape in which a user gives a covariance: one variance."""
+        return ()
+
+
+Structure = Full | Diagonal | Spherical
+
+
+def rms(deviations: Array) -> Array:
+    """Root mean square (1, 1) of positive numbers (D,), without overflow."""
+    top = jnp.max(deviations)
+    return (top * jnp.sqrt(jnp.mean((deviations / top) ** 2)))[None, None]
+
+
+def log_det(structure: Structure, w: Array, dim: int) -> Array:
+    """`log|W| = -1/2 log|Sigma|`."""
+    return jnp.sum(jnp.log(structure.diagonal(w, dim)))
+
+
+def log_normal(structure: Structure, w: Array, z: Array) -> Array:
+    """`log N(x; mean, Sigma)` (N,) from whitened residuals z (D, N)."""
+    dim = z.shape[0]
+    return log_det(structure, w, dim) - 0.5 * jnp.sum(z * z, 0) - 0.5 * dim * LOG_2PI
+
+
+def moments(structure: Structure, d: Array, z: Array, weights: Array) -> Moments:
+    """Moments of the units about the reference mean: d = x - mean (D, N), z = W d, weights (N,)."""
+    return Moments(d @ weights, structure.second(z, weights))
+
+
+def centred(structure: Structure, w: Array, mass: Array, m: Moments) -> tuple[Array, Array]:
+    """The shift of the mean (D,) and the whitened scatter about the shifted mean, from moments of total `mass`."""
+    delta = m.first / mass
+    z = structure.whiten(w, delta[:, None])
+    return delta, m.second - structure.second(z, mass[None])
+
+
+def expected_log_normal(
+    structure: Structure, mean: Array, w: Array, count: Array, mass: Array, m: Moments, old_mean: Array, old_w: Array
+) -> Array:
+    """`sum_n c_n log|W| - 1/2 u_n |W (x_n - mean)|^2 - D/2 log 2 pi`, from moments gathered at (old_mean, old_w).
+
+    `count` is the sum of the weights c and `mass` that of the weights u of the moments; they differ for scale mixtures.
+    """
+    dim = mean.shape[0]
+    shift = structure.whiten(w, (mean - old_mean)[:, None])[:, 0]
+    first = structure.whiten(w, m.first[:, None])[:, 0]
+    square = structure.trace(structure.change(w, old_w, m.second), dim) - 2 * shift @ first + mass * shift @ shift
+    return count * (log_det(structure, w, dim) - 0.5 * dim * LOG_2PI) - 0.5 * square
+
+
+def log_student_t(structure: Structure, w: Array, square: Array, df: Array, dim: int) -> Array:
+    """Multivariate Student-t log-density (N,) from squared whitened distances (N,), `df` degrees of freedom."""
+    constant = gammaln(0.5 * (df + dim)) - gammaln(0.5 * df) - 0.5 * dim * jnp.log(df * jnp.pi)
+    return log_det(structure, w, dim) + constant - 0.5 * (df + dim) * jnp.log1p(square / df)
+
+
+def solve_degrees_of_freedom(target: Array, start: Array, low: float = 0.05, high: float = 1e4) -> Array:
+    """The maximum over df of `df/2 log(df/2) - gammaln(df/2) + df/2 target`, by bisection on log df.
+
+    Its derivative, `log(df/2) + 1 - digamma(df/2) + target`, falls from infinity to `1 + target`: for `target >= -1` the
+    maximum lies at infinity and `high` is returned. `start` gives shape and dtype.
+    """
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        lo, hi = bounds
+        mid = 0.5 * (lo + hi)
+        half = 0.5 * jnp.exp(mid)
+        rising = jnp.log(half) + 1 - digamma(half) + target > 0
+        return jnp.where(rising, mid, lo), jnp.where(rising, hi, mid)
+
+    bounds = jnp.full_like(start, jnp.log(low)), jnp.full_like(start, jnp.log(high))
+    lo, hi = lax.fori_loop(0, 30 if start.dtype == jnp.float32 else 58, halve, bounds)
+    return jnp.exp(0.5 * (lo + hi))

@@ -1,0 +1,1 @@
+"""Nodes that put a hidden variable around a child."""

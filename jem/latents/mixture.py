@@ -1,0 +1,184 @@
+"""Finite mixtures of any node."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import xlogy
+
+from jem import checks
+from jem.data import Labelled, allowed, num_units
+from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
+from jem.kernels.simplex import log_dirichlet, maximize_simplex, normalize_log
+from jem.node import Data, Node, Params, Posterior, Stats, node, set_once
+from jem.plates import Stack
+
+
+class MixtureParams(NamedTuple):
+    """Mixing weights (K,), summing to one, and the parameters of the components."""
+
+    weights: Array
+    components: Params
+
+
+class MixturePosterior(NamedTuple):
+    """Responsibilities `p(z = k | x)`, (K, N) inside and (N, K) from `jem.infer`, and the components' posteriors."""
+
+    responsibilities: Array
+    components: Posterior
+
+
+class MixtureStats(NamedTuple):
+    """Expected counts (K,) and the components' statistics."""
+
+    counts: Array
+    components: Stats
+
+
+@node
+class KMeansPlusPlus:
+    """Starts a mixture from units drawn by greedy k-means++ on the node's features, every unit to its nearest.
+
+    Source: Arthur and Vassilvitskii (2007), SODA.
+    """
+
+    def responsibilities(self, key: Array, components: Node, x: Data, weights: Array, size: int) -> Array:
+        """Hard responsibilities (K, N)."""
+        features = components.features(x)
+        seeds = kmeans_plus_plus(key, features, weights, size)
+        nearest = assign_nearest(features, jnp.take(features, seeds, axis=1).T)
+        return (nearest[None, :] == jnp.arange(size, dtype=nearest.dtype)[:, None]).astype(weights.dtype)
+
+
+@node
+class RandomResponsibilities:
+    """Starts a mixture from responsibilities drawn from a symmetric Dirichlet distribution, unit by unit.
+
+    A small concentration gives starts close to random hard assignments; 1 gives components that all look alike.
+    """
+
+    concentration: Any = 0.1
+
+    def responsibilities(self, key: Array, components: Node, x: Data, weights: Array, size: int) -> Array:
+        """Random responsibilities (K, N)."""
+        concentration = jnp.full(size, self.concentration, weights.dtype)
+        return jax.random.dirichlet(key, concentration, (num_units(x),), weights.dtype).T
+
+
+@node
+class Mixture(Node):
+    """A finite mixture, `z ~ Categorical(weights)`, `x | z = k ~ components[k]`.
+
+    `log p(x) = log sum_k weights_k p_k(x)`; responsibilities `r_k = weights_k p_k(x) / p(x)`; the M-step is
+    `weights_k = sum_n r_nk / N` and each component's own M-step with weights `r_k`.
+
+    x is whatever the components take; `jem.Labelled(x, labels)` restricts rows to given components.
+
+    Params: `MixtureParams(weights (K,), components)`; parameters of `Mixture(node, K)` have a leading axis K.
+
+    Args:
+        components: a node, repeated K times, or a plate: `Stack`, `Tied`, `OneOf`.
+        num_components: K, where `components` is a node.
+        concentration: Dirichlet prior on the weights, scalar or (K,); 1 is maximum likelihood.
+        seeding: how `init` starts: `KMeansPlusPlus()` or `RandomResponsibilities()`.
+
+    Example:
+        >>> import jem
+        >>> model = jem.Mixture(jem.Gaussian(), 3)
+        >>> model.components.size
+        3
+
+    Source: Dempster, Laird and Rubin (1977), JRSS B 39, section 4.3.
+    """
+
+    components: Node
+    concentration: Any
+    seeding: Any
+
+    def __init__(
+        self,
+        components: Node,
+        num_components: int | None = None,
+        *,
+        concentration: Any = 1.0,
+        seeding: Any = KMeansPlusPlus(),  # noqa: B008
+    ):
+        plate = checks.check_plate(components, num_components)
+        components = components if plate else Stack(components, num_components)
+        set_once(self, components=components, concentration=concentration, seeding=seeding)
+
+    def infer(self, params: MixtureParams, x: Data) -> tuple[MixturePosterior, Array]:
+        values, labels = split(x)
+        posterior, log_prob = self.components.infer(params.components, values)
+        logits = log_prob + jnp.log(params.weights)[:, None]
+        if labels is not None:
+            logits = jnp.where(allowed(labels, logits.shape[0]), logits, -jnp.inf)
+        responsibilities, evidence = normalize_log(logits)
+        return MixturePosterior(responsibilities, posterior), evidence
+
+    def expect(self, params: MixtureParams, posterior: MixturePosterior, x: Data, weights: Array) -> MixtureStats:
+        r = posterior.responsibilities * weights[None, :]
+        stats = self.components.expect(params.components, posterior.components, split(x)[0], r)
+        return MixtureStats(jnp.sum(r, 1), stats)
+
+    def maximize(self, params: MixtureParams, stats: MixtureStats) -> MixtureParams:
+        weights = maximize_simplex(stats.counts, params.weights, self.concentration)
+        return MixtureParams(weights, self.components.maximize(params.components, stats.components))
+
+    def expected_log_prob(self, params: MixtureParams, stats: MixtureStats, old: MixtureParams) -> Array:
+        components = self.components.expected_log_prob(params.components, stats.components, old.components)
+        return jnp.sum(xlogy(stats.counts, params.weights)) + components
+
+    def init(self, key: Array, x: Data, weights: Array) -> MixtureParams:
+        values, labels = split(x)
+        seed_key, child_key = jax.random.split(key)
+        size = self.components.size
+        r = self.seeding.responsibilities(seed_key, self.components, values, weights, size)
+        if labels is not None:
+            # Where the seeds contradict the labels, the labels win: mass is spread over what is allowed.
+            ok = allowed(labels, size)
+            r = jnp.where(ok, r, 0)
+            r = jnp.where(jnp.sum(r, 0, keepdims=True) > 0, r, ok)
+            r = r / jnp.sum(r, 0, keepdims=True)
+        r = r * weights[None, :]
+        counts = jnp.sum(r, 1) + 1
+        return MixtureParams(counts / jnp.sum(counts), self.components.init(child_key, values, r))
+
+    def sample(self, key: Array, params: MixtureParams, num: int) -> tuple[Any, Data]:
+        label_key, component_key = jax.random.split(key)
+        labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=(num,))
+        latents, x = self.components.sample(component_key, params.components, num)
+        index = jnp.arange(num)
+        return (labels, latents), jax.tree.map(lambda a: jnp.moveaxis(jnp.moveaxis(a, -1, 1)[labels, index], 0, -1), x)
+
+    def bind(self, x: Data, weights: Array) -> "Mixture":
+        bound = self.components.bind(split(x)[0], weights)
+        return Mixture(bound, concentration=self.concentration, seeding=self.seeding)
+
+    def log_prior(self, params: MixtureParams) -> Array:
+        return log_dirichlet(params.weights, self.concentration) + self.components.log_prior(params.components)
+
+    def degenerate(self, params: MixtureParams, stats: MixtureStats) -> Array:
+        # A component that no unit belongs to is not what was asked for.
+        empty = jnp.any(stats.counts <= jnp.finfo(stats.counts.dtype).eps)
+        return empty | self.components.degenerate(params.components, stats.components)
+
+    def num_parameters(self, params: MixtureParams, fields: tuple[str, ...] | None = None) -> int:
+        names = params._fields if fields is None else fields
+        weights = self.components.size - 1 if "weights" in names else 0
+        return weights + (self.components.num_parameters(params.components) if "components" in names else 0)
+
+    def features(self, x: Data) -> Array:
+        return self.components.features(split(x)[0])
+
+    def validate(self, x: Data) -> None:
+        values, labels = split(x)
+        if labels is not None:
+            checks.check_labels(labels, self.components.size, num_units(values))
+        self.components.validate(values)
+
+
+def split(x: Data) -> tuple[Data, Array | None]:
+    """The observations, and the labels where there are any."""
+    return (x.values, x.labels) if isinstance(x, Labelled) else (x, None)

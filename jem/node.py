@@ -1,0 +1,166 @@
+"""The contract. A latent-variable model is a tree of nodes; weights go down, additive expected statistics come up.
+
+Inside jem the unit axis is the **last** one: observations `(D, N)`, weights `(N,)`, log-probabilities `(N,)`. The public
+functions take the field's rows `(N, D)` and turn them once.
+"""
+
+import dataclasses
+from typing import Any, Self, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jem.tree import num_entries
+
+Params = Any
+Posterior = Any
+Stats = Any
+Data = Any
+C = TypeVar("C", bound=type)
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field that is part of the program (a size, a flag, a class), not a value that can be traced."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+def node(cls: C) -> C:
+    """Makes a class a frozen dataclass and a pytree whose leaves are its hyper-parameters.
+
+    Fields declared with `static()` are part of the tree's structure: changing one recompiles. All others are leaves (or
+    nodes): changing one does not. A class may write its own `__init__`; rebuilding the tree does not call it.
+
+    Args:
+        cls: the class, with annotated fields.
+
+    Returns:
+        The same class, frozen and registered with JAX.
+
+    Example:
+        >>> import jax
+        >>> @node
+        ... class Ridge:
+        ...     strength: float = 1.0
+        ...     degree: int = static(default=2)
+        >>> jax.tree.leaves(Ridge(strength=0.5))
+        [0.5]
+    """
+    own_init = "__init__" in cls.__dict__
+    cls = dataclasses.dataclass(frozen=True, init=not own_init)(cls)
+    fields = dataclasses.fields(cls)
+    data = tuple(f.name for f in fields if not f.metadata.get("static"))
+    meta = tuple(f.name for f in fields if f.metadata.get("static"))
+
+    def flatten_with_keys(self: Any) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
+        keyed = tuple((jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in data)
+        return keyed, tuple(getattr(self, n) for n in meta)
+
+    def flatten(self: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(self, n) for n in data), tuple(getattr(self, n) for n in meta)
+
+    def unflatten(aux: tuple[Any, ...], children: tuple[Any, ...]) -> Any:
+        self = object.__new__(cls)
+        for name, value in zip(data + meta, tuple(children) + aux, strict=True):
+            object.__setattr__(self, name, value)
+        return self
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+class Node:
+    """A model, or a part of one: E-step, M-step and what they need, as pure functions of its parameters.
+
+    Write a class with `infer`, `expect`, `maximize`, `expected_log_prob`, `init` and `sample`, and decorate it with
+    `@jem.node`. The rest has defaults. Shapes below have the unit axis N last.
+    """
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        """The E-step's posterior `q(z) = p(z | x, params)` and `log p(x | params)` of shape (N,)."""
+        raise TypeError(f"{type(self).__name__} does not define infer")
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        """Expected sufficient statistics under the posterior, weighted by `weights` (N,) and summed over units."""
+        raise TypeError(f"{type(self).__name__} does not define expect")
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        """The M-step: argmax of `expected_log_prob(., stats, params) + log_prior(.)`; valid for any statistics."""
+        raise TypeError(f"{type(self).__name__} does not define maximize")
+
+    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
+        """`Q(params | old)`, the expected complete-data log-likelihood; `stats` were gathered at `old`. A scalar."""
+        raise TypeError(f"{type(self).__name__} does not define expected_log_prob")
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        """One data-driven start."""
+        raise TypeError(f"{type(self).__name__} does not define init")
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        """Draws `num` units: the latents and the observations."""
+        raise TypeError(f"{type(self).__name__} does not define sample")
+
+    def bind(self, x: Data, weights: Array) -> Self:
+        """The same node with every hyper-parameter that is defined relative to the data filled in."""
+        return self
+
+    def log_prior(self, params: Params) -> Array:
+        """Log-density of the prior at `params`, up to a constant. A scalar."""
+        return jnp.zeros(())
+
+    def degenerate(self, params: Params, stats: Stats) -> Array:
+        """Whether some part of `params` is held up by a floor or a prior alone, not by data. A scalar bool."""
+        return jnp.array(False)
+
+    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
+        """Number of free parameters, over all fields of `params` or the named ones. Only shapes are looked at."""
+        return num_entries(params if fields is None else get_fields(params, fields))
+
+    def features(self, x: Data) -> Array:
+        """A real description (F, N) of the units in which distance means something: for seeding only."""
+        raise TypeError(f"{type(self).__name__} has no features: seed with jem.RandomResponsibilities()")
+
+    def validate(self, x: Data) -> None:
+        """Raises ValueError, naming the place, where concrete data `x` (unit axis last) is not in the support."""
+
+    def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
+        """The statistics from which `maximize` finds the other fields' optimum given `fields` as they are in `params`.
+
+        The default suits nodes whose Q function separates over their fields.
+        """
+        return stats
+
+    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
+        """The M-step of K copies that share `fields`: statistics and the other fields have a leading axis K.
+
+        The default ties whole records, whose statistics simply add.
+        """
+        if set(field_names(params)) - set(fields):
+            raise ValueError(
+                f"Tied({type(self).__name__}, {fields}): this node has a closed-form M-step only when all of its fields "
+                f"{field_names(params)} are shared"
+            )
+        return self.maximize(params, jax.tree.map(lambda s: jnp.sum(s, 0), stats))
+
+
+def field_names(params: Params) -> tuple[str, ...]:
+    """Names of the fields of a parameter record (a NamedTuple or a dict)."""
+    return tuple(params) if isinstance(params, dict) else tuple(getattr(params, "_fields", ()))
+
+
+def get_fields(params: Params, fields: tuple[str, ...]) -> dict[str, Any]:
+    """The named fields of a record."""
+    return {f: params[f] if isinstance(params, dict) else getattr(params, f) for f in fields}
+
+
+def set_fields(params: Params, values: dict[str, Any]) -> Params:
+    """The record with the named fields replaced."""
+    return {**params, **values} if isinstance(params, dict) else params._replace(**values)
+
+
+
+def set_once(self: Any, **values: Any) -> None:
+    """Sets the fields of a frozen node from an `__init__` of its own."""
+    for name, value in values.items():
+        object.__setattr__(self, name, value)

@@ -1,0 +1,396 @@
+"""Who owns the component axis: K copies (Stack), K copies that share fields (Tied), K different nodes (OneOf).
+
+These are *plates*: their `infer` returns log-probabilities (K, N) and their `expect` takes weights (K, N), one row per
+component. Product and Frozen are ordinary nodes around others.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jem import checks, tree
+from jem.node import (
+    Data,
+    Node,
+    Params,
+    Posterior,
+    Stats,
+    field_names,
+    get_fields,
+    node,
+    set_fields,
+    set_once,
+    static,
+)
+
+
+def members(plate: Node) -> int:
+    """Number of components of a node: the size of a plate, 1 for anything else."""
+    return getattr(plate, "size", 1)
+
+
+@node
+class Stack(Node):
+    """K independent copies of one node: its parameters with a leading axis K, under one vmap.
+
+    Attributes:
+        child: the node.
+        size: K.
+
+    Example:
+        >>> import jem
+        >>> jem.Stack(jem.Gaussian(), 3).size
+        3
+    """
+
+    child: Node
+    size: int = static()
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        return jax.vmap(self.child.infer, (0, None))(params, x)
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        return jax.vmap(self.child.expect, (0, 0, None, 0))(params, posterior, x, weights)
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        return jax.vmap(self.child.maximize)(params, stats)
+
+    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
+        return jnp.sum(jax.vmap(self.child.expected_log_prob)(params, stats, old))
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        return jax.vmap(self.child.init, (0, None, 0))(jax.random.split(key, self.size), x, weights)
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        return jax.vmap(lambda k, p: self.child.sample(k, p, num))(jax.random.split(key, self.size), params)
+
+    def bind(self, x: Data, weights: Array) -> "Stack":
+        return Stack(self.child.bind(x, weights), self.size)
+
+    def log_prior(self, params: Params) -> Array:
+        return jnp.sum(jax.vmap(self.child.log_prior)(params))
+
+    def degenerate(self, params: Params, stats: Stats) -> Array:
+        return jnp.any(jax.vmap(self.child.degenerate)(params, stats))
+
+    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
+        return self.size * self.child.num_parameters(tree.unstack_shape(params), fields)
+
+    def features(self, x: Data) -> Array:
+        return self.child.features(x)
+
+    def validate(self, x: Data) -> None:
+        self.child.validate(x)
+
+    def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
+        return jax.vmap(lambda p, s: self.child.hold(p, s, fields))(params, stats)
+
+
+@node
+class Tied(Node):
+    """K copies of one node that share some fields of their parameters, which then have no axis K.
+
+    Without field names everything is shared. A shared covariance is found in closed form from the pooled scatter; a
+    shared part of a `Product`, and any node shared whole, from its summed statistics. Each copy brings its prior, but a
+    node shared whole has it once.
+
+    Args:
+        child: the node.
+        size: K.
+        *fields: names of the shared fields.
+
+    Example:
+        >>> import jem
+        >>> jem.Tied(jem.Gaussian(), 3, "whitening").fields
+        ('whitening',)
+
+    Source: Celeux and Govaert (1995), Pattern Recognition 28, model EEE.
+    """
+
+    child: Node
+    size: int = static()
+    fields: tuple[str, ...] = static()
+
+    def __init__(self, child: Node, size: int, *fields: str):
+        set_once(self, child=child, size=size, fields=fields)
+
+    def axes(self, params: Params) -> Params:
+        """vmap axes of the parameters: None for shared fields, 0 for the others."""
+        names = field_names(params)
+        for f in self.fields:
+            if f not in names:
+                raise ValueError(f"Tied: {type(self.child).__name__} has no field {f!r}; its fields are {names}")
+        if not self.fields:
+            return None
+        return set_fields(params, {f: None if f in self.fields else 0 for f in names})
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        return jax.vmap(self.child.infer, (self.axes(params), None), axis_size=self.size)(params, x)
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        return jax.vmap(self.child.expect, (self.axes(params), 0, None, 0))(params, posterior, x, weights)
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        return self.child.tie(params, stats, self.fields or field_names(params))
+
+    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
+        axes = self.axes(params)
+        return jnp.sum(jax.vmap(self.child.expected_log_prob, (axes, 0, axes))(params, stats, old))
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        own_key, shared_key = jax.random.split(key)
+        own = jax.vmap(self.child.init, (0, None, 0))(jax.random.split(own_key, self.size), x, weights)
+        shared = self.child.init(shared_key, x, jnp.sum(weights, 0))
+        return set_fields(own, get_fields(shared, self.fields)) if self.fields else shared
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        draw = jax.vmap(lambda k, p: self.child.sample(k, p, num), (0, self.axes(params)))
+        return draw(jax.random.split(key, self.size), params)
+
+    def bind(self, x: Data, weights: Array) -> "Tied":
+        return Tied(self.child.bind(x, weights), self.size, *self.fields)
+
+    def log_prior(self, params: Params) -> Array:
+        if not self.fields:
+            return self.child.log_prior(params)
+        return jnp.sum(jax.vmap(self.child.log_prior, (self.axes(params),))(params))
+
+    def degenerate(self, params: Params, stats: Stats) -> Array:
+        mean = jax.tree.map(lambda s: jnp.mean(s, 0), stats)
+        return jnp.any(jax.vmap(self.child.degenerate, (self.axes(params), None), axis_size=self.size)(params, mean))
+
+    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
+        names = field_names(params) if fields is None else fields
+        shared = tuple(n for n in names if n in self.fields or not self.fields)
+        own = tuple(n for n in names if n not in shared)
+        one = set_fields(params, {n: tree.unstack_shape(get_fields(params, (n,))[n]) for n in own})
+        return self.size * self.child.num_parameters(one, own) + self.child.num_parameters(one, shared)
+
+    def features(self, x: Data) -> Array:
+        return self.child.features(x)
+
+    def validate(self, x: Data) -> None:
+        self.child.validate(x)
+
+
+@node
+class OneOf(Node):
+    """Different nodes as the components of one mixture; a plate among them contributes all its components.
+
+    Params, posterior and statistics are tuples, one entry per child.
+
+    Example:
+        >>> import jem
+        >>> clusters_and_tail = jem.Mixture(jem.OneOf(jem.Stack(jem.Gaussian(), 2), jem.StudentT()))
+        >>> clusters_and_tail.components.size
+        3
+    """
+
+    children: tuple[Node, ...]
+
+    def __init__(self, *children: Node):
+        set_once(self, children=children)
+
+    @property
+    def size(self) -> int:
+        """Number of components."""
+        return sum(members(c) for c in self.children)
+
+    def _rows(self, weights: Array) -> list[Array]:
+        """The rows of (K, N) weights that belong to each child: (N,) for a node, (k, N) for a plate."""
+        rows, start = [], 0
+        for child in self.children:
+            stop = start + members(child)
+            rows.append(weights[start:stop] if hasattr(child, "size") else weights[start])
+            start = stop
+        return rows
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        pairs = [c.infer(p, x) for c, p in zip(self.children, params, strict=True)]
+        return tuple(q for q, _ in pairs), jnp.concatenate([jnp.reshape(lp, (-1, lp.shape[-1])) for _, lp in pairs])
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        args = zip(self.children, params, posterior, self._rows(weights), strict=True)
+        return tuple(c.expect(p, q, x, w) for c, p, q, w in args)
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        return tuple(c.maximize(p, s) for c, p, s in zip(self.children, params, stats, strict=True))
+
+    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
+        args = zip(self.children, params, stats, old, strict=True)
+        return sum((c.expected_log_prob(*a) for c, *a in args), start=jnp.zeros(()))
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        keys = jax.random.split(key, len(self.children))
+        return tuple(c.init(k, x, w) for c, k, w in zip(self.children, keys, self._rows(weights), strict=True))
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        keys = jax.random.split(key, len(self.children))
+        draws = [c.sample(k, p, num) for c, k, p in zip(self.children, keys, params, strict=True)]
+        plated = [x if hasattr(c, "size") else jax.tree.map(lambda a: a[None], x) for c, (_, x) in zip(self.children, draws, strict=True)]
+        return tuple(z for z, _ in draws), jax.tree.map(lambda *parts: jnp.concatenate(parts), *plated)
+
+    def bind(self, x: Data, weights: Array) -> "OneOf":
+        return OneOf(*(c.bind(x, weights) for c in self.children))
+
+    def log_prior(self, params: Params) -> Array:
+        return sum((c.log_prior(p) for c, p in zip(self.children, params, strict=True)), start=jnp.zeros(()))
+
+    def degenerate(self, params: Params, stats: Stats) -> Array:
+        flags = [c.degenerate(p, s) for c, p, s in zip(self.children, params, stats, strict=True)]
+        return jnp.any(jnp.stack(flags))
+
+    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
+        return sum(c.num_parameters(p) for c, p in zip(self.children, params, strict=True))
+
+    def features(self, x: Data) -> Array:
+        return self.children[0].features(x)
+
+    def validate(self, x: Data) -> None:
+        for child in self.children:
+            child.validate(x)
+
+
+@node
+class Product(Node):
+    """Independent parts, each with a node of its own: `p(x) = prod_i p_i(x[i])`. Mixed types in one unit.
+
+    x, params, posterior and statistics are dicts with the parts' names.
+
+    Example:
+        >>> import jem
+        >>> mixed = jem.Mixture(jem.Product(size=jem.Gaussian(), colour=jem.Categorical(3)), 2)
+        >>> sorted(mixed.components.child.parts)
+        ['colour', 'size']
+    """
+
+    parts: dict[str, Node]
+
+    def __init__(self, **parts: Node):
+        set_once(self, parts=parts)
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        pairs = {n: c.infer(params[n], x[n]) for n, c in self.parts.items()}
+        return {n: q for n, (q, _) in pairs.items()}, total(lp for _, lp in pairs.values())
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        return {n: c.expect(params[n], posterior[n], x[n], weights) for n, c in self.parts.items()}
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        return {n: c.maximize(params[n], stats[n]) for n, c in self.parts.items()}
+
+    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
+        return total(c.expected_log_prob(params[n], stats[n], old[n]) for n, c in self.parts.items())
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
+        return {n: c.init(keys[n], x[n], weights) for n, c in self.parts.items()}
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
+        draws = {n: c.sample(keys[n], params[n], num) for n, c in self.parts.items()}
+        return {n: z for n, (z, _) in draws.items()}, {n: x for n, (_, x) in draws.items()}
+
+    def bind(self, x: Data, weights: Array) -> "Product":
+        return Product(**{n: c.bind(x[n], weights) for n, c in self.parts.items()})
+
+    def log_prior(self, params: Params) -> Array:
+        return total(c.log_prior(params[n]) for n, c in self.parts.items())
+
+    def degenerate(self, params: Params, stats: Stats) -> Array:
+        return jnp.any(jnp.stack([c.degenerate(params[n], stats[n]) for n, c in self.parts.items()]))
+
+    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
+        return sum(c.num_parameters(params[n]) for n, c in self.parts.items() if fields is None or n in fields)
+
+    def features(self, x: Data) -> Array:
+        return jnp.concatenate([c.features(x[n]) for n, c in self.parts.items()])
+
+    def validate(self, x: Data) -> None:
+        checks.check_parts(x, tuple(self.parts))
+        for n, child in self.parts.items():
+            child.validate(x[n])
+
+    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
+        shared = {n: c.tie(params[n], stats[n], field_names(params[n])) for n, c in self.parts.items() if n in fields}
+        own = {n: jax.vmap(c.maximize)(params[n], stats[n]) for n, c in self.parts.items() if n not in fields}
+        return {n: shared[n] if n in shared else own[n] for n in self.parts}
+
+
+@node
+class Frozen(Node):
+    """A node some fields of which keep their starting values; without names, all of them.
+
+    Args:
+        child: the node.
+        *fields: names of the fields that stay.
+
+    Example:
+        >>> import jem
+        >>> jem.Frozen(jem.StudentT(df=4.0), "df").fields
+        ('df',)
+    """
+
+    child: Node
+    fields: tuple[str, ...] = static()
+
+    def __init__(self, child: Node, *fields: str):
+        set_once(self, child=child, fields=fields)
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        return self.child.infer(params, x)
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        return self.child.expect(params, posterior, x, weights)
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        if not self.fields:
+            return params
+        for f in self.fields:
+            if f not in field_names(params):
+                raise ValueError(f"Frozen: {type(self.child).__name__} has no field {f!r}; its fields are {field_names(params)}")
+        free = self.child.maximize(params, self.child.hold(params, stats, self.fields))
+        return set_fields(free, get_fields(params, self.fields))
+
+    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
+        return self.child.expected_log_prob(params, stats, old)
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        return self.child.init(key, x, weights)
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        return self.child.sample(key, params, num)
+
+    def bind(self, x: Data, weights: Array) -> "Frozen":
+        return Frozen(self.child.bind(x, weights), *self.fields)
+
+    def log_prior(self, params: Params) -> Array:
+        return self.child.log_prior(params)
+
+    def degenerate(self, params: Params, stats: Stats) -> Array:
+        return self.child.degenerate(params, stats) if self.fields else jnp.array(False)
+
+    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
+        names = field_names(params) if fields is None else fields
+        return self.child.num_parameters(params, tuple(n for n in names if self.fields and n not in self.fields))
+
+    def features(self, x: Data) -> Array:
+        return self.child.features(x)
+
+    def validate(self, x: Data) -> None:
+        self.child.validate(x)
+
+    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
+        if not self.fields:
+            return params
+        held = jax.vmap(lambda p, s: self.child.hold(p, s, self.fields))
+        own = self.child.tie(params, held(params, stats) if not fields else stats, fields)
+        return set_fields(own, get_fields(params, self.fields))
+
+
+def total(terms: Any) -> Array:
+    """Sum of one or more arrays."""
+    terms = list(terms)
+    return sum(terms[1:], start=terms[0])

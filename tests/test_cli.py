@@ -1,0 +1,238 @@
+"""The command: what it prints and writes; a mistake of the user costs one line and leaves nothing behind."""
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jem import cli, datasets
+from jem.datasets.table import TableError, read_table
+
+NUMBERS = "a,b\n1,2\n3,4\n5,7\n"
+
+
+def run(capsys, *arguments):
+    """The exit code and the lines of stderr and stdout."""
+    code = cli.main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return code, output.err.splitlines(), output.out
+
+
+def fit_error(capsys, tmp_path, *arguments):
+    """The one line that a failing `fit` prints, after checking that it is one, and that no file appeared."""
+    before = sorted(tmp_path.rglob("*"))
+    code, errors, printed = run(capsys, "fit", *arguments)
+    assert (code, printed, len(errors)) == (2, "", 1), errors
+    assert sorted(tmp_path.rglob("*")) == before
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("", ["is empty"]),
+        ("\n\n", ["is empty"]),
+        ("a,b\n", ["no rows"]),
+        ("a,b\n1,2\n3,x\n", ["row 2 (line 3)", "column 'b'", "'x' is not a number"]),
+        ("a,kind\n1,setosa\n3,virginica\n", ["row 1 (line 2)", "column 'kind'", "'setosa' is not a number"]),
+        ("a,b\n1,2\n\n3,\n", ["row 2 (line 4)", "column 'b'", "an empty cell"]),
+        ("1,2\n3,NaN\n", ["row 2 (line 2)", "column 2", "NaN is not a finite number"]),
+        ("NA,2\n3,4\n", ["row 1 (line 1)", "column 1", "NA is not a finite number"]),
+        ("a;b\n1;2\n-inf;4\n", ["row 2 (line 3)", "column 'a'", "-inf is not a finite number"]),
+        ("a,b\n1,2\n3\n", ["row 2 (line 3)", "1 cells, expected 2"]),
+        ("a,b\nfirst,1,2\nsecond,3,4\n", ["row 1 (line 2)", "3 cells under 2 column names"]),
+        (b"a,b\n\xff\xfe,1\n", ["UTF-8"]),
+        (b"1,2\n3,4\n5,\xff\n", ["UTF-8"]),
+        ("a,b\n1,2\n3,4,5\n", ["row 2 (line 3)", "3 cells, expected 2"]),
+        ("a\n" + "1" * 200_000 + "x\n", ["CSV"]),
+    ],
+)
+def test_bad_csv(capsys, tmp_path, content, parts):
+    path = tmp_path / "x.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = fit_error(capsys, tmp_path, path, "-k", 2, "--out", tmp_path / "fit.npz")
+    assert all(part in line for part in [str(path), *parts]), line
+
+
+@pytest.mark.parametrize(
+    ("array", "part"),
+    [
+        (np.array([[1.0, 2.0], [3.0, np.nan]]), "row 2, column 2: nan is not finite"),
+        (np.array([["a", "b"]]), "expected real numbers"),
+        (np.array([[1, None]], dtype=object), "is not an array of numbers"),
+        (np.zeros((2, 2, 2)), "found (2, 2, 2)"),
+        (np.zeros((0, 2)), "no rows"),
+        (None, "is empty"),
+    ],
+)
+def test_bad_npy(capsys, tmp_path, array, part):
+    path = tmp_path / "x.npy"
+    path.touch() if array is None else np.save(path, array)
+    assert part in fit_error(capsys, tmp_path, path, "--out", tmp_path / "fit.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["{x}", "-k", "4"], "K = 4 exceeds the number of rows, N = 3"),
+        (["{x}", "-k", "2..8"], "K = 8 exceeds the number of rows, N = 3"),
+        (["{x}", "-k", "0"], "-k 0: expected"),
+        (["{x}", "-k", "3..2"], "-k 3..2: expected"),
+        (["{x}", "-k", "2-8"], "-k 2-8: expected"),
+        (["{x}", "-k", "2", "--model", "gmm-round"], "expected one of gmm, gmm-diag"),
+        (["{x}", "-k", "2", "--dtype", "float16"], "expected float32 or float64"),
+        (["{x}", "-k", "2", "--columns", "a,c"], "no column 'c'; the columns are a, b"),
+        (["{x}", "-k", "2", "--restarts", "0"], "restarts"),
+        (["{x}", "-k", "2", "--seed", "one"], "seed"),
+        (["{x}", "-k", "2", "--epochs", "3"], "epochs"),
+        (["{x}", "-k", "2", "--out", "{dir}/fit.csv"], "expected a name ending in .npz"),
+        (["{x}", "-k", "2", "--out", "{dir}/nowhere/fit.npz"], "cannot be written"),
+        (["{x}", "-k", "2", "--out", "{dir}/folder.npz"], "is a directory"),
+        (["{x}", "-k", "2", "--model", "bernoulli"], "x.csv"),
+        (["{dir}/absent.csv", "-k", "2"], "no such file"),
+        (["{dir}/folder.csv", "-k", "2"], "cannot be read"),
+        (["{dir}/x.txt", "-k", "2"], "unknown extension '.txt'"),
+        ([], "FILE"),
+    ],
+)
+def test_bad_arguments(capsys, tmp_path, arguments, part):
+    (tmp_path / "x.csv").write_text(NUMBERS)
+    (tmp_path / "x.txt").write_text(NUMBERS)
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "folder.csv").mkdir()
+    given = [argument.format(x=tmp_path / "x.csv", dir=tmp_path) for argument in arguments]
+    assert part in fit_error(capsys, tmp_path, *given)
+
+
+def test_value_beyond_float32(capsys, tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n3,1e300\n5,7\n")
+    line = fit_error(capsys, tmp_path, tmp_path / "x.csv", "-k", 1, "--dtype", "float32")
+    assert "row 2, column 'b'" in line and "--dtype float64" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "names", "x"),
+    [
+        ("a,b\n1,2\n3,4\n", [], ["a", "b"], [[1, 2], [3, 4]]),
+        ("1,2\n3,4\n", [], ["1", "2"], [[1, 2], [3, 4]]),
+        ("\ufeffa;b\n1;2\n\n3;4\n", [], ["a", "b"], [[1, 2], [3, 4]]),
+        ('"first, one"\tb\n"1"\t2\n', [], ["first, one", "b"], [[1, 2]]),
+        ("a,kind,b\n1,setosa,2\n3,virginica,4\n", ["b", "1"], ["b", "a"], [[2, 1], [4, 3]]),
+        ("a\n1\n2\n", [], ["a"], [[1], [2]]),
+        ("a,b\n 1 , 2e0\n", [], ["a", "b"], [[1, 2]]),
+    ],
+)
+def test_read_csv(tmp_path, content, columns, names, x):
+    path = tmp_path / "x.csv"
+    path.write_text(content, encoding="utf-8")
+    got, got_names = read_table(path, columns)
+    assert got_names == names
+    np.testing.assert_array_equal(got, np.asarray(x, float))
+
+
+def test_read_npy(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(3))
+    x, names = read_table(tmp_path / "x.npy")
+    assert (x.tolist(), x.dtype, names) == ([[0], [1], [2]], np.float64, ["1"])
+    with pytest.raises(TableError, match="no column '2'"):
+        read_table(tmp_path / "x.npy", ["2"])
+
+
+def test_fit_chooses_and_writes(capsys, tmp_path):
+    x = datasets.old_faithful()
+    np.savetxt(tmp_path / "x.csv", x, delimiter=",", header="eruptions,waiting", comments="")
+    out = tmp_path / "fit.npz"
+    code, errors, printed = run(
+        capsys, "fit", tmp_path / "x.csv", "--model", "gmm-tied", "-k", "2..3", "--restarts", 8, "--out", out
+    )
+    assert (code, errors) == (0, [])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.npz", "x.csv"]
+    with np.load(out) as saved:
+        fit = dict(saved)
+    # mclust finds EEE with three components, log-likelihood -1126.326, to be the best of these by BIC.
+    assert fit["weights"].shape == (3,) and fit["mean"].shape == (3, 2) and fit["covariance"].shape == (3, 2, 2)
+    assert fit["weights"].dtype == np.float64
+    assert abs(fit["log_likelihood"] + 1126.326) < 0.01
+    assert fit["sweep_num_components"].tolist() == [2, 3] and fit["bic"] == fit["sweep_bic"].min()
+    assert fit["columns"].tolist() == ["eruptions", "waiting"] and fit["labels"].shape == (272,)
+    for k in range(3):
+        np.testing.assert_allclose(x[fit["labels"] == k].mean(0), fit["mean"][k], rtol=0.1)
+    assert " best\n" in printed and f"{fit['log_likelihood']:.4f}" in printed
+
+
+@pytest.mark.parametrize("model", sorted(set(cli.MODELS) - {"gmm-tied"}))
+def test_every_model_fits(capsys, tmp_path, model):
+    rng = np.random.default_rng(0)
+    rate = np.where(rng.random(60) < 0.5, 0.1, 0.8)[:, None]
+    x = rng.random((60, 2)) < rate if model == "bernoulli" else rng.poisson(20 * rate, (60, 2))
+    np.save(tmp_path / "x.npy", x)
+    out = tmp_path / "fit.npz"
+    options = ["--model", model, "-k", 2, "--restarts", 3, "--dtype", "float32", "--out", out]
+    code, errors, _ = run(capsys, "fit", tmp_path / "x.npy", *options)
+    assert (code, errors) == (0, [])
+    with np.load(out) as fit:
+        assert fit["weights"].shape == (2,) and fit["weights"].dtype == np.float32
+        assert len(fit["labels"]) == 60
+
+
+def test_no_command_fits_old_faithful():
+    done = subprocess.run([sys.executable, "-m", "jem"], capture_output=True, text=True, check=True)
+    printed = done.stdout
+    assert "Mixture(Gaussian(), 2)" in printed and "256 restarts" in printed
+    # mclust, VVV with two components: -1130.264 and weights 0.644, 0.356.
+    assert "log-likelihood   -1130.26" in printed
+    assert {"weight 0.3559", "weight 0.6441"} == {line[-13:] for line in printed.splitlines() if "weight" in line}
+    for name in ("lanes", "BIC", "mean", "covariance", "time to compile", "time to fit"):
+        assert name in printed
+
+
+def test_interrupted_write_leaves_the_old_file(monkeypatch, tmp_path):
+    path = tmp_path / "fit.npz"
+    path.write_bytes(b"old")
+
+    def half_write(file, **arrays):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", half_write)
+    with pytest.raises(KeyboardInterrupt):
+        cli.write_npz(path, {"weights": np.ones(2)})
+    assert [p.name for p in tmp_path.iterdir()] == ["fit.npz"] and path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_fit_ends_at_once(tmp_path, number):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20_000, 8)))
+    script = "import jem.cli, runpy; print('ready', flush=True); runpy.run_module('jem', run_name='__main__')"
+    options = "fit x.npy -k 8 --tol 0 --max-steps 1000000 --out fit.npz".split()
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(2)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "jem: interrupted\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_extra(monkeypatch, capsys, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in list(sys.modules):
+        if name == "jem.cli" or name.startswith(f"{missing}."):
+            monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("jem", run_name="__main__")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"jem: the command needs {missing}: pip install 'jem[cli]'\n"

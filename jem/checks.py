@@ -33,13 +33,18 @@ def check_plate(components: Any, num_components: int | None) -> bool:
 
 
 def check_matrix(x: Any, name: str) -> None:
-    """x must be one array, (D, N) with units last: rows (N, D) as the user gave them."""
+    """x must be one array of rows, (N, D)."""
     if not hasattr(x, "shape"):
         raise ValueError(f"{name}: x must be an array with rows (N, D); got {type(x).__name__}")
     if x.ndim != 2:
-        shape = x.shape[-1:] + x.shape[:-1]
         hint = "; for one feature pass x[:, None]" if x.ndim == 1 else ""
-        raise ValueError(f"{name}: x must have rows, shape (N, D); got shape {shape}{hint}")
+        raise ValueError(f"{name}: x must have rows, shape (N, D); got shape {x.shape}{hint}")
+
+
+def check_vector(x: Any, name: str) -> None:
+    """x must be one array with one entry a row, (N,)."""
+    if not hasattr(x, "shape") or x.ndim != 1:
+        raise ValueError(f"{name}: x must have one entry a row, shape (N,); got {getattr(x, 'shape', type(x).__name__)}")
 
 
 def check_parts(x: Any, names: tuple[str, ...]) -> None:
@@ -50,30 +55,35 @@ def check_parts(x: Any, names: tuple[str, ...]) -> None:
 
 
 def check_integers(x: Array, name: str, upper: int | None = None) -> None:
-    """Values (..., N) must be integers from 0, below `upper` where it is given."""
+    """Values must be integers from 0, below `upper` where it is given."""
     if not is_concrete(x):
         return
     values = np.asarray(x)
     bad = (values < 0) | (values != np.floor(values)) | (values >= (np.inf if upper is None else upper))
     bad &= np.isfinite(values)
     if bad.any():
-        place = np.argwhere(np.moveaxis(bad, -1, 0))[0]
-        where = f"row {place[0]}" + (f", column {place[1]}" if len(place) > 1 else "")
+        place = tuple(np.argwhere(bad)[0])
         expected = "integers >= 0" if upper is None else f"integers 0 .. {upper - 1}"
-        raise ValueError(f"{name}: x must hold {expected}; got {np.moveaxis(values, -1, 0)[tuple(place)]} in {where}")
+        raise ValueError(f"{name}: x must hold {expected}; got {values[place]} in {locate(place)}")
 
 
-def check_labels(labels: Array, size: int, num: int) -> None:
-    """Labels must be (N,) integers -1 .. K - 1, or (K, N) bool (rows (N, K)) with something allowed in every row."""
+def locate(place: tuple[int, ...]) -> str:
+    """`row 3, column 1` from an index."""
+    columns = ", ".join(map(str, place[1:]))
+    return f"row {place[0]}" + (f", column {columns}" if columns else "")
+
+
+def check_labels(labels: Array, size: int) -> None:
+    """Labels must be (N,) integers -1 .. K - 1, or (N, K) bool with something allowed in every row."""
     if labels.dtype == jnp.bool_:
-        if labels.shape != (size, num):
-            raise ValueError(f"Labelled: bool labels must have shape (N, K) = ({num}, {size}); got {labels.shape[::-1]}")
-        if is_concrete(labels) and not np.asarray(labels).any(0).all():
-            row = int(np.argmin(np.asarray(labels).any(0)))
+        if labels.ndim != 2 or labels.shape[1] != size:
+            raise ValueError(f"Labelled: bool labels must have shape (N, {size}); got {labels.shape}")
+        if is_concrete(labels) and not np.asarray(labels).any(1).all():
+            row = int(np.argmin(np.asarray(labels).any(1)))
             raise ValueError(f"Labelled: row {row} allows no component; allow at least one")
         return
-    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != (num,):
-        raise ValueError(f"Labelled: labels must be integers of shape ({num},); got {labels.dtype} of shape {labels.shape}")
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.ndim != 1:
+        raise ValueError(f"Labelled: labels must be (N,) integers or (N, {size}) bool; got {labels.dtype} {labels.shape}")
     if is_concrete(labels):
         bad = (np.asarray(labels) < -1) | (np.asarray(labels) >= size)
         if bad.any():
@@ -92,14 +102,13 @@ def check_covariance(covariance: Array, inner: tuple[int, ...]) -> None:
             raise ValueError(f"covariance must be positive definite; its smallest eigenvalue is {smallest.min():.3g}")
 
 
-def check_data(node: Any, x: Any, weights: Array | None, units: Any) -> None:
+def check_data(node: Any, x: Any, weights: Array | None) -> None:
     """Data at the door: one length, something in it, finite where it counts, in the node's support.
 
     Args:
         node: the model.
         x: the data, rows first, as the user gave it.
         weights: (N,) or None.
-        units: the same data, units last.
     """
     leaves = jax.tree_util.tree_leaves_with_path(x)
     if not leaves:
@@ -113,7 +122,7 @@ def check_data(node: Any, x: Any, weights: Array | None, units: Any) -> None:
     num = leaves[0][1].shape[0]
     if num == 0:
         raise ValueError("x has no rows; give at least one")
-    node.validate(units)
+    node.validate(x)
     check_weights(weights, num)
     if not is_concrete((x, weights)):
         return
@@ -128,11 +137,10 @@ def check_finite_rows(values: np.ndarray, weights: Any, name: str) -> None:
     if weights is not None:
         bad &= (np.asarray(weights) > 0).reshape((-1,) + (1,) * (values.ndim - 1))
     if bad.any():
-        place = np.argwhere(bad)[0]
-        where = f"row {place[0]}" + (f", column {', '.join(map(str, place[1:]))}" if len(place) > 1 else "")
+        place = tuple(np.argwhere(bad)[0])
         count = int(bad.reshape(len(bad), -1).any(1).sum())
         raise ValueError(
-            f"x{name}: {values[tuple(place)]} in {where} ({count} such row{'s' if count > 1 else ''}); remove the rows, or "
+            f"x{name}: {values[place]} in {locate(place)} ({count} such row{'s' if count > 1 else ''}); remove the rows, or "
             "give them weight 0"
         )
 

@@ -93,15 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `python -m jem`; None takes the process's.
 
     Returns:
-        The exit code: 0; 1 if no restart gave a usable fit; 2 after one line on stderr for what the user can put right; an
-        interrupt ends the process with 130.
+        The exit code: 0; 1 if no restart gave a usable fit; 2 after one line on stderr for what the user can put right.
+        An interrupt ends the process with 130.
     """
     message = ""
     try:
         code = app(arguments, prog_name="python -m jem", standalone_mode=False) or 0
     except (InputError, TableError) as error:
         message, code = str(error), 2
-    except UsageError as error:
+    except UsageError as error:  # pyright: ignore[reportGeneralTypeIssues]
         message, code = error.format_message(), 2
     except (Interrupted, KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -217,7 +217,7 @@ def cast(x: np.ndarray, dtype: str, path: str, names: Sequence[str]) -> np.ndarr
     with np.errstate(over="ignore"):
         y = x.astype(dtype)
     for row, column in np.argwhere(~np.isfinite(y))[:1]:
-        where = cell_name(row, names[column])
+        where = cell_name(row, names[int(column)])
         raise InputError(f"{path}: {where}: {x[row, column]} does not fit {dtype}; use --dtype float64")
     return y
 
@@ -250,8 +250,8 @@ def component_arrays(components: Any, size: int) -> dict[str, np.ndarray]:
     """The components' parameters under the names people use, each with leading axis K even where it is shared."""
     arrays = {name: value for name, value in components._asdict().items() if name != "whitening"}
     for name in ("covariance", "scale_matrix"):
-        if hasattr(components, name):
-            value = getattr(components, name)
+        value = getattr(components, name, None)
+        if value is not None:
             arrays[name] = value if value.ndim == 3 else np.broadcast_to(value, (size, *value.shape))
     return {name: np.asarray(value) for name, value in arrays.items()}
 

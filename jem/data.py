@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 
 class Labelled(NamedTuple):
@@ -56,20 +57,24 @@ def float_dtype(x: Any) -> Any:
     return jnp.zeros(()).dtype
 
 
-def take_units(x: Any, index: Array) -> Any:
-    """The units at `index` (M,), or the one at a scalar `index`."""
-    return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=-1), x)
-
-
 def as_arrays(x: Any) -> Any:
     """Data as JAX arrays: a list of rows becomes one array, records and dicts keep their shape."""
     if isinstance(x, (list, tuple)) and not hasattr(x, "_fields"):
         return jnp.asarray(x)
-    return jax.tree.map(jnp.asarray, x)
+    return jax.tree.map(lambda leaf: _automatic(jnp.asarray(leaf)), x)
 
 
-def weighted_units(x: Any, weights: Array | None) -> tuple[Any, Array]:
-    """Data turned units last, and its weights (N,), one where none are given, in the data's floating dtype."""
-    units = to_units(x)
-    dtype = float_dtype(units)
-    return units, jnp.ones(num_units(units), dtype) if weights is None else weights.astype(dtype)
+def _automatic(leaf: Array) -> Array:
+    """The array on a mesh whose axes the compiler partitions, where it came on one with explicit axes."""
+    sharding = None if isinstance(leaf, jax.core.Tracer) else leaf.sharding
+    if not isinstance(sharding, NamedSharding) or all(t == AxisType.Auto for t in sharding.mesh.axis_types):
+        return leaf
+    names = sharding.mesh.axis_names
+    mesh = Mesh(sharding.mesh.devices, names, axis_types=(AxisType.Auto,) * len(names))
+    return jax.device_put(leaf, NamedSharding(mesh, sharding.spec))
+
+
+def row_weights(x: Any, weights: Array | None) -> Array:
+    """Weights (N,) in the data's floating dtype, one where none are given; x has rows first."""
+    num, dtype = jax.tree.leaves(x)[0].shape[0], float_dtype(x)
+    return jnp.ones(num, dtype) if weights is None else weights.astype(dtype)

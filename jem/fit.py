@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jem import checks
-from jem.data import as_arrays, num_units, to_units, weighted_units
+from jem.data import as_arrays, row_weights, to_units
 from jem.engine.loop import Lane, Problem, run
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit
@@ -133,7 +133,7 @@ def checked(node: Node, x: Data, weights: Array | None) -> tuple[Data, Array | N
     """Data and weights as arrays, looked over."""
     x = as_arrays(x)
     weights = None if weights is None else jnp.asarray(weights)
-    checks.check_data(node, x, weights, to_units(x))
+    checks.check_data(node, x, weights)
     return x, weights
 
 
@@ -167,7 +167,7 @@ def _run(
     mesh: tuple[Mesh, str | None] | None,
 ) -> Fit:
     """The compiled program of both doors: bind, start, lay out, loop."""
-    units, weights = weighted_units(x, weights)
+    units, weights = to_units(x), row_weights(x, weights)
     model = model.bind(units, weights)
     expected = jax.eval_shape(model.init, jax.random.key(0), units, weights)
     if starts is None:
@@ -179,14 +179,14 @@ def _run(
     program = functools.partial(_lanes, max_steps=max_steps, slots=slots)
     if mesh is not None:
         program = _on_mesh(program, *mesh, starts)
-    table, trace = program(model, starts, units, weights, total_weight, solver, stop, schedule)
+    table, trace = program(model, starts, x, weights, total_weight, solver, stop, schedule)
     return Fit(table.params, table.status, table.num_steps, table.log_likelihood, table.objective, trace)
 
 
 def _lanes(
     model: Node,
     starts: Params,
-    units: Data,
+    x: Data,
     weights: Array,
     total_weight: Array,
     solver: Any,
@@ -201,9 +201,9 @@ def _lanes(
     num = jax.tree.leaves(starts)[0].shape[0]
     one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape[1:], p.dtype), starts)
     chunk = lambda x, w: e_step_chunk(model, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), one), x, w)  # noqa: E731
-    per_unit = unit_bytes(chunk, units, weights)
-    slots = min(num, slots or default_slots(per_unit * num_units(units), num))
-    data = lay_out(units, weights, chunk_size(per_unit * slots, num_units(units)))
+    per_unit = unit_bytes(chunk, x, weights)
+    slots = min(num, slots or default_slots(per_unit * weights.shape[0], num))
+    data = lay_out(x, weights, chunk_size(per_unit * slots, weights.shape[0]))
     reduce: Callable[[Any], Any] = (lambda t: t) if axis is None else (lambda t: lax.psum(t, axis))
     return run(Problem(model, solver, stop, schedule, data, total_weight, reduce, max_steps), starts, slots)
 
@@ -218,12 +218,9 @@ def default_slots(lane_bytes: int, num_lanes: int) -> int:
 def _on_mesh(program: Callable[..., Any], mesh: Mesh, axis: str | None, starts: Params) -> Callable[..., Any]:
     """The program over a mesh: rows split along `axis` and statistics summed, or lanes split where axis is None."""
     if axis is not None:
-        rows, lanes = P(axis), P()
-        split_units = lambda units: jax.tree.map(lambda u: P(*(None,) * (u.ndim - 1), axis), units)  # noqa: E731
+        specs = (P(), P(), P(axis), P(axis), P(), P(), P(), P())
         inner = functools.partial(program, axis=axis)
-        return lambda model, starts, units, weights, *rest: jax.shard_map(
-            inner, mesh=mesh, in_specs=(P(), lanes, split_units(units), rows, *(P(),) * len(rest)), out_specs=P(), check_vma=False
-        )(model, starts, units, weights, *rest)
+        return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
 
     devices, num = mesh.devices.size, jax.tree.leaves(starts)[0].shape[0]
     names = tuple(mesh.axis_names)

@@ -14,7 +14,7 @@ from jax import Array
 from jax.scipy.special import xlogy
 
 from jem import checks
-from jem.data import num_units, to_rows, weighted_units
+from jem.data import row_weights, to_rows, to_units
 from jem.engine import step
 from jem.engine.result import Fit, Status
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
@@ -38,7 +38,8 @@ def bind(node: Node, x: Data, weights: Array | None = None) -> Node:
         >>> jem.bind(jem.Gaussian(), [[0.0], [2.0]]).scale.deviation.tolist()
         [1.0]
     """
-    return node.bind(*weighted_units(*checked(node, x, weights)))
+    x, weights = checked(node, x, weights)
+    return node.bind(to_units(x), row_weights(x, weights))
 
 
 def init(node: Node, key: Array, x: Data, weights: Array | None = None) -> Params:
@@ -64,7 +65,7 @@ def init(node: Node, key: Array, x: Data, weights: Array | None = None) -> Param
 
 @jax.jit
 def _init(node: Node, key: Array, x: Data, weights: Array | None) -> Params:
-    units, weights = weighted_units(x, weights)
+    units, weights = to_units(x), row_weights(x, weights)
     return node.bind(units, weights).init(key, units, weights)
 
 
@@ -90,8 +91,7 @@ def log_prob(node: Node, params: Params, x: Data) -> Array:
 
 @jax.jit
 def _log_prob(node: Node, params: Params, x: Data) -> Array:
-    units, weights = weighted_units(x, None)
-    return map_units(lambda u: node.infer(params, u)[1], units, weights)
+    return map_units(lambda u: node.infer(params, u)[1], x, row_weights(x, None))
 
 
 def infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
@@ -118,8 +118,7 @@ def infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
 
 @jax.jit
 def _infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
-    units, weights = weighted_units(x, None)
-    return to_rows(map_units(lambda u: node.infer(params, u), units, weights))
+    return to_rows(map_units(lambda u: node.infer(params, u), x, row_weights(x, None)))
 
 
 def e_step(node: Node, params: Params, x: Data, weights: Array | None = None) -> tuple[Stats, Array]:
@@ -145,7 +144,7 @@ def e_step(node: Node, params: Params, x: Data, weights: Array | None = None) ->
 
 @jax.jit
 def _e_step(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Stats, Array]:
-    return step.e_step(node, params, _lay_out(node, params, *weighted_units(x, weights)))
+    return step.e_step(node, params, _lay_out(node, params, x, row_weights(x, weights)))
 
 
 @jax.jit
@@ -191,9 +190,9 @@ def em_step(node: Node, params: Params, x: Data, weights: Array | None = None) -
 
 @jax.jit
 def _em_step(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Params, Array]:
-    units, weights = weighted_units(x, weights)
-    stats, log_likelihood = step.e_step(node, params, _lay_out(node, params, units, weights))
-    return node.bind(units, weights).maximize(params, stats), log_likelihood
+    weights = row_weights(x, weights)
+    stats, log_likelihood = step.e_step(node, params, _lay_out(node, params, x, weights))
+    return node.bind(to_units(x), weights).maximize(params, stats), log_likelihood
 
 
 def elbo(node: Node, params: Params, x: Data, *, posterior_at: Params, weights: Array | None = None) -> Array:
@@ -226,7 +225,7 @@ def elbo(node: Node, params: Params, x: Data, *, posterior_at: Params, weights: 
 
 @jax.jit
 def _elbo(node: Node, params: Params, old: Params, x: Data, weights: Array | None) -> Array:
-    stats, log_likelihood = step.e_step(node, old, _lay_out(node, old, *weighted_units(x, weights)))
+    stats, log_likelihood = step.e_step(node, old, _lay_out(node, old, x, row_weights(x, weights)))
     return node.expected_log_prob(params, stats, old) - node.expected_log_prob(old, stats, old) + log_likelihood
 
 
@@ -311,7 +310,7 @@ def bic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
     Source: Schwarz (1978).
     """
     x, weights = checked(node, x, weights)
-    total = jnp.sum(weighted_units(x, weights)[1])
+    total = jnp.sum(row_weights(x, weights))
     return -2 * _log_likelihood(node, params, x, weights) + num_parameters(node, params) * jnp.log(total)
 
 
@@ -346,17 +345,17 @@ def _entropy(node: Node, params: Params, x: Data, weights: Array | None) -> Arra
         r = posterior.responsibilities
         return -jnp.sum(xlogy(r, r) * w[None, :])
 
-    units, weights = weighted_units(x, weights)
-    return fold(chunk, lay_out(units, weights, chunk_size(unit_bytes(chunk, units, weights), num_units(units))))
+    weights = row_weights(x, weights)
+    return fold(chunk, lay_out(x, weights, chunk_size(unit_bytes(chunk, x, weights), weights.shape[0])))
 
 
 def _log_likelihood(node: Node, params: Params, x: Data, weights: Array | None) -> Array:
     return e_step(node, params, x, weights)[1]
 
 
-def _lay_out(node: Node, params: Params, units: Data, weights: Array) -> Chunks:
-    per_unit = unit_bytes(lambda x, w: step.e_step_chunk(node, params, x, w), units, weights)
-    return lay_out(units, weights, chunk_size(per_unit, num_units(units)))
+def _lay_out(node: Node, params: Params, x: Data, weights: Array) -> Chunks:
+    per_unit = unit_bytes(lambda x, w: step.e_step_chunk(node, params, x, w), x, weights)
+    return lay_out(x, weights, chunk_size(per_unit, weights.shape[0]))
 
 
 class SweepRow(NamedTuple):

@@ -122,7 +122,7 @@ class Node:
         raise TypeError(f"{type(self).__name__} has no features: seed with jem.RandomResponsibilities()")
 
     def validate(self, x: Data) -> None:
-        """Raises ValueError, naming the place, where concrete data `x` (unit axis last) is not in the support."""
+        """Raises ValueError, naming the place, where `x` (rows **first**, as the user gave it) is not in the support."""
 
     def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
         """The statistics from which `maximize` finds the other fields' optimum given `fields` as they are in `params`.

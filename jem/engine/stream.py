@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem import tree
-from jem.data import num_units, take_units
+from jem.data import to_units
 
 T = TypeVar("T")
 
@@ -25,8 +25,8 @@ class Chunks(NamedTuple):
 
 
 def unit_bytes(fn: Callable[..., Any], x: Any, weights: Array) -> int:
-    """Bytes per unit of the largest intermediate of `fn(x, weights)`, read off its trace."""
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct((*a.shape[:-1], _PROBE), a.dtype), (x, weights))
+    """Bytes per unit of the largest intermediate of `fn(x, weights)`, units last, read off its trace; x has rows first."""
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct((*a.shape[1:], _PROBE), a.dtype), (x, weights))
     largest = 1
 
     def visit(jaxpr: Any) -> None:
@@ -55,24 +55,22 @@ def chunk_size(bytes_per_unit: int, num: int) -> int:
 
 
 def lay_out(x: Any, weights: Array, size: int) -> Chunks:
-    """Copies units (..., N) into chunks of `size`.
+    """Copies **rows** (N, ...) into chunks of `size` <= N units, units last; one pass over the data, one copy of it.
 
-    Padding, and units of weight 0, become copies of the heaviest unit with weight 0: whatever they held, NaN included,
-    nothing computed from them can be anything but finite and nothing is counted.
+    Rows of weight 0 become copies of the heaviest row: whatever they held, NaN included, nothing computed from them can be
+    anything but finite and nothing is counted. The last chunk begins early enough to be full; what it repeats has weight 0.
     """
-    num = num_units(x)
-    chunks = -(-num // size)
-    safe = take_units(x, jnp.argmax(weights))
-    used = weights > 0
+    num = weights.shape[0]
+    fill = jax.tree.map(lambda leaf: leaf[jnp.argmax(weights)], x)
 
-    def split(leaf: Array, fill: Array) -> Array:
-        leaf = jnp.where(used, leaf, fill[..., None])
-        pad = chunks * size - num
-        if pad:
-            leaf = jnp.concatenate([leaf, jnp.broadcast_to(fill[..., None], (*leaf.shape[:-1], pad))], axis=-1)
-        return jnp.moveaxis(leaf.reshape(*leaf.shape[:-1], chunks, size), -2, 0)
+    def chunk(index: Array) -> Chunks:
+        start = jnp.minimum(index * size, num - size)
+        rows, w = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size), (x, weights))
+        w = jnp.where(start + jnp.arange(size) >= index * size, w, 0)
+        units = to_units(rows)
+        return Chunks(jax.tree.map(lambda u, f: jnp.where(w > 0, u, f[..., None]), units, fill), w)
 
-    return Chunks(jax.tree.map(split, x, safe), split(weights, jnp.zeros((), weights.dtype)))
+    return lax.map(chunk, jnp.arange(-(-num // size)))
 
 
 def fold(fn: Callable[[Any, Array], T], data: Chunks, reduce: Callable[[T], T] = lambda t: t) -> T:
@@ -95,8 +93,17 @@ def fold(fn: Callable[[Any, Array], T], data: Chunks, reduce: Callable[[T], T] =
 
 
 def map_units(fn: Callable[[Any], T], x: Any, weights: Array) -> T:
-    """`fn` of every unit, chunk by chunk: maps data (..., N) to a tree with leaves (..., N)."""
-    num = num_units(x)
-    data = lay_out(x, weights, chunk_size(unit_bytes(lambda x, w: fn(x), x, weights), num))
-    out = lax.map(lambda chunk: fn(chunk.x), data)
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1)[..., :num], out)
+    """`fn` of every unit, chunk by chunk: maps rows x (N, ...) to a tree with leaves (..., N)."""
+    num = weights.shape[0]
+    size = chunk_size(unit_bytes(lambda x, w: fn(x), x, weights), num)
+    chunks = -(-num // size)
+    starts = jnp.minimum(jnp.arange(chunks) * size, num - size)
+    rows = lambda start: jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size), x)  # noqa: E731
+    out = lax.map(lambda start: fn(to_units(rows(start))), starts)
+    fresh = num - (chunks - 1) * size  # the last chunk begins early enough to be full
+
+    def join(leaf: Array) -> Array:
+        full = jnp.moveaxis(leaf[:-1], 0, -2)
+        return jnp.concatenate([full.reshape(*full.shape[:-2], -1), leaf[-1][..., size - fresh :]], axis=-1)
+
+    return jax.tree.map(join, out)

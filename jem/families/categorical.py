@@ -76,4 +76,5 @@ class Categorical(Node):
         return (x.astype(jnp.int32)[None, :] == jnp.arange(self.num_categories)[:, None]).astype(float_dtype(x))
 
     def validate(self, x: Array) -> None:
+        checks.check_vector(x, "Categorical")
         checks.check_integers(x, "Categorical", upper=self.num_categories)

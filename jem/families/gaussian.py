@@ -9,6 +9,7 @@ from jax import Array
 from jem import checks
 from jem.kernels import gaussian as kernel
 from jem.kernels.gaussian import Full, Structure
+from jem.kernels.linalg import solve_lower
 from jem.node import Node, node, static
 
 
@@ -104,13 +105,12 @@ class Gaussian(Node):
         return GaussianParams(mean, whitening_of(self.covariance, covariance, mean.shape[-1]))
 
     def infer(self, params: GaussianParams, x: Array) -> tuple[tuple[()], Array]:
-        d = x - params.mean[:, None]
-        return (), kernel.log_normal(self.covariance, params.whitening, self.covariance.whiten(params.whitening, d))
+        z = self.covariance.whiten(params.whitening, x - params.mean[:, None])
+        return (), kernel.log_normal(self.covariance, params.whitening, z)
 
     def expect(self, params: GaussianParams, posterior: tuple[()], x: Array, weights: Array) -> GaussianStats:
-        d = x - params.mean[:, None]
-        z = self.covariance.whiten(params.whitening, d)
-        return GaussianStats(jnp.sum(weights), kernel.moments(self.covariance, d, z, weights))
+        z = self.covariance.whiten(params.whitening, x - params.mean[:, None])
+        return GaussianStats(jnp.sum(weights), kernel.moments(self.covariance, z, weights))
 
     def maximize(self, params: GaussianParams, stats: GaussianStats) -> GaussianParams:
         return maximize_moments(self.covariance, prior_of(self), params, stats.count, stats.count, stats.moments)
@@ -168,7 +168,8 @@ def covariance_of(whitening: Array, dim: int) -> Array:
     """Covariance matrices (..., D, D) from whitenings (..., D, D), (..., D, 1) or (..., 1, 1)."""
     if whitening.shape[-2:] != (dim, dim):
         return jnp.broadcast_to((1 / whitening) ** 2, (*whitening.shape[:-2], dim, 1)) * jnp.eye(dim, dtype=whitening.dtype)
-    inverse = jax.vmap(kernel.lower_inverse)(whitening.reshape(-1, dim, dim)).reshape(whitening.shape)
+    eye = jnp.eye(dim, dtype=whitening.dtype)
+    inverse = jax.vmap(lambda w: solve_lower(w, eye))(whitening.reshape(-1, dim, dim)).reshape(whitening.shape)
     return inverse @ jnp.swapaxes(inverse, -1, -2)
 
 
@@ -186,14 +187,16 @@ def feature_scale(x: Array, weights: Array) -> FeatureScale:
     x = x.astype(weights.dtype)
     eps, tiny = jnp.finfo(x.dtype).eps, jnp.finfo(x.dtype).tiny
     used = jnp.where(weights[None, :] > 0, x, 0)
-    top = jnp.max(jnp.abs(used), 1)
+    top = jnp.maximum(jnp.max(used, 1), -jnp.min(used, 1))
     everything = jnp.max(top)
     unit = jnp.where(top > 0, top, jnp.where(everything > 0, everything, 1))
     total = jnp.sum(weights)
     share = weights / jnp.where(total > 0, total, 1)
     y = used / unit[:, None]
-    d = jnp.where(weights[None, :] > 0, y - (y @ share)[:, None], 0)
-    deviation = jnp.sqrt((d * d) @ share) * unit
+    # Sums of products rather than matrix products: these read the rows where they lie.
+    mean = jnp.sum(y * share[None, :], 1, keepdims=True)
+    d = jnp.where(weights[None, :] > 0, y - mean, 0)
+    deviation = jnp.sqrt(jnp.sum(d * d * share[None, :], 1)) * unit
     resolution = jnp.maximum(4 * eps * unit, 4 * tiny)
     return FeatureScale(jnp.maximum(deviation, resolution), resolution)
 
@@ -233,9 +236,9 @@ def maximize_moments(
     """Mean `mean + first / mass`, covariance `(centred scatter + prior scatter) / (count + strength)`."""
     mean, w = params.mean, params.whitening
     empty = ~(mass > 0)
-    delta, scatter = kernel.centred(structure, w, jnp.where(empty, 1, mass), m)
+    shift, scatter = kernel.centred(structure, jnp.where(empty, 1, mass), m)
     return GaussianParams(
-        jnp.where(empty, mean, mean + delta),
+        jnp.where(empty, mean, mean + structure.unwhiten(w, shift[:, None])[:, 0]),
         jnp.where(empty, w, update_whitening(structure, prior, w, mean.shape[0], count, scatter)),
     )
 
@@ -259,7 +262,8 @@ def tie_whitening(
     """Own means, one covariance from the pooled scatter; statistics and means have a leading axis, w has none."""
     w, dim = params.whitening, params.mean.shape[-1]
     empty = ~(mass > 0)
-    delta, scatter = jax.vmap(lambda u, s: kernel.centred(structure, w, u, s))(jnp.where(empty, 1, mass), m)
+    shift, scatter = jax.vmap(lambda u, s: kernel.centred(structure, u, s))(jnp.where(empty, 1, mass), m)
+    delta = structure.unwhiten(w, shift.T).T
     keep = empty.reshape((-1,) + (1,) * (scatter.ndim - 1))
     pooled = jnp.sum(jnp.where(keep, 0, scatter), 0)
     if prior is not None:

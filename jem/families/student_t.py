@@ -87,11 +87,10 @@ class StudentT(Node):
         return StudentTPosterior(a / b, digamma(a) - jnp.log(b)), log_prob
 
     def expect(self, params: StudentTParams, posterior: StudentTPosterior, x: Array, weights: Array) -> StudentTStats:
-        d = x - params.mean[:, None]
-        z = self.covariance.whiten(params.whitening, d)
+        z = self.covariance.whiten(params.whitening, x - params.mean[:, None])
         u, log_u = posterior
         return StudentTStats(
-            jnp.sum(weights), weights @ u, weights @ (log_u - u), kernel.moments(self.covariance, d, z, weights * u)
+            jnp.sum(weights), weights @ u, weights @ (log_u - u), kernel.moments(self.covariance, z, weights * u)
         )
 
     def maximize(self, params: StudentTParams, stats: StudentTStats) -> StudentTParams:

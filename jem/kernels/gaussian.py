@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import digamma, gammaln
 
-from jem.kernels.linalg import cholesky_solve_lower, lower_inverse
+from jem.kernels.linalg import cholesky_solve_lower, solve_lower
 
 LOG_2PI = 1.8378770664093453
 
 
 class Moments(NamedTuple):
-    """First and second moments about a reference: `sum w d` (D,) and `sum w z z^T` (the structure's shape)."""
+    """First and second whitened moments about a reference: `sum w z` (D,) and `sum w z z^T` (the structure's shape)."""
 
     first: Array
     second: Array
@@ -43,11 +43,11 @@ class Full:
 
     def unwhiten(self, w: Array, z: Array) -> Array:
         """`W^{-1} z` for vectors z (D, N)."""
-        return lower_inverse(w) @ z
+        return solve_lower(w, z)
 
-    def second(self, z: Array, weights: Array) -> Array:
-        """`sum_n w_n z_n z_n^T`."""
-        return (weights[None, :] * z) @ z.T
+    def second(self, wz: Array, z: Array) -> Array:
+        """`sum_n w_n z_n z_n^T` from z and w z, (D, N) each."""
+        return wz @ z.T
 
     def trace(self, s: Array, dim: int) -> Array:
         """`tr S`."""
@@ -55,7 +55,7 @@ class Full:
 
     def change(self, new: Array, old: Array, s: Array) -> Array:
         """S in the coordinates of W_new: `A S A^T` with `A = W_new W_old^{-1}`."""
-        a = new @ lower_inverse(old)
+        a = new @ solve_lower(old, jnp.eye(old.shape[0], dtype=old.dtype))
         return a @ s @ a.T
 
     def seen(self, w: Array, deviation: Array) -> Array:
@@ -101,9 +101,9 @@ class Diagonal:
         """`W^{-1} z` for vectors z (D, N)."""
         return z / w
 
-    def second(self, z: Array, weights: Array) -> Array:
-        """`sum_n w_n z_n^2`, (D, 1)."""
-        return jnp.sum(weights[None, :] * z * z, -1, keepdims=True)
+    def second(self, wz: Array, z: Array) -> Array:
+        """`sum_n w_n z_n^2`, (D, 1), from z and w z, (D, N) each."""
+        return jnp.sum(wz * z, -1, keepdims=True)
 
     def trace(self, s: Array, dim: int) -> Array:
         """`tr S`."""
@@ -154,9 +154,9 @@ class Spherical:
         """`W^{-1} z` for vectors z (D, N)."""
         return z / w
 
-    def second(self, z: Array, weights: Array) -> Array:
-        """`sum_n w_n |z_n|^2 / D`, (1, 1)."""
-        return (jnp.mean(z * z, 0) @ weights)[None, None]
+    def second(self, wz: Array, z: Array) -> Array:
+        """`sum_n w_n |z_n|^2 / D`, (1, 1), from z and w z, (D, N) each."""
+        return jnp.mean(jnp.sum(wz * z, -1))[None, None]
 
     def trace(self, s: Array, dim: int) -> Array:
         """`tr S`."""
@@ -207,16 +207,16 @@ def log_normal(structure: Structure, w: Array, z: Array) -> Array:
     return log_det(structure, w, dim) - 0.5 * jnp.sum(z * z, 0) - 0.5 * dim * LOG_2PI
 
 
-def moments(structure: Structure, d: Array, z: Array, weights: Array) -> Moments:
-    """Moments of the units about the reference mean: d = x - mean (D, N), z = W d, weights (N,)."""
-    return Moments(d @ weights, structure.second(z, weights))
+def moments(structure: Structure, z: Array, weights: Array) -> Moments:
+    """Moments of whitened residuals z (D, N) with weights (N,)."""
+    wz = weights[None, :] * z
+    return Moments(jnp.sum(wz, 1), structure.second(wz, z))
 
 
-def centred(structure: Structure, w: Array, mass: Array, m: Moments) -> tuple[Array, Array]:
-    """The shift of the mean (D,) and the whitened scatter about the shifted mean, from moments of total `mass`."""
-    delta = m.first / mass
-    z = structure.whiten(w, delta[:, None])
-    return delta, m.second - structure.second(z, mass[None])
+def centred(structure: Structure, mass: Array, m: Moments) -> tuple[Array, Array]:
+    """The whitened shift of the mean (D,) and the whitened scatter about the shifted mean, from moments of total `mass`."""
+    shift = m.first / mass
+    return shift, m.second - structure.second(m.first[:, None], shift[:, None])
 
 
 def expected_log_normal(
@@ -228,7 +228,7 @@ def expected_log_normal(
     """
     dim = mean.shape[0]
     shift = structure.whiten(w, (mean - old_mean)[:, None])[:, 0]
-    first = structure.whiten(w, m.first[:, None])[:, 0]
+    first = structure.whiten(w, structure.unwhiten(old_w, m.first[:, None]))[:, 0]
     square = structure.trace(structure.change(w, old_w, m.second), dim) - 2 * shift @ first + mass * shift @ shift
     return count * (log_det(structure, w, dim) - 0.5 * dim * LOG_2PI) - 0.5 * square
 

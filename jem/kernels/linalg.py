@@ -58,13 +58,13 @@ def cholesky_solve_lower(a: Array, b: Array, floor: Array) -> Array:
     return jnp.concatenate(solved, axis=0) if len(solved) > 1 else solved[0]
 
 
-def lower_inverse(lower: Array) -> Array:
-    """Inverse of a lower triangular matrix (D, D), by forward substitution on the identity."""
-    n = lower.shape[0]
-    rows = jnp.arange(n)
+def solve_lower(lower: Array, b: Array) -> Array:
+    """`L^{-1} b` for a lower triangular L (D, D) and b (D, M), by forward substitution."""
+    rows = jnp.arange(lower.shape[0])
 
-    def body(j: Array, b: Array) -> Array:
+    def step(j: Array, b: Array) -> Array:
         row = b[j] / lower[j, j]
-        return jnp.where((rows == j)[:, None], row[None, :], b - jnp.where(rows > j, lower[:, j], 0)[:, None] * row[None, :])
+        column = jnp.where(rows > j, lower[:, j], 0)
+        return jnp.where((rows == j)[:, None], row[None, :], b - column[:, None] * row[None, :])
 
-    return lax.fori_loop(0, n, body, jnp.eye(n, dtype=lower.dtype))
+    return lax.fori_loop(0, lower.shape[0], step, b)

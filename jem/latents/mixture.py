@@ -175,7 +175,7 @@ class Mixture(Node):
     def validate(self, x: Data) -> None:
         values, labels = split(x)
         if labels is not None:
-            checks.check_labels(labels, self.components.size, num_units(values))
+            checks.check_labels(labels, self.components.size)
         self.components.validate(values)
 
 

@@ -1,0 +1,42 @@
+"""What every test runs under: strict JAX, two CPU devices, a dtype per test."""
+
+from pathlib import Path
+
+import jax
+import pytest
+from zoo import ZOO, build
+
+# Before the backend starts: the mesh tests need two devices.
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Runs a test in float32 as JAX comes, and in float64 with x64 on."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+@pytest.fixture(params=[row.name for row in ZOO])
+def model(request, dtype):
+    """Every row of the zoo, in both dtypes."""
+    return build(request.param, dtype)
+
+
+@pytest.fixture(scope="session")
+def cases():
+    """The folder of the reference cases."""
+    if not CASES.is_dir():
+        pytest.skip(f"no reference cases: {CASES} is absent")
+    return CASES

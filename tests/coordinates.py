@@ -1,0 +1,104 @@
+"""Free coordinates of any tree of parameters, by the field that holds each leaf: for gradients and random parameters.
+
+`from_free(params, free)` undoes `to_free(params)`. A softmax takes one coordinate too many, which no test minds.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jem
+
+
+def is_matrix(w):
+    """Whether a whitening is lower triangular (D, D), rather than one reciprocal deviation or D of them."""
+    return w.shape[-1] == w.shape[-2] > 1
+
+
+def free_leaf(record, name, leaf):
+    """One field in free coordinates."""
+    if name == "mean":
+        return leaf
+    if name == "probs" and isinstance(record, jem.BernoulliParams):
+        return jnp.log(leaf) - jnp.log1p(-leaf)
+    if name == "whitening" and is_matrix(leaf):
+        eye = jnp.broadcast_to(jnp.eye(leaf.shape[-1], dtype=bool), leaf.shape)
+        return jnp.where(eye, jnp.log(jnp.where(eye, leaf, 1)), leaf)
+    return jnp.log(leaf)
+
+
+def bound_leaf(record, name, free):
+    """One field from free coordinates."""
+    if name == "mean":
+        return free
+    if name == "probs" and isinstance(record, jem.BernoulliParams):
+        return jax.nn.sigmoid(free)
+    if name == "weights" or (name == "probs" and isinstance(record, jem.CategoricalParams)):
+        return jax.nn.softmax(free, axis=-1)
+    if name == "whitening" and is_matrix(free):
+        eye = jnp.broadcast_to(jnp.eye(free.shape[-1], dtype=bool), free.shape)
+        return jnp.where(eye, jnp.exp(jnp.where(eye, free, 0)), jnp.tril(free, -1))
+    return jnp.exp(free)
+
+
+def walk(fn, params, values):
+    """`fn(record, field name, leaf of values)` for every leaf of a tree of records, dicts and tuples like `params`."""
+    if isinstance(params, dict):
+        return {name: walk(fn, params[name], values[name]) for name in params}
+    if not hasattr(params, "_fields"):
+        return tuple(walk(fn, p, v) for p, v in zip(params, values, strict=True))
+    fields = {}
+    for name in params._fields:
+        part, value = getattr(params, name), getattr(values, name)
+        nested = isinstance(part, (tuple, dict))
+        fields[name] = walk(fn, part, value) if nested else fn(params, name, value)
+    return params._replace(**fields)
+
+
+def to_free(params):
+    """Parameters in free coordinates."""
+    return walk(free_leaf, params, params)
+
+
+def from_free(params, free):
+    """Parameters from free coordinates; `params` gives the records and may be shapes."""
+    return walk(bound_leaf, params, free)
+
+
+def noise_like(rng, params, size, held=()):
+    """Random free coordinates; fields named in `held` stay at zero."""
+
+    def draw(record, name, leaf):
+        scale = 0.0 if name in held else size
+        return jnp.asarray(scale * rng.standard_normal(np.shape(leaf)), leaf.dtype)
+
+    return walk(draw, params, params)
+
+
+def perturb(rng, params, size, held=()):
+    """Parameters nearby, at a distance of about `size` in free coordinates."""
+    moved = jax.tree.map(jnp.add, to_free(params), noise_like(rng, params, size, held))
+    return from_free(params, moved)
+
+
+def check_valid(params):
+    """Fails where a leaf is not finite or outside of its domain."""
+
+    def check(record, name, leaf):
+        leaf = np.asarray(leaf)
+        assert np.isfinite(leaf).all(), (type(record).__name__, name, leaf)
+        if name == "whitening":
+            diagonal = np.diagonal(leaf, axis1=-2, axis2=-1) if is_matrix(leaf) else leaf
+            assert (diagonal > 0).all(), leaf
+            assert not is_matrix(leaf) or (np.triu(leaf, 1) == 0).all(), leaf
+        elif name in ("weights", "probs"):
+            assert (leaf >= 0).all() and (leaf <= 1).all(), leaf
+            if name == "weights" or isinstance(record, jem.CategoricalParams):
+                np.testing.assert_allclose(leaf.sum(-1), 1, rtol=20 * np.finfo(leaf.dtype).eps)
+        elif name == "rate":
+            assert (leaf >= 0).all(), leaf
+        elif name == "df":
+            assert (leaf >= 0.04).all() and (leaf <= 1.01e4).all(), leaf
+        return leaf
+
+    walk(check, params, params)

@@ -1,0 +1,82 @@
+"""The M-step maximises Q + log prior, and the objective never falls along a fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from coordinates import perturb
+from zoo import build, e_step, maximize, q_function
+
+import jem
+from jem.node import Node, node
+
+STEPS = 24
+
+
+def rounding(value, model):
+    """What rounding may do to an objective of this model."""
+    return 32 * model.eps * max(abs(value), float(model.weights.sum()))
+
+
+def check_m_step(node, model):
+    """`maximize` climbs from where the statistics were gathered, and no point around it is higher."""
+    for seed in range(3):
+        old = perturb(np.random.default_rng(seed), model.params, 0.3)
+        stats, _ = e_step(node, old, model.units, model.weights)
+        new = maximize(node, old, stats)
+        before, after = (float(q_function(node, p, stats, old)) for p in (old, new))
+        assert after >= before - rounding(before, model)
+        for size in (0.3, 0.03):
+            near = perturb(np.random.default_rng(seed), new, size, model.row.held)
+            assert float(q_function(node, near, stats, old)) <= after + rounding(after, model)
+
+
+def check_trace(node, model):
+    """No step of a fit goes down."""
+    fit = jem.fit(node, model.params, model.x, weights=model.weights, stop=jem.NeverStop(), max_steps=STEPS)
+    trace = np.asarray(fit.trace, float)
+    assert fit.status != jem.Status.DECREASED
+    assert np.isfinite(trace).all()
+    assert (np.diff(trace) >= -rounding(trace[0], model)).all(), np.diff(trace)
+    assert trace[-1] > trace[0]
+
+
+def test_m_step_is_the_maximum(model):
+    check_m_step(model.node, model)
+
+
+def test_fit_never_falls(model):
+    check_trace(model.row.node, model)
+
+
+@node
+class Overshooting(Node):
+    """Breaks the law: goes twice as far as the M-step, and a little more."""
+
+    child: Node
+
+    def infer(self, params, x):
+        return self.child.infer(params, x)
+
+    def expect(self, params, posterior, x, weights):
+        return self.child.expect(params, posterior, x, weights)
+
+    def maximize(self, params, stats):
+        return jax.tree.map(lambda old, new: old + 2.2 * (new - old), params, self.child.maximize(params, stats))
+
+    def expected_log_prob(self, params, stats, old):
+        return self.child.expected_log_prob(params, stats, old)
+
+    def init(self, key, x, weights):
+        return self.child.init(key, x, weights)
+
+
+def test_control_an_m_step_that_overshoots(x64):
+    model = build("gaussian_no_prior", "float64")
+    model = model._replace(params=jem.GaussianParams(model.params.mean, jnp.eye(2) / 2))
+    broken = Overshooting(model.node)
+    with pytest.raises(AssertionError):
+        check_m_step(broken, model)
+    fit = jem.fit(broken, model.params, model.x, weights=model.weights, max_steps=STEPS)
+    assert fit.status == jem.Status.DECREASED
+    assert float(fit.objective) == np.nanmax(fit.trace)

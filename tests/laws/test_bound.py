@@ -1,0 +1,121 @@
+"""ELBO(q, params) <= log-likelihood, equal at q's own parameters; the difference is the KL divergence, computed on its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from coordinates import perturb
+from jax.scipy.special import digamma, gammaln, xlogy
+from zoo import build, e_step
+
+import jem
+from jem.engine.step import e_step_chunk
+from jem.families.student_t import StudentTPosterior
+from jem.latents.mixture import MixturePosterior
+from jem.node import Node, node
+
+
+@jax.jit
+def free_energy(model, params, old, units, weights):
+    """ELBO at the posterior of `old`, from the statistics, and the KL divergence, from the two posteriors."""
+    stats, log_likelihood = e_step_chunk(model, old, units, weights)
+    elbo = model.expected_log_prob(params, stats, old) - model.expected_log_prob(old, stats, old) + log_likelihood
+    q, p = model.infer(old, units)[0], model.infer(params, units)[0]
+    return elbo, jnp.sum(weights * kl(q, p, old, params))
+
+
+def kl(q, p, old, params):
+    """KL(q || p) of each unit, (..., N), for posteriors of any nodes: leaves, scale mixtures, products, mixtures."""
+    if isinstance(q, MixturePosterior):
+        r, s = q.responsibilities, p.responsibilities
+        inner = kl_components(q.components, p.components, old.components, params.components, r.shape[0])
+        return jnp.sum(xlogy(r, r) - xlogy(r, s), 0) + jnp.sum(jnp.where(r > 0, r * inner, 0), 0)
+    if isinstance(q, StudentTPosterior):
+        (a, b), (c, d) = gamma_of(q, old), gamma_of(p, params)
+        return (a - c) * digamma(a) - gammaln(a) + gammaln(c) + c * (jnp.log(b) - jnp.log(d)) + a * (d - b) / b
+    if isinstance(q, dict):
+        return sum((kl(q[n], p[n], old[n], params[n]) for n in q), start=jnp.zeros(()))
+    assert q == ()
+    return jnp.zeros(())
+
+
+def kl_components(q, p, old, params, size):
+    """(K, 1) or (K, N) divergences of the components' own posteriors."""
+    if type(old) is tuple:  # different nodes
+        parts = [kl_components(*z, np.shape(z[2].mean)[0] if np.ndim(z[2].mean) == 2 else None) for z in zip(q, p, old, params)]
+        return jnp.concatenate([jnp.broadcast_to(part, (part.shape[0], 64)) for part in parts])
+    if size is None:
+        return kl(q, p, old, params)[None]
+    if isinstance(old, jem.StudentTParams):  # tied or not, df broadcasts over the components
+        lift = lambda t: t._replace(df=jnp.broadcast_to(t.df, (size,)))
+        axes = jem.StudentTParams(None, None, 0)
+        return jax.vmap(kl, (0, 0, axes, axes))(q, p, lift(old), lift(params))
+    if isinstance(q, MixturePosterior):
+        return jax.vmap(kl)(q, p, old, params)
+    return jnp.zeros((size, 1))
+
+
+def gamma_of(posterior, params):
+    """Shape and rate of the scale's gamma posterior, from its mean and from the constant `digamma(a) - log a`."""
+    a = 0.5 * (params.df + 2)  # two features, as everywhere in the zoo
+    return a, a / posterior.scale
+
+
+def compare(model, params, old):
+    """Log-likelihood, ELBO and KL divergence as floats."""
+    elbo, divergence = free_energy(model.node, params, old, model.units, model.weights)
+    return float(e_step(model.node, params, model.units, model.weights)[1]), float(elbo), float(divergence)
+
+
+def check_bound(model):
+    for seed in range(3):
+        old = perturb(np.random.default_rng(seed), model.params, 0.3)
+        for params in (model.params, old):
+            log_likelihood, elbo, divergence = compare(model, params, old)
+            rounding = 64 * model.eps * max(abs(log_likelihood), float(model.weights.sum()))
+            assert elbo <= log_likelihood + rounding
+            assert divergence >= -rounding
+            assert abs(log_likelihood - elbo - divergence) <= rounding, (log_likelihood, elbo, divergence)
+        assert abs(log_likelihood - elbo) <= rounding  # q's own parameters came last
+
+
+def test_bound(model):
+    check_bound(model)
+
+
+def test_bound_is_strict_where_something_is_hidden(x64):
+    for name in ("mixture_full", "student_t", "mixture_of_mixtures"):
+        model = build(name, "float64")
+        log_likelihood, elbo, _ = compare(model, model.random(1), model.params)
+        assert elbo < log_likelihood - 0.1
+
+
+def test_the_door(x64):
+    model = build("mixture_poisson", "float64")
+    p, q = model.params, model.random(1)
+    elbo = jem.elbo(model.row.node, p, model.x, posterior_at=q, weights=model.weights)
+    log_likelihood, want, _ = compare(model, p, q)
+    np.testing.assert_allclose(float(elbo), want, rtol=1e-13)
+    assert want < log_likelihood
+
+
+@node
+class Doubled(Node):
+    """Breaks the law: statistics count every unit twice, so that Q rises too fast."""
+
+    child: Node
+
+    def infer(self, params, x):
+        return self.child.infer(params, x)
+
+    def expect(self, params, posterior, x, weights):
+        return self.child.expect(params, posterior, x, 2 * weights)
+
+    def expected_log_prob(self, params, stats, old):
+        return self.child.expected_log_prob(params, stats, old)
+
+
+def test_control_statistics_counted_twice(x64):
+    model = build("mixture_full", "float64")
+    with pytest.raises(AssertionError):
+        check_bound(model._replace(node=Doubled(model.node)))

@@ -1,0 +1,161 @@
+"""The zoo: one row a model. A new model is a new row here, and gets every law."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from coordinates import from_free, noise_like
+
+import jem
+from jem.data import to_units
+from jem.engine.step import e_step_chunk
+
+NUM = 64
+
+
+class Row(NamedTuple):
+    """One model of the zoo.
+
+    Attributes:
+        name: what to call it.
+        node: the model.
+        rows: makes data with NUM rows, `rows(rng, dtype)`.
+        held: names of the fields that the model keeps at their start.
+    """
+
+    name: str
+    node: Any
+    rows: Any
+    held: tuple[str, ...] = ()
+
+
+def reals(rng, dtype, heavy=False):
+    """Two clusters in two correlated features, with a few rows far out if `heavy`."""
+    noise = rng.standard_t(3, (NUM, 2)) if heavy else rng.standard_normal((NUM, 2))
+    x = noise @ np.array([[1.0, 0.6], [0.0, 0.8]]) + 2.5 * rng.integers(0, 2, (NUM, 1)) + np.array([0.5, -0.5])
+    return jnp.asarray(x, dtype)
+
+
+def tails(rng, dtype):
+    """As `reals`, with heavy tails."""
+    return reals(rng, dtype, heavy=True)
+
+
+def counts(rng, dtype):
+    """Counts from two rates."""
+    return jnp.asarray(rng.poisson(np.where(rng.random((NUM, 1)) < 0.5, 2.0, 7.0), (NUM, 2)), dtype)
+
+
+def bits(rng, dtype):
+    """Binary features from two classes."""
+    p = np.where(rng.random((NUM, 1)) < 0.5, 0.2, 0.8)
+    return jnp.asarray(rng.random((NUM, 4)) < p, dtype)
+
+
+def symbols(rng, dtype):
+    """Categories 0, 1, 2, whatever the dtype: integers."""
+    return jnp.asarray(rng.choice(3, NUM, p=[0.5, 0.3, 0.2]), jnp.int32)
+
+
+def mixed(rng, dtype):
+    """Reals and categories."""
+    return {"place": reals(rng, dtype), "kind": symbols(rng, dtype)}
+
+
+def labelled(rng, dtype):
+    """Reals, every fourth with its component known."""
+    labels = np.where(np.arange(NUM) % 4 == 0, rng.integers(0, 3, NUM), -1)
+    return jem.Labelled(reals(rng, dtype), jnp.asarray(labels, jnp.int32))
+
+
+def restricted(rng, dtype):
+    """Reals, each restricted to a set of components."""
+    sets = rng.random((NUM, 3)) < 0.6
+    sets[:, 0] |= ~sets.any(1)
+    return jem.Labelled(reals(rng, dtype), jnp.asarray(sets))
+
+
+full, diagonal, spherical = jem.Gaussian(), jem.Gaussian(jem.Diagonal()), jem.Gaussian(jem.Spherical())
+product = jem.Product(place=full, kind=jem.Categorical(3))
+ZOO = [
+    Row("gaussian", full, reals),
+    Row("gaussian_diagonal", diagonal, reals),
+    Row("gaussian_spherical", spherical, reals),
+    Row("gaussian_no_prior", jem.Gaussian(prior=None), reals),
+    Row("student_t", jem.StudentT(), tails),
+    Row("mixture_full", jem.Mixture(full, 3), reals),
+    Row("mixture_diagonal", jem.Mixture(diagonal, 3), reals),
+    Row("mixture_spherical", jem.Mixture(spherical, 3), reals),
+    Row("mixture_no_prior", jem.Mixture(jem.Gaussian(prior=None), 2), reals),
+    Row("mixture_strong_prior", jem.Mixture(jem.Gaussian(prior=jem.InverseWishart(5.0)), 3, concentration=2.0), reals),
+    Row("tied", jem.Mixture(jem.Tied(full, 3, "whitening")), reals),
+    Row("tied_diagonal_no_prior", jem.Mixture(jem.Tied(jem.Gaussian(jem.Diagonal(), None), 3, "whitening")), reals),
+    Row("tied_spherical", jem.Mixture(jem.Tied(spherical, 3, "whitening")), reals),
+    Row("mixture_student_t", jem.Mixture(jem.StudentT(jem.Diagonal()), 2), tails),
+    Row("tied_student_t", jem.Mixture(jem.Tied(jem.StudentT(), 2, "whitening", "df")), tails),
+    Row("frozen_df", jem.Mixture(jem.Frozen(jem.StudentT(df=5.0), "df"), 2), tails, ("df",)),
+    Row("frozen_mean", jem.Mixture(jem.Frozen(full, "mean"), 2), reals, ("mean",)),
+    Row("frozen_weights", jem.Frozen(jem.Mixture(full, 2), "weights"), reals, ("weights",)),
+    Row("tied_frozen_mean", jem.Mixture(jem.Tied(jem.Frozen(full, "mean"), 2, "whitening")), reals, ("mean",)),
+    Row("mixture_poisson", jem.Mixture(jem.Poisson(), 2), counts),
+    Row("mixture_poisson_prior", jem.Mixture(jem.Poisson(shape=2.0, inverse_scale=0.5), 2), counts),
+    Row("mixture_bernoulli", jem.Mixture(jem.Bernoulli(), 2), bits),
+    Row("mixture_bernoulli_prior", jem.Mixture(jem.Bernoulli(concentration=1.5), 2), bits),
+    Row("mixture_categorical", jem.Mixture(jem.Categorical(3), 2), symbols),
+    Row("mixture_of_mixtures", jem.Mixture(jem.Mixture(full, 2), 2), reals),
+    Row("mixed_product", jem.Mixture(product, 2), mixed),
+    Row("tied_part", jem.Mixture(jem.Tied(product, 2, "place")), mixed),
+    Row("one_of", jem.Mixture(jem.OneOf(jem.Stack(full, 2), jem.StudentT())), tails),
+    Row("labelled", jem.Mixture(full, 3), labelled),
+    Row("restricted", jem.Mixture(diagonal, 3), restricted),
+]
+
+
+class Model(NamedTuple):
+    """A row of the zoo in one dtype, ready for a law: data, node bound to it, random valid parameters and weights."""
+
+    row: Row
+    node: Any
+    x: Any
+    units: Any
+    weights: jax.Array
+    params: Any
+    eps: float
+
+    def random(self, seed, size=0.4):
+        """Random valid parameters of the model."""
+        return from_free(self.params, noise_like(np.random.default_rng(seed), self.params, size))
+
+
+@functools.cache
+def build(name, dtype):
+    """One row in one dtype; call it under the matching x64 setting."""
+    row = next(r for r in ZOO if r.name == name)
+    rng = np.random.default_rng(7)
+    x = row.rows(rng, dtype)
+    units = to_units(x)
+    weights = jnp.asarray(rng.uniform(0.2, 2.0, NUM), dtype)
+    shapes = jax.eval_shape(row.node.init, jax.random.key(0), units, weights)
+    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), shapes)
+    assert all(s.dtype == dtype for s in jax.tree.leaves(shapes))
+    params = from_free(shapes, noise_like(rng, shapes, 0.4))
+    return Model(row, bind(row.node, units, weights), x, units, weights, params, float(jnp.finfo(dtype).eps))
+
+
+# Compiled once a model, whatever law asks.
+bind = jax.jit(lambda node, units, weights: node.bind(units, weights))
+e_step = jax.jit(e_step_chunk)
+maximize = jax.jit(lambda node, params, stats: node.maximize(params, stats))
+q_function = jax.jit(lambda node, params, stats, old: node.expected_log_prob(params, stats, old) + node.log_prior(params))
+
+
+def assert_close(got, want, eps, ulps=64):
+    """Leaves agree within `ulps` roundings of the largest entry of the leaf, or of one."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        a, b = np.asarray(a, float), np.asarray(b, float)
+        assert a.shape == b.shape, jax.tree_util.keystr(path)
+        scale = max(1.0, np.abs(b).max(initial=0.0))
+        np.testing.assert_allclose(a, b, rtol=0, atol=ulps * eps * scale, err_msg=jax.tree_util.keystr(path))

@@ -11,25 +11,28 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jem.data import used_rows
+
 
 def is_concrete(tree: Any) -> bool:
     """Whether every leaf has a value now, outside of any transformation."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def check_plate(components: Any, num_components: int | None) -> bool:
-    """Whether `components` is a plate; raises where its size and `num_components` do not fit together."""
+def check_components(components: Any, num_components: int | None, name: str, letter: str = "K") -> int | None:
+    """None where `components` is a plate, else how often to repeat it; raises where the two do not fit together."""
     size = getattr(components, "size", None)
-    if size is None and num_components is None:
+    kind = type(components).__name__
+    if size is not None:
+        if num_components not in (None, size):
+            raise ValueError(f"{name}: {num_components} components asked for, but the plate has {size}; leave the number out")
+        return None
+    if not isinstance(num_components, int) or isinstance(num_components, bool) or num_components < 1:
         raise ValueError(
-            f"Mixture: num_components is missing; {type(components).__name__} is a single node, so write "
-            f"Mixture({type(components).__name__}(), K)"
+            f"{name}: the number of components must be an integer of at least 1; got {num_components!r}; {kind} is a single "
+            f"node, so write {name}({kind}(...), {letter})"
         )
-    if size is not None and num_components not in (None, size):
-        raise ValueError(f"Mixture: num_components is {num_components} but the plate has {size} components; leave it out")
-    if size is None and not (isinstance(num_components, int) and num_components >= 1):
-        raise ValueError(f"Mixture: num_components must be an integer of at least 1; got {num_components!r}")
-    return size is not None
+    return num_components
 
 
 def check_matrix(x: Any, name: str) -> None:
@@ -122,18 +125,18 @@ def check_data(node: Any, x: Any, weights: Array | None) -> None:
     num = leaves[0][1].shape[0]
     if num == 0:
         raise ValueError("x has no rows; give at least one")
-    node.validate(x)
     check_weights(weights, num)
+    node.validate(x if weights is None else used_rows(x, weights))
     if not is_concrete((x, weights)):
         return
     for path, leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.all(jnp.isfinite(leaf))):
-            check_finite_rows(np.asarray(leaf), weights, jax.tree_util.keystr(path))
+            check_finite_rows(np.asarray(leaf), weights, jax.tree_util.keystr(path), node.missing_ok)
 
 
-def check_finite_rows(values: np.ndarray, weights: Any, name: str) -> None:
-    """No NaN or infinity in a row of positive weight."""
-    bad = ~np.isfinite(values)
+def check_finite_rows(values: np.ndarray, weights: Any, name: str, missing_ok: bool) -> None:
+    """No infinity, and no NaN unless it may stand for a missing value, in a row of positive weight."""
+    bad = np.isinf(values) if missing_ok else ~np.isfinite(values)
     if weights is not None:
         bad &= (np.asarray(weights) > 0).reshape((-1,) + (1,) * (values.ndim - 1))
     if bad.any():
@@ -189,3 +192,74 @@ def check_key(key: Any, name: str = "key") -> None:
     """A typed PRNG key."""
     if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"{name} must be a typed key, jax.random.key(seed); got {type(key).__name__}")
+
+
+def check_sequences(values: Any, lengths: Array | None, name: str) -> None:
+    """Sequences: leaves (S, T, ...), lengths (S,) integers 1 .. T."""
+    leaves = jax.tree.leaves(values)
+    for leaf in leaves:
+        if leaf.ndim < 2:
+            raise ValueError(
+                f"{name}: x must hold sequences, shape (S, T, ...); got shape {leaf.shape}; for one sequence pass x[None]"
+            )
+    steps = {leaf.shape[1] for leaf in leaves}
+    if len(steps) > 1 or 0 in steps:
+        raise ValueError(f"{name}: all arrays of x must have the same number of time steps, at least one; got {sorted(steps)}")
+    if lengths is None:
+        return
+    (num_steps,) = steps
+    if not jnp.issubdtype(lengths.dtype, jnp.integer) or lengths.ndim != 1:
+        raise ValueError(f"Sequences: lengths must be integers of shape (S,); got {lengths.dtype} of shape {lengths.shape}")
+    if is_concrete(lengths):
+        bad = (np.asarray(lengths) < 1) | (np.asarray(lengths) > num_steps)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(f"Sequences: length {int(lengths[row])} of sequence {row}; expected 1 .. {num_steps}")
+
+
+def check_stochastic(matrix: Any, name: str) -> None:
+    """Rows of probabilities that sum to one."""
+    values = np.asarray(matrix)
+    if (values < 0).any() or not np.isfinite(values).all():
+        place = tuple(np.argwhere((values < 0) | ~np.isfinite(values))[0])
+        raise ValueError(f"{name} must hold probabilities; got {values[place]} at {place}")
+    sums = values.sum(-1)
+    off = np.abs(sums - 1) > 1e-4
+    if off.any():
+        place = tuple(int(i) for i in np.argwhere(off)[0]) if sums.ndim else ()
+        where = f" in row {place[0]}" if place else ""
+        raise ValueError(f"{name}: probabilities must sum to one; got {sums[place]:.6g}{where}")
+
+
+def check_fixed_cells(fixed: Array) -> None:
+    """Fixed transition cells (K, K): probabilities, NaN where free, leaving each row something to share or summing to one."""
+    if fixed.ndim != 2 or fixed.shape[0] != fixed.shape[1]:
+        raise ValueError(f"Transition: fixed must have shape (K, K); got {fixed.shape}")
+    if not is_concrete(fixed):
+        return
+    values = np.asarray(fixed)
+    held = np.nansum(values, 1)
+    free = np.isnan(values).any(1)
+    bad = (np.nan_to_num(values) < 0).any(1) | (held > 1 + 1e-6) | (~free & (np.abs(held - 1) > 1e-4))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"Transition: the fixed cells of row {row} sum to {held[row]:.6g}; probabilities >= 0 that sum to at most one, "
+            "and to one where no cell of the row is free (NaN)"
+        )
+
+
+def check_steps(emission: Any, values: Any, lengths: Array | None) -> None:
+    """The observations of sequences (S, T, ...) must suit the emission; padding and missing steps are not looked at."""
+    leaves = jax.tree.leaves(values)
+    num, steps = leaves[0].shape[:2]
+    flat = jax.tree.map(lambda a: a.reshape(num * steps, *a.shape[2:]), values)
+    if not is_concrete((values, lengths)):
+        emission.validate(flat)
+        return
+    within = np.ones((num, steps), bool) if lengths is None else np.arange(steps)[None, :] < np.asarray(lengths)[:, None]
+    index = np.flatnonzero(within)
+    try:
+        emission.validate(jax.tree.map(lambda a: a[index], flat) if index.size < num * steps else flat)
+    except ValueError as error:
+        raise ValueError(f"{error} (rows are time steps within their sequences, all sequences one after the other)") from None

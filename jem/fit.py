@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jem import checks
-from jem.data import as_arrays, row_weights, to_units
+from jem.data import as_arrays, row_weights, to_units, used_rows
 from jem.engine.loop import Lane, Problem, run
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit
@@ -167,7 +167,7 @@ def _run(
     mesh: tuple[Mesh, str | None] | None,
 ) -> Fit:
     """The compiled program of both doors: bind, start, lay out, loop."""
-    units, weights = to_units(x), row_weights(x, weights)
+    units, weights = to_units(used_rows(x, weights)), row_weights(x, weights)
     model = model.bind(units, weights)
     expected = jax.eval_shape(model.init, jax.random.key(0), units, weights)
     if starts is None:

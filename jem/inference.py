@@ -14,7 +14,7 @@ from jax import Array
 from jax.scipy.special import xlogy
 
 from jem import checks
-from jem.data import row_weights, to_rows, to_units
+from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine import step
 from jem.engine.result import Fit, Status
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
@@ -39,7 +39,7 @@ def bind(node: Node, x: Data, weights: Array | None = None) -> Node:
         [1.0]
     """
     x, weights = checked(node, x, weights)
-    return node.bind(to_units(x), row_weights(x, weights))
+    return node.bind(to_units(used_rows(x, weights)), row_weights(x, weights))
 
 
 def init(node: Node, key: Array, x: Data, weights: Array | None = None) -> Params:
@@ -65,7 +65,7 @@ def init(node: Node, key: Array, x: Data, weights: Array | None = None) -> Param
 
 @jax.jit
 def _init(node: Node, key: Array, x: Data, weights: Array | None) -> Params:
-    units, weights = to_units(x), row_weights(x, weights)
+    units, weights = to_units(used_rows(x, weights)), row_weights(x, weights)
     return node.bind(units, weights).init(key, units, weights)
 
 
@@ -190,9 +190,9 @@ def em_step(node: Node, params: Params, x: Data, weights: Array | None = None) -
 
 @jax.jit
 def _em_step(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Params, Array]:
-    weights = row_weights(x, weights)
+    units, weights = to_units(used_rows(x, weights)), row_weights(x, weights)
     stats, log_likelihood = step.e_step(node, params, _lay_out(node, params, x, weights))
-    return node.bind(to_units(x), weights).maximize(params, stats), log_likelihood
+    return node.bind(units, weights).maximize(params, stats), log_likelihood
 
 
 def elbo(node: Node, params: Params, x: Data, *, posterior_at: Params, weights: Array | None = None) -> Array:
@@ -254,6 +254,62 @@ def sample(node: Node, key: Array, params: Params, num: int) -> tuple[Any, Data]
     checks.check_key(key)
     checks.check_positive_int(num, "num")
     return _sample(node, key, params, num)
+
+
+def viterbi(node: Node, params: Params, x: Data) -> tuple[Array, Array]:
+    """The most probable states of each sequence.
+
+    Args:
+        node: a chain: `jem.HMM`.
+        params: its parameters.
+        x: sequences.
+
+    Returns:
+        (S, T) int states, -1 beyond a sequence's end, and their joint log-probability with the data, (S,).
+
+    Example:
+        >>> import jem, jax
+        >>> m, x = jem.HMM(jem.Poisson(), 2), jem.sequences([[[1], [2], [9], [8]]])
+        >>> jem.viterbi(m, jem.init(m, jax.random.key(0), x), x)[0].shape
+        (1, 4)
+
+    Source: Viterbi (1967).
+    """
+    return _ask(node, params, checked(node, x, None)[0], "viterbi")
+
+
+def predict(node: Node, params: Params, x: Data, num_steps: int) -> Any:
+    """What comes after the end of each sequence.
+
+    Args:
+        node: a chain: `jem.HMM`.
+        params: its parameters.
+        x: sequences.
+        num_steps: how far ahead.
+
+    Returns:
+        For an `HMM` the state probabilities (S, num_steps, K). The predictive density of step h of sequence s is the
+        mixture `jem.MixtureParams(weights=p[s, h], components=params.emission)`.
+
+    Example:
+        >>> import jem, jax
+        >>> m, x = jem.HMM(jem.Poisson(), 2), jem.sequences([[[1], [2], [9], [8]]])
+        >>> jem.predict(m, jem.init(m, jax.random.key(0), x), x, 3).shape
+        (1, 3, 2)
+    """
+    checks.check_positive_int(num_steps, "num_steps")
+    return _ask(node, params, checked(node, x, None)[0], "predict", num_steps)
+
+
+@functools.partial(jax.jit, static_argnames=("question", "args"))
+def _ask_jit(node: Any, params: Params, x: Data, question: str, args: tuple[Any, ...]) -> Any:
+    return to_rows(getattr(node, question)(params, to_units(x), *args))
+
+
+def _ask(node: Node, params: Params, x: Data, question: str, *args: Any) -> Any:
+    if not hasattr(node, question):
+        raise ValueError(f"{question}: {type(node).__name__} is not a chain; expected jem.HMM or jem.LDS")
+    return _ask_jit(node, params, x, question, args)
 
 
 def num_parameters(node: Node, params: Params) -> int:

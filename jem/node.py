@@ -77,6 +77,11 @@ class Node:
     `@jem.node`. The rest has defaults. Shapes below have the unit axis N last.
     """
 
+    @property
+    def missing_ok(self) -> bool:
+        """Whether NaN in the data stands for a missing value."""
+        return False
+
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         """The E-step's posterior `q(z) = p(z | x, params)` and `log p(x | params)` of shape (N,)."""
         raise TypeError(f"{type(self).__name__} does not define infer")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks, tree
+from jem.data import fill, observed
 from jem.node import (
     Data,
     Node,
@@ -47,6 +48,10 @@ class Stack(Node):
 
     child: Node
     size: int = static()
+
+    @property
+    def missing_ok(self) -> bool:
+        return self.child.missing_ok
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         return jax.vmap(self.child.infer, (0, None))(params, x)
@@ -125,6 +130,10 @@ class Tied(Node):
         if not self.fields:
             return None
         return set_fields(params, {f: None if f in self.fields else 0 for f in names})
+
+    @property
+    def missing_ok(self) -> bool:
+        return self.child.missing_ok
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         return jax.vmap(self.child.infer, (self.axes(params), None), axis_size=self.size)(params, x)
@@ -207,6 +216,10 @@ class OneOf(Node):
             start = stop
         return rows
 
+    @property
+    def missing_ok(self) -> bool:
+        return all(c.missing_ok for c in self.children)
+
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         pairs = [c.infer(p, x) for c, p in zip(self.children, params, strict=True)]
         return tuple(q for q, _ in pairs), jnp.concatenate([jnp.reshape(lp, (-1, lp.shape[-1])) for _, lp in pairs])
@@ -270,6 +283,10 @@ class Product(Node):
 
     def __init__(self, **parts: Node):
         set_once(self, parts=parts)
+
+    @property
+    def missing_ok(self) -> bool:
+        return all(c.missing_ok for c in self.parts.values())
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         pairs = {n: c.infer(params[n], x[n]) for n, c in self.parts.items()}
@@ -339,6 +356,10 @@ class Frozen(Node):
     def __init__(self, child: Node, *fields: str):
         set_once(self, child=child, fields=fields)
 
+    @property
+    def missing_ok(self) -> bool:
+        return self.child.missing_ok
+
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         return self.child.infer(params, x)
 
@@ -388,6 +409,78 @@ class Frozen(Node):
         held = jax.vmap(lambda p, s: self.child.hold(p, s, self.fields))
         own = self.child.tie(params, held(params, stats) if not fields else stats, fields)
         return set_fields(own, get_fields(params, self.fields))
+
+
+@node
+class Missing(Node):
+    """A node that may be missing: a unit with a NaN contributes nothing, `log p = 0` and weight 0.
+
+    Around each part of a `Product` it handles single missing cells, exactly, as the parts are independent.
+
+    Args:
+        child: the node.
+
+    Example:
+        >>> import jem
+        >>> part = jem.Missing(jem.Gaussian())
+        >>> jem.Product(height=part, weight=part).missing_ok
+        True
+
+    Source: Little and Rubin (2019), chapter 11: values missing at random are integrated out.
+    """
+
+    child: Node
+
+    @property
+    def missing_ok(self) -> bool:
+        return True
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        ok = observed(x)
+        posterior, log_prob = self.child.infer(params, fill(x, ok))
+        return posterior, jnp.where(ok, log_prob, 0)
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        ok = observed(x)
+        return self.child.expect(params, posterior, fill(x, ok), jnp.where(ok, weights, 0))
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        return self.child.maximize(params, stats)
+
+    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
+        return self.child.expected_log_prob(params, stats, old)
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        ok = observed(x)
+        return self.child.init(key, fill(x, ok), jnp.where(ok, weights, 0))
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        return self.child.sample(key, params, num)
+
+    def bind(self, x: Data, weights: Array) -> "Missing":
+        ok = observed(x)
+        return Missing(self.child.bind(fill(x, ok), jnp.where(ok, weights, 0)))
+
+    def log_prior(self, params: Params) -> Array:
+        return self.child.log_prior(params)
+
+    def degenerate(self, params: Params, stats: Stats) -> Array:
+        return self.child.degenerate(params, stats)
+
+    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
+        return self.child.num_parameters(params, fields)
+
+    def features(self, x: Data) -> Array:
+        return self.child.features(fill(x, observed(x)))
+
+    def validate(self, x: Data) -> None:
+        self.child.validate(x)
+
+    def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
+        return self.child.hold(params, stats, fields)
+
+    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
+        return self.child.tie(params, stats, fields)
 
 
 def total(terms: Any) -> Array:

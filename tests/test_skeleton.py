@@ -1,5 +1,8 @@
 """The skeleton family is a family like any other: scipy agrees with it, and a mixture of it recovers what was drawn."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,3 +64,12 @@ def test_mixture_of_two():
 def test_a_value_outside_the_support_is_named():
     with pytest.raises(ValueError, match="Exponential: x must be > 0; got 0.0 in row 1, column 0"):
         jem.log_prob(Exponential(), ExponentialParams(jnp.ones(1)), np.array([[1.0], [0.0]], np.float32))
+
+
+@pytest.mark.parametrize("page", ["families", "engine"])
+def test_code_of_the_readmes_runs(page, capsys):
+    text = (Path(jem.__file__).parent / page / "README.md").read_text()
+    code = [block for block in re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S) if "jem" in block]
+    exec("\n".join(code), {})
+    printed = {"families": "(2, 1)", "engine": "CONVERGED 1 True"}
+    assert " ".join(capsys.readouterr().out.split()) == printed[page]

@@ -167,7 +167,8 @@ def count_location_scale(structure: Structure, params: Any, fields: tuple[str, .
 def covariance_of(whitening: Array, dim: int) -> Array:
     """Covariance matrices (..., D, D) from whitenings (..., D, D), (..., D, 1) or (..., 1, 1)."""
     if whitening.shape[-2:] != (dim, dim):
-        return jnp.broadcast_to((1 / whitening) ** 2, (*whitening.shape[:-2], dim, 1)) * jnp.eye(dim, dtype=whitening.dtype)
+        variances = jnp.broadcast_to((1 / whitening) ** 2, (*whitening.shape[:-2], dim, 1))
+        return jnp.where(jnp.eye(dim, dtype=bool), variances, 0)
     eye = jnp.eye(dim, dtype=whitening.dtype)
     inverse = jax.vmap(lambda w: solve_lower(w, eye))(whitening.reshape(-1, dim, dim)).reshape(whitening.shape)
     return inverse @ jnp.swapaxes(inverse, -1, -2)

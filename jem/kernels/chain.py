@@ -19,8 +19,8 @@ class Smoothed(NamedTuple):
 
     Attributes:
         filtered: (T, K, S) `p(z_t | x_1..x_t)`.
-        backward: (T, K, S) the messages `b_t = e_t beta_t / c_t`, with which
-            `p(z_{t-1} = i, z_t = j | x) = filtered[t-1, i] A[i, j] backward[t, j]`.
+        backward: (T - 1, K, S) the messages `b_t = e_t beta_t / c_t` of the steps after the first, with which
+            `p(z_{t-1} = i, z_t = j | x) = alpha_{t-1, i} A_ij b_{t, j}`.
         smoothed: (T, K, S) `p(z_t | x)`.
         log_normalizer: (S,) `log p(x)`, up to what was taken out of the emissions.
     """
@@ -77,43 +77,37 @@ def _backward_product(transition: Array, b: Array) -> Array:
     return transition @ b
 
 
-def forward(initial: Array, transition: Array, e: Array) -> tuple[Array, Array]:
-    """Normalised forward recursion: `u_t = (A^T alpha_{t-1}) e_t`, `c_t = sum u_t`, `alpha_t = u_t / c_t`.
+def messages(start: Array, transition: Array, e: Array, form: Sequential | Blocks) -> tuple[Array, Array, Array]:
+    """Forward and backward messages of the steps after the first.
+
+    `u_t = (A^T alpha_{t-1}) e_t`, `c_t = sum u_t`, `alpha_t = u_t / c_t`; `b_t = e_t beta_t / c_t`, `beta_{t-1} = A b_t`.
 
     Args:
-        initial: (K,) or (K, S) probabilities of the first state, before its emission.
+        start: (K, S) filtered probabilities of the first state.
         transition: (K, K), rows sum to one.
-        e: (T, K, S) emission likelihoods, scaled per step as one likes.
+        e: (T, K, S) emission likelihoods of the steps that follow.
+        form: sequential or in blocks.
 
     Returns:
-        alpha (T, K, S) and c (T, S); `sum_t log c_t` is the log-likelihood of the scaled emissions.
+        alpha (T, K, S), c (T, S), b (T, K, S).
     """
-    first = e[0] * (initial[:, None] if initial.ndim == 1 else initial)
-    total = jnp.sum(first, 0)
-    start = first / total[None]
+    if isinstance(form, Blocks):
+        return _messages_in_blocks(start, transition, e, form)
+    alpha, c = _ahead(start, transition, e)
+    return alpha, c, _back(jnp.ones_like(start), transition, e * (1 / c)[:, None, :])
 
+
+def _ahead(start: Array, transition: Array, e: Array) -> tuple[Array, Array]:
     def step(alpha: Array, e_t: Array) -> tuple[Array, tuple[Array, Array]]:
         u = _forward_product(transition, alpha) * e_t
         c = jnp.sum(u, 0)
         alpha = u * (1 / c)[None]
         return alpha, (alpha, c)
 
-    _, (alpha, c) = lax.scan(step, start, e[1:])
-    return jnp.concatenate([start[None], alpha]), jnp.concatenate([total[None], c])
+    return lax.scan(step, start, e)[1]
 
 
-def backward(transition: Array, w: Array, last: Array) -> Array:
-    """Backward recursion: `b_t = w_t beta_t`, `beta_{t-1} = A b_t`, from `beta_T = last`.
-
-    Args:
-        transition: (K, K).
-        w: (T, K, S) emissions over their normalisers, `e_t / c_t`.
-        last: (K, S).
-
-    Returns:
-        b (T, K, S).
-    """
-
+def _back(last: Array, transition: Array, w: Array) -> Array:
     def step(beta: Array, w_t: Array) -> tuple[Array, Array]:
         b = w_t * beta
         return _backward_product(transition, b), b
@@ -121,84 +115,143 @@ def backward(transition: Array, w: Array, last: Array) -> Array:
     return lax.scan(step, last, w, reverse=True)[1]
 
 
+def _messages_in_blocks(start: Array, transition: Array, e: Array, form: Blocks) -> tuple[Array, Array, Array]:
+    """Transfer products of all blocks side by side, boundary messages in turn, then all blocks side by side again."""
+    steps, states, lanes = e.shape
+    length = -(-steps // (form.num_blocks or max(1, int(steps**0.5))))
+    num = -(-steps // length)
+    padded = jnp.concatenate([e, jnp.ones((num * length - steps, states, lanes), e.dtype)])
+    inside = jnp.moveaxis(padded.reshape(num, length, states, lanes), 0, 2)  # (L, K, blocks, S)
+
+    def transfer(p: Array, e_t: Array) -> tuple[Array, None]:
+        p = jnp.einsum("ikns,kj->ijns", p, transition) * e_t[None]
+        return p / jnp.sum(p, (0, 1), keepdims=True), None
+
+    eye = jnp.broadcast_to(jnp.eye(states, dtype=e.dtype)[:, :, None, None], (states, states, num, lanes))
+    product = jnp.moveaxis(lax.scan(transfer, eye, inside)[0], 2, 0)  # (blocks, K, K, S)
+
+    def across(alpha: Array, p: Array) -> tuple[Array, Array]:
+        u = jnp.einsum("is,ijs->js", alpha, p)
+        u = u / jnp.sum(u, 0)[None]
+        return u, alpha
+
+    def across_back(beta: Array, p: Array) -> tuple[Array, Array]:
+        u = jnp.einsum("ijs,js->is", p, beta)
+        return u / jnp.max(u, 0)[None], beta
+
+    final, starts = lax.scan(across, start, product)
+    ends = lax.scan(across_back, jnp.ones_like(start), product, reverse=True)[1]
+    # A backward message is the right multiple of itself where its product with the forward one sums to one.
+    alphas = jnp.concatenate([starts[1:], final[None]])
+    ends = ends / jnp.sum(alphas * ends, 1, keepdims=True)
+
+    side_by_side = lambda a: jnp.moveaxis(a, 0, 1).reshape(states, num * lanes)  # noqa: E731
+    inside = inside.reshape(length, states, num * lanes)
+    alpha, c = _ahead(side_by_side(starts), transition, inside)
+    b = _back(side_by_side(ends), transition, inside * (1 / c)[:, None, :])
+
+    def in_turn(a: Array) -> Array:
+        return jnp.moveaxis(a.reshape(length, -1, num, lanes), 2, 0).reshape(num * length, -1, lanes)[:steps]
+
+    return in_turn(alpha), in_turn(c[:, None])[:, 0], in_turn(b)
+
+
 def smooth(initial: Array, transition: Array, e: Array, form: Form = Automatic()) -> Smoothed:  # noqa: B008
     """Forward-backward: the posterior of every state and, through its messages, of every pair.
 
     Args:
-        initial: (K,).
-        transition: (K, K).
+        initial: (K,) probabilities of the first state.
+        transition: (K, K), rows sum to one.
         e: (T, K, S) emission likelihoods, scaled so that the largest of each step is near one.
         form: `Sequential()`, `Blocks(n)` or `Automatic()`; all give the same answer.
 
     Returns:
-        A `Smoothed`. Renormalising the product of forward and backward messages keeps float32 at its own precision
-        over any number of steps.
+        A `Smoothed`. Renormalising the product of the messages keeps float32 at its own precision over any number of
+        steps.
 
-    Source: Rabiner (1989), Proc. IEEE 77, section V; Devijver (1985).
+    Source: Rabiner (1989), Proc. IEEE 77, section V.
     """
     steps, states, lanes = e.shape
-    chosen = choose(form, steps, states, lanes)
-    if isinstance(chosen, Blocks):
-        alpha, c, b = _blocks(initial, transition, e, chosen)
-    else:
-        alpha, c = forward(initial, transition, e)
-        b = backward(transition, e * (1 / c)[:, None, :], jnp.ones_like(e[0]))
-    beta = jnp.concatenate([jnp.einsum("ij,tjs->tis", transition, b[1:]), jnp.ones_like(b[:1])])
+    first = e[0] * initial[:, None]
+    total = jnp.sum(first, 0)
+    start = first / total[None]
+    alpha, c, b = messages(start, transition, e[1:], choose(form, steps, states, lanes))
+    alpha = jnp.concatenate([start[None], alpha])
+    beta = jnp.concatenate([jnp.einsum("ij,tjs->tis", transition, b), jnp.ones((1, states, lanes), e.dtype)])
     gamma = alpha * beta
     gamma = gamma / jnp.sum(gamma, 1, keepdims=True)
-    return Smoothed(alpha, b, gamma, jnp.sum(jnp.log(c), 0))
+    return Smoothed(alpha, b, gamma, jnp.log(total) + jnp.sum(jnp.log(c), 0))
 
 
-def _blocks(initial: Array, transition: Array, e: Array, form: Blocks) -> tuple[Array, Array, Array]:
-    """Forward and backward in blocks: transfer products side by side, boundaries in turn, blocks side by side again."""
-    steps, states, lanes = e.shape
-    num = form.num_blocks or max(1, int(steps**0.5))
-    length = -(-steps // num)
-    num = -(-steps // length)
-    padded = jnp.concatenate([e, jnp.ones((num * length - steps, states, lanes), e.dtype)])
-    # Block-major lanes: (L, K, num * S) for the scans inside blocks.
-    inside = jnp.moveaxis(padded.reshape(num, length, states, lanes), 0, 2).reshape(length, states, num * lanes)
+def expected_transitions(transition: Array, filtered: Array, backward: Array, weights: Array) -> Array:
+    """Expected transition counts `sum_{t,s} w_ts p(z_{t-1} = i, z_t = j | x)`, (K, K).
 
-    def transfer(p: Array, e_t: Array) -> tuple[Array, None]:
-        p = jnp.einsum("ikl,kj->ijl", p, transition) * e_t[None]
-        return p / jnp.sum(p, (0, 1), keepdims=True), None
-
-    # The first step of the chain has no transition before it: a block starts from the state before its first step.
-    eye = jnp.broadcast_to(jnp.eye(states, dtype=e.dtype)[:, :, None], (states, states, num * lanes))
-    product = lax.scan(transfer, eye, inside)[0].reshape(states, states, num, lanes)
-    product = jnp.moveaxis(product, 2, 0)
-    before = _state_before(initial, transition, e)
-
-    def across(alpha: Array, p: Array) -> tuple[Array, Array]:
-        u = jnp.einsum("is,ijs->js", alpha, p)
-        return u / jnp.sum(u, 0)[None], alpha
-
-    starts = lax.scan(across, before, product[1:])[1] if num > 1 else before[None][:0]
-    first = jnp.einsum("is,ijs->js", before, product[0])
-    first = first / jnp.sum(first, 0)[None]
-    starts = jnp.concatenate([before[None], lax.scan(across, first, product[1:])[1]])
-
-    def back(beta: Array, p: Array) -> tuple[Array, Array]:
-        u = jnp.einsum("ijs,js->is", p, beta)
-        return u / jnp.max(u, 0)[None], beta
-
-    ends = lax.scan(back, jnp.ones((states, lanes), e.dtype), product, reverse=True)[1]
-    fold_lanes = lambda a: jnp.moveaxis(a, 0, 1).reshape(states, num * lanes)  # noqa: E731
-    unfold = lambda a: jnp.moveaxis(a.reshape(length, -1, num, lanes), 2, 0).reshape(num * length, -1, lanes)[:steps]  # noqa: E731
-
-    def ahead(alpha: Array, e_t: Array) -> tuple[Array, tuple[Array, Array]]:
-        u = _forward_product(transition, alpha) * e_t
-        c = jnp.sum(u, 0)
-        alpha = u * (1 / c)[None]
-        return alpha, (alpha, c)
-
-    alpha, c = lax.scan(ahead, fold_lanes(starts), inside)[1]
-    b = backward(transition, inside * (1 / c)[:, None, :], fold_lanes(ends))
-    alpha, c, b = unfold(alpha), unfold(c[:, None])[:, 0], unfold(b)
-    # Backward messages of each block are right up to a factor: fix it by p(z_{t-1}, z_t | x) summing to one.
-    total = jnp.sum(jnp.einsum("tis,ij->tjs", jnp.concatenate([before[None], alpha[:-1]]), transition) * b, 1)
-    return alpha, c, b / total[:, None, :]
+    Args:
+        transition: (K, K).
+        filtered: (T, K, S).
+        backward: (T - 1, K, S), the messages of steps 2..T.
+        weights: (T - 1, S), of the step into t = 2..T.
+    """
+    return transition * jnp.einsum("tis,tjs->ij", filtered[:-1] * weights[:, None, :], backward)
 
 
-def _state_before(initial: Array, transition: Array, e: Array) -> Array:
-    raise NotImplementedError
+def viterbi(log_initial: Array, log_transition: Array, log_e: Array, within: Array) -> tuple[Array, Array]:
+    """The most probable path.
+
+    Args:
+        log_initial: (K,).
+        log_transition: (K, K).
+        log_e: (T, K, S) log-likelihoods of the emissions; zero where there is no observation.
+        within: (T, S) bool, whether a step lies within its sequence; beyond the end the state stays, at no cost.
+
+    Returns:
+        The path (T, S) of states and its joint log-probability (S,). Ties go to the lowest state.
+
+    Source: Viterbi (1967); Rabiner (1989), section III.B.
+    """
+    stay = jnp.where(jnp.eye(log_transition.shape[0], dtype=bool), 0.0, -jnp.inf).astype(log_e.dtype)
+
+    def step(best: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        log_e_t, inside = inputs
+        log_a = jnp.where(inside[None, None, :], log_transition[:, :, None], stay[:, :, None])
+        scores = best[:, None, :] + log_a
+        return jnp.max(scores, 0) + log_e_t, jnp.argmax(scores, 0).astype(jnp.int32)
+
+    best, back = lax.scan(step, log_initial[:, None] + log_e[0], (log_e[1:], within[1:]))
+
+    def trace(state: Array, pointers: Array) -> tuple[Array, Array]:
+        previous = jnp.take_along_axis(pointers, state[None, :], axis=0)[0]
+        return previous, previous
+
+    last = jnp.argmax(best, 0).astype(jnp.int32)
+    path = lax.scan(trace, last, back, reverse=True)[1]
+    return jnp.concatenate([path, last[None]]), jnp.max(best, 0)
+
+
+def sample_path(key: Array, initial: Array, transition: Array, steps: int, lanes: int) -> Array:
+    """Draws state paths (T, S) from the prior."""
+    first_key, rest_key = jax.random.split(key)
+    first = jax.random.categorical(first_key, jnp.log(initial), shape=(lanes,))
+    log_a = jnp.log(transition)
+
+    def step(state: Array, key: Array) -> tuple[Array, Array]:
+        state = jax.random.categorical(key, log_a[state])
+        return state, state
+
+    rest = lax.scan(step, first, jax.random.split(rest_key, steps - 1))[1]
+    return jnp.concatenate([first[None], rest])
+
+
+def sample_posterior(key: Array, transition: Array, filtered: Array) -> Array:
+    """Draws state paths (T, S) from `p(z | x)`, backwards from the filtered probabilities (T, K, S)."""
+    keys = jax.random.split(key, filtered.shape[0])
+    draw = lambda key, p: jax.random.categorical(key, jnp.log(p).T)  # noqa: E731
+    last = draw(keys[-1], filtered[-1])
+
+    def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        key, alpha = inputs
+        state = draw(key, alpha * transition[:, state])
+        return state, state
+
+    rest = lax.scan(step, last, (keys[:-1], filtered[:-1]), reverse=True)[1]
+    return jnp.concatenate([rest, last[None]])

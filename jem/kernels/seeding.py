@@ -40,13 +40,13 @@ def kmeans_plus_plus(key: Array, x: Array, weights: Array, num: int) -> Array:
     first = draw(first_key, weights, ())
     nearest = squared_distance(x, x[:, first])
 
-    def step(nearest: Array, key: Array) -> tuple[Array, Array]:
-        candidates = draw(key, nearest * weights, (trials,))
+    def step(nearest: Array, index: Array) -> tuple[Array, Array]:
+        candidates = draw(jax.random.fold_in(rest_key, index), nearest * weights, (trials,))
         distances = jax.vmap(lambda i: jnp.minimum(nearest, squared_distance(x, x[:, i])))(candidates)
         best = jnp.argmin(distances @ weights)
         return distances[best], candidates[best]
 
-    _, others = jax.lax.scan(step, nearest, jax.random.split(rest_key, num - 1)) if num > 1 else (nearest, first[None][:0])
+    _, others = jax.lax.scan(step, nearest, jnp.arange(1, num))
     return jnp.concatenate([first[None], others])
 
 

@@ -92,21 +92,25 @@ class Mixture(Node):
     Source: Dempster, Laird and Rubin (1977), JRSS B 39, section 4.3.
     """
 
-    components: Node
+    components: Any  # a plate
     concentration: Any
     seeding: Any
 
     def __init__(
         self,
-        components: Node,
+        components: Any,
         num_components: int | None = None,
         *,
         concentration: Any = 1.0,
         seeding: Any = KMeansPlusPlus(),  # noqa: B008
     ):
-        plate = checks.check_plate(components, num_components)
-        components = components if plate else Stack(components, num_components)
-        set_once(self, components=components, concentration=concentration, seeding=seeding)
+        size = checks.check_components(components, num_components, "Mixture")
+        plate = components if size is None else Stack(components, size)
+        set_once(self, components=plate, concentration=concentration, seeding=seeding)
+
+    @property
+    def missing_ok(self) -> bool:
+        return self.components.missing_ok
 
     def infer(self, params: MixtureParams, x: Data) -> tuple[MixturePosterior, Array]:
         values, labels = split(x)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from coordinates import perturb
 from jax.scipy.special import digamma, gammaln, xlogy
-from zoo import build, e_step
+from zoo import NUM, build, e_step
 
 import jem
 from jem.engine.step import e_step_chunk
@@ -43,7 +43,7 @@ def kl_components(q, p, old, params, size):
     """(K, 1) or (K, N) divergences of the components' own posteriors."""
     if type(old) is tuple:  # different nodes
         parts = [kl_components(*z, np.shape(z[2].mean)[0] if np.ndim(z[2].mean) == 2 else None) for z in zip(q, p, old, params)]
-        return jnp.concatenate([jnp.broadcast_to(part, (part.shape[0], 64)) for part in parts])
+        return jnp.concatenate([jnp.broadcast_to(part, (part.shape[0], NUM)) for part in parts])
     if size is None:
         return kl(q, p, old, params)[None]
     if isinstance(old, jem.StudentTParams):  # tied or not, df broadcasts over the components

@@ -1,0 +1,271 @@
+"""Hidden Markov models over any emission."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import xlogy
+
+from jem import checks
+from jem.data import Labelled, Sequences, fill, observed
+from jem.kernels import chain
+from jem.kernels.simplex import log_dirichlet, maximize_simplex
+from jem.latents.mixture import KMeansPlusPlus
+from jem.latents.transition import Transition, TransitionParams
+from jem.node import Data, Node, Params, Posterior, Stats, node, set_once, static
+from jem.plates import Stack
+
+
+class HMMParams(NamedTuple):
+    """Probabilities (K,) of the first state, the transition's parameters and those of the emissions."""
+
+    initial: Array
+    transition: TransitionParams
+    emission: Params
+
+
+class HMMPosterior(NamedTuple):
+    """Posterior of the states, and the messages behind it; from `jem.infer` with the sequence axis first.
+
+    Attributes:
+        smoothed: (T, K, S) `p(z_t | x)`; (S, T, K) from `jem.infer`.
+        filtered: (T, K, S) `p(z_t | x_1 .. x_t)`.
+        backward: (T - 1, K, S); `p(z_{t-1} = i, z_t = j | x) = filtered[t-1, i] A[i, j] backward[t-1, j]`.
+        emission: the emissions' posteriors.
+    """
+
+    smoothed: Array
+    filtered: Array
+    backward: Array
+    emission: Posterior
+
+
+class HMMStats(NamedTuple):
+    """Expected first states (K,), transitions (K, K) and the emissions' statistics."""
+
+    initial: Array
+    transition: Array
+    emission: Stats
+
+
+class _Steps(NamedTuple):
+    """Sequences as single steps: data (..., T S), which of them lie within their sequence and which are observed (T, S)."""
+
+    flat: Data
+    within: Array
+    seen: Array
+
+
+@node
+class HMM(Node):
+    """A hidden Markov model, `z_1 ~ initial`, `z_t | z_{t-1} ~ transition`, `x_t | z_t = k ~ emission[k]`.
+
+    `log p(x)` by the normalised forward recursion; the E-step gives `gamma_t = p(z_t | x)` and the summed pair
+    probabilities; the M-step is Baum and Welch's. A unit is a sequence: weights are per sequence.
+
+    x is `jem.Sequences(values (S, T, ...), lengths (S,))` or an array (S, T, ...) of sequences of one length. A step with a
+    NaN is a missing observation: it adds nothing but its transition (use `jem.Missing` around the parts of a `Product` for
+    single cells). `jem.Labelled(x, labels (S, T))` gives states that are known.
+
+    Params: `HMMParams(initial (K,), TransitionParams(probs (K, K)), emission)`, emission parameters with a leading axis K.
+
+    Args:
+        emission: a node, repeated K times, or a plate: `Stack`, `Tied`, `OneOf`.
+        num_states: K, where `emission` is a node.
+        transition: the transition law.
+        concentration: Dirichlet prior on the initial probabilities; 1 is maximum likelihood.
+        seeding: how states are guessed at the start, from single observations.
+        form: `jem.chain.Automatic()`, `Sequential()` or `Blocks(n)`: how the recursion runs; never the answer.
+        length: length of the sequences that `jem.sample` draws.
+
+    Example:
+        >>> import jem
+        >>> jem.HMM(jem.Poisson(), 3).emission.size
+        3
+
+    Source: Baum, Petrie, Soules and Weiss (1970); Rabiner (1989), Proc. IEEE 77.
+    """
+
+    emission: Any  # a plate
+    transition: Transition
+    concentration: Any
+    seeding: Any
+    form: chain.Form = static()
+    length: int = static()
+
+    def __init__(
+        self,
+        emission: Any,
+        num_states: int | None = None,
+        *,
+        transition: Transition = Transition(),  # noqa: B008
+        concentration: Any = 1.0,
+        seeding: Any = KMeansPlusPlus(),  # noqa: B008
+        form: chain.Form = chain.Automatic(),  # noqa: B008
+        length: int = 100,
+    ):
+        size = checks.check_components(emission, num_states, "HMM")
+        plate = emission if size is None else Stack(emission, size)
+        set_once(
+            self, emission=plate, transition=transition, concentration=concentration, seeding=seeding, form=form, length=length
+        )
+
+    @property
+    def missing_ok(self) -> bool:
+        return True
+
+    def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
+        steps = self._steps(x)
+        posterior, log_e = self._log_emissions(params, x, steps)
+        top = jnp.max(log_e, 1)
+        top = jnp.where(top == -jnp.inf, 0, top)
+        matrix = self.transition.matrix(params.transition)
+        s = chain.smooth(params.initial, matrix, jnp.exp(log_e - top[:, None, :]), self.form)
+        return HMMPosterior(s.smoothed, s.filtered, s.backward, posterior), s.log_normalizer + jnp.sum(top, 0)
+
+    def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
+        steps = self._steps(x)
+        within = jnp.where(steps.within, weights[None, :], 0)
+        matrix = self.transition.matrix(params.transition)
+        pairs = chain.expected_transitions(matrix, posterior.filtered, posterior.backward, within[1:])
+        gamma = jnp.where(steps.seen[:, None, :], posterior.smoothed * weights[None, None, :], 0)
+        gamma = jnp.moveaxis(gamma, 1, 0).reshape(gamma.shape[1], -1)
+        emission = self.emission.expect(params.emission, posterior.emission, steps.flat, gamma)
+        return HMMStats(posterior.smoothed[0] @ weights, pairs, emission)
+
+    def maximize(self, params: HMMParams, stats: HMMStats) -> HMMParams:
+        return HMMParams(
+            maximize_simplex(stats.initial, params.initial, self.concentration),
+            self.transition.maximize(params.transition, stats.transition),
+            self.emission.maximize(params.emission, stats.emission),
+        )
+
+    def expected_log_prob(self, params: HMMParams, stats: HMMStats, old: HMMParams) -> Array:
+        return (
+            jnp.sum(xlogy(stats.initial, params.initial))
+            + self.transition.expected_log_prob(params.transition, stats.transition)
+            + self.emission.expected_log_prob(params.emission, stats.emission, old.emission)
+        )
+
+    def init(self, key: Array, x: Data, weights: Array) -> HMMParams:
+        seed_key, child_key = jax.random.split(key)
+        steps, size = self._steps(x), self.emission.size
+        num_steps, num = steps.seen.shape
+        w = jnp.where(steps.seen, weights[None, :], 0).reshape(-1)
+        r = self.seeding.responsibilities(seed_key, self.emission, steps.flat, w, size)
+        path = r.reshape(size, num_steps, num) * steps.seen[None]
+        pairs = jnp.einsum("its,jts->ij", path[:, :-1] * jnp.where(steps.within, weights[None, :], 0)[1:][None], path[:, 1:])
+        first = path[:, 0] @ weights + 1
+        return HMMParams(
+            first / jnp.sum(first), self.transition.init(pairs), self.emission.init(child_key, steps.flat, r * w[None, :])
+        )
+
+    def sample(self, key: Array, params: HMMParams, num: int) -> tuple[Any, Data]:
+        path_key, emission_key = jax.random.split(key)
+        matrix = self.transition.matrix(params.transition)
+        path = chain.sample_path(path_key, params.initial, matrix, self.length, num)
+        total = self.length * num
+        latents, x = self.emission.sample(emission_key, params.emission, total)
+        states, index = path.reshape(-1), jnp.arange(total)
+
+        def pick(a: Array) -> Array:
+            chosen = jnp.moveaxis(a, -1, 1)[states, index]  # (T S, ...)
+            return jnp.moveaxis(chosen.reshape(self.length, num, *chosen.shape[1:]), 1, -1)
+
+        return path, jax.tree.map(pick, x)
+
+    def bind(self, x: Data, weights: Array) -> "HMM":
+        steps = self._steps(x)
+        w = jnp.where(steps.seen, weights[None, :], 0).reshape(-1)
+        return HMM(
+            self.emission.bind(steps.flat, w),
+            transition=self.transition,
+            concentration=self.concentration,
+            seeding=self.seeding,
+            form=self.form,
+            length=self.length,
+        )
+
+    def log_prior(self, params: HMMParams) -> Array:
+        chain_prior = log_dirichlet(params.initial, self.concentration) + self.transition.log_prior(params.transition)
+        return chain_prior + self.emission.log_prior(params.emission)
+
+    def degenerate(self, params: HMMParams, stats: HMMStats) -> Array:
+        return self.emission.degenerate(params.emission, stats.emission)
+
+    def num_parameters(self, params: HMMParams, fields: tuple[str, ...] | None = None) -> int:
+        names = params._fields if fields is None else fields
+        counts = {
+            "initial": lambda: self.emission.size - 1,
+            "transition": lambda: self.transition.num_parameters(params.transition),
+            "emission": lambda: self.emission.num_parameters(params.emission),
+        }
+        return sum(counts[n]() for n in names)
+
+    def features(self, x: Data) -> Array:
+        # A sequence is described by the mean and the spread of its observations' features.
+        steps = self._steps(x)
+        f = self.emission.features(steps.flat)
+        f = f.reshape(f.shape[0], *steps.seen.shape)
+        total = jnp.maximum(jnp.sum(steps.seen, 0), 1)[None]
+        mean = jnp.sum(jnp.where(steps.seen[None], f, 0), 1) / total
+        spread = jnp.sum(jnp.where(steps.seen[None], (f - mean[:, None, :]) ** 2, 0), 1) / total
+        return jnp.concatenate([mean, jnp.sqrt(spread)])
+
+    def validate(self, x: Data) -> None:
+        x = x.values if isinstance(x, Labelled) else x
+        values, lengths = (x.values, x.lengths) if isinstance(x, Sequences) else (x, None)
+        checks.check_sequences(values, lengths, "HMM")
+        checks.check_steps(self.emission, values, lengths)
+
+    def viterbi(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
+        """The most probable states (T, S), -1 beyond a sequence's end, and their joint log-probability (S,)."""
+        steps = self._steps(x)
+        log_e = self._log_emissions(params, x, steps)[1]
+        matrix = self.transition.matrix(params.transition)
+        path, log_prob = chain.viterbi(jnp.log(params.initial), jnp.log(matrix), log_e, steps.within)
+        return jnp.where(steps.within, path, -1), log_prob
+
+    def predict(self, params: HMMParams, x: Data, num_steps: int) -> Array:
+        """State probabilities (num_steps, K, S) of the steps after each sequence's end, given all of it."""
+        posterior, _ = self.infer(params, x)
+        last = jnp.sum(self._steps(x).within, 0) - 1
+        now = jnp.take_along_axis(posterior.filtered, last[None, None, :], axis=0)[0]
+        matrix = self.transition.matrix(params.transition)
+
+        def step(p: Array, _: None) -> tuple[Array, Array]:
+            p = matrix.T @ p
+            return p, p
+
+        return jax.lax.scan(step, now, None, length=num_steps)[1]
+
+    def _steps(self, x: Data) -> _Steps:
+        """Sequences, units last, as single steps; those beyond an end or missing hold an observed value instead."""
+        x = x.values if isinstance(x, Labelled) else x
+        values = x.values if isinstance(x, Sequences) else x
+        leaf = jax.tree.leaves(values)[0]
+        num_steps, num = leaf.shape[0], leaf.shape[-1]
+        within = jnp.ones((num_steps, num), bool)
+        if isinstance(x, Sequences):
+            within = jnp.arange(num_steps)[:, None] < x.lengths[None, :]
+        flat = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], num_steps * num), values)
+        inside = jnp.reshape(within, -1)
+        if self.emission.missing_ok:
+            return _Steps(fill(flat, inside), within, within)
+        seen = inside & observed(flat)
+        return _Steps(fill(flat, seen), within, seen.reshape(num_steps, num))
+
+    def _log_emissions(self, params: HMMParams, x: Data, steps: _Steps) -> tuple[Posterior, Array]:
+        """The emissions' posteriors and log-likelihoods (T, K, S): 0 where nothing was seen, -inf for states ruled out."""
+        posterior, log_prob = self.emission.infer(params.emission, steps.flat)
+        log_e = jnp.moveaxis(log_prob.reshape(-1, *steps.seen.shape), 0, 1)
+        log_e = jnp.where(steps.seen[:, None, :], log_e, 0)
+        if isinstance(x, Labelled):
+            labels = x.labels
+            if labels.dtype == jnp.bool_:
+                ok = labels  # (T, K, S)
+            else:
+                ok = (labels[:, None, :] == jnp.arange(log_e.shape[1])[None, :, None]) | (labels[:, None, :] < 0)
+            log_e = jnp.where(ok | ~steps.within[:, None, :], log_e, -jnp.inf)
+        return posterior, log_e

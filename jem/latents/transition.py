@@ -1,0 +1,92 @@
+"""Transition laws of a chain, a part of their own: `HMM` asks them for a matrix and gives them expected counts."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import xlogy
+
+from jem import checks
+from jem.kernels.simplex import maximize_simplex
+from jem.node import node, set_once
+
+
+class TransitionParams(NamedTuple):
+    """Transition matrix (K, K), rows sum to one."""
+
+    probs: Array
+
+
+@node
+class Transition:
+    """A transition matrix, `p(z_t = j | z_{t-1} = i) = probs[i, j]`, with free, fixed and forbidden cells.
+
+    The M-step is `probs[i, j] = counts[i, j] / sum_j counts[i, j]`; where a row has fixed cells, its free cells share
+    what these leave in the same proportions. A cell that starts at zero stays at zero, so left-right and band structures
+    stay exact.
+
+    Args:
+        fixed: (K, K) with the values of fixed cells and NaN in the free ones; a fixed zero forbids a transition.
+        concentration: Dirichlet prior on each row, scalar or (K, K); 1 is maximum likelihood. Above 1 on the diagonal makes
+            states persist.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> nan = float("nan")
+        >>> left_right = jem.Transition(fixed=[[nan, nan, 0.0], [0.0, nan, nan], [0.0, 0.0, 1.0]])
+        >>> left_right.init(jnp.ones((3, 3))).probs[2].tolist()
+        [0.0, 0.0, 1.0]
+
+    Source: Rabiner (1989), eq. 40b.
+    """
+
+    fixed: Any
+    concentration: Any
+
+    def __init__(self, fixed: Any = None, concentration: Any = 1.0):
+        if fixed is not None:
+            fixed = jnp.asarray(fixed, float)
+            checks.check_fixed_cells(fixed)
+        set_once(self, fixed=fixed, concentration=concentration)
+
+    def matrix(self, params: TransitionParams) -> Array:
+        """The transition matrix (K, K)."""
+        return params.probs
+
+    def maximize(self, params: TransitionParams, counts: Array) -> TransitionParams:
+        """The M-step from expected counts (K, K)."""
+        if self.fixed is None:
+            return TransitionParams(maximize_simplex(counts, params.probs, self.concentration))
+        # A zero cell has no prior mass: pseudo-counts must not open what is forbidden.
+        free = jnp.isnan(self.fixed)
+        held = jnp.where(free, 0, self.fixed).astype(counts.dtype)
+        left = 1 - jnp.sum(held, 1, keepdims=True)
+        extra = jnp.where(free & (params.probs > 0), jnp.asarray(self.concentration, counts.dtype) - 1, 0)
+        mass = jnp.where(free, jnp.maximum(counts + extra, 0), 0)
+        total = jnp.sum(mass, 1, keepdims=True)
+        new = held + left * mass / jnp.where(total > 0, total, 1)
+        return TransitionParams(jnp.where(free & (total == 0), params.probs, new))
+
+    def expected_log_prob(self, params: TransitionParams, counts: Array) -> Array:
+        """`sum counts log probs`."""
+        return jnp.sum(xlogy(counts, params.probs))
+
+    def init(self, counts: Array) -> TransitionParams:
+        """A start from counts (K, K) of a first guess of the path, fixed cells as they are."""
+        free = jnp.ones(counts.shape, bool) if self.fixed is None else jnp.isnan(self.fixed)
+        even = jnp.where(free, 1.0, 0.0).astype(counts.dtype)
+        return self.maximize(TransitionParams(even), counts + even)
+
+    def log_prior(self, params: TransitionParams) -> Array:
+        """Log-density of the Dirichlet prior, over the cells that can move."""
+        free = params.probs > 0 if self.fixed is None else (jnp.isnan(self.fixed) & (params.probs > 0))
+        more = jnp.broadcast_to(jnp.asarray(self.concentration, params.probs.dtype) - 1, params.probs.shape)
+        return jnp.sum(jnp.where(free, xlogy(more, jnp.where(free, params.probs, 1)), 0))
+
+    def num_parameters(self, params: TransitionParams) -> int:
+        """Free cells less one in each row that has any; needs concrete fixed cells."""
+        size = params.probs.shape[0]
+        if self.fixed is None:
+            return size * (size - 1)
+        free = jnp.sum(jnp.isnan(self.fixed), 1)
+        return int(jnp.sum(jnp.maximum(free - 1, 0)))

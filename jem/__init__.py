@@ -27,13 +27,10 @@ from jem.families.student_t import StudentT as StudentT
 from jem.families.student_t import StudentTParams as StudentTParams
 from jem.fit import fit as fit
 from jem.fit import fit_restarts as fit_restarts
-from jem.inference import aic as aic
-from jem.inference import bic as bic
 from jem.inference import bind as bind
 from jem.inference import e_step as e_step
 from jem.inference import elbo as elbo
 from jem.inference import em_step as em_step
-from jem.inference import icl as icl
 from jem.inference import infer as infer
 from jem.inference import init as init
 from jem.inference import log_prob as log_prob
@@ -41,7 +38,6 @@ from jem.inference import m_step as m_step
 from jem.inference import num_parameters as num_parameters
 from jem.inference import predict as predict
 from jem.inference import sample as sample
-from jem.inference import sweep as sweep
 from jem.inference import viterbi as viterbi
 from jem.kernels.chain import Automatic as Automatic
 from jem.kernels.chain import Blocks as Blocks
@@ -60,11 +56,15 @@ from jem.latents.transition import TransitionParams as TransitionParams
 from jem.node import Node as Node
 from jem.node import node as node
 from jem.node import static as static
-from jem.plates import Frozen as Frozen
-from jem.plates import Missing as Missing
+from jem.parts import Frozen as Frozen
+from jem.parts import Missing as Missing
+from jem.parts import Product as Product
 from jem.plates import OneOf as OneOf
-from jem.plates import Product as Product
 from jem.plates import Stack as Stack
 from jem.plates import Tied as Tied
+from jem.selection import aic as aic
+from jem.selection import bic as bic
+from jem.selection import icl as icl
+from jem.selection import sweep as sweep
 
 __version__ = "0.1.0"

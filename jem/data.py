@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 
@@ -117,11 +118,11 @@ def as_arrays(x: Any) -> Any:
 
 def _automatic(leaf: Array) -> Array:
     """The array on a mesh whose axes the compiler partitions, where it came on one with explicit axes."""
-    sharding = None if isinstance(leaf, jax.core.Tracer) else leaf.sharding
+    sharding = None if isinstance(leaf, Tracer) else leaf.sharding
     if not isinstance(sharding, NamedSharding) or all(t == AxisType.Auto for t in sharding.mesh.axis_types):
         return leaf
     names = sharding.mesh.axis_names
-    mesh = Mesh(sharding.mesh.devices, names, axis_types=(AxisType.Auto,) * len(names))
+    mesh = Mesh(np.asarray(sharding.mesh.devices), names, axis_types=(AxisType.Auto,) * len(names))
     return jax.device_put(leaf, NamedSharding(mesh, sharding.spec))
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import Mesh, NamedSharding
+from jax.core import Tracer
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jem import checks
@@ -137,10 +138,10 @@ def checked(node: Node, x: Data, weights: Array | None) -> tuple[Data, Array | N
     return x, weights
 
 
-def mesh_of(x: Data, num_lanes: int) -> tuple[Mesh, str | None] | None:
+def mesh_of(x: Data, num_lanes: int) -> tuple[Any, str | None] | None:
     """The mesh the data lies on, and its axis over the rows: None where the data is replicated and lanes are split."""
     leaf = jax.tree.leaves(x)[0]
-    sharding = None if isinstance(leaf, jax.core.Tracer) else getattr(leaf, "sharding", None)
+    sharding = None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
     if not isinstance(sharding, NamedSharding) or sharding.num_devices == 1:
         return None
     axis = sharding.spec[0] if len(sharding.spec) else None
@@ -164,7 +165,7 @@ def _run(
     *,
     max_steps: int,
     slots: int | None,
-    mesh: tuple[Mesh, str | None] | None,
+    mesh: tuple[Any, str | None] | None,
 ) -> Fit:
     """The compiled program of both doors: bind, start, lay out, loop."""
     units, weights = to_units(used_rows(x, weights)), row_weights(x, weights)
@@ -202,10 +203,10 @@ def _lanes(
     one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape[1:], p.dtype), starts)
     chunk = lambda x, w: e_step_chunk(model, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), one), x, w)  # noqa: E731
     per_unit = unit_bytes(chunk, x, weights)
-    slots = min(num, slots or default_slots(per_unit * weights.shape[0], num))
-    data = lay_out(x, weights, chunk_size(per_unit * slots, weights.shape[0]))
+    together = min(num, slots or default_slots(per_unit * weights.shape[0], num))
+    data = lay_out(x, weights, chunk_size(per_unit * together, weights.shape[0]))
     reduce: Callable[[Any], Any] = (lambda t: t) if axis is None else (lambda t: lax.psum(t, axis))
-    return run(Problem(model, solver, stop, schedule, data, total_weight, reduce, max_steps), starts, slots)
+    return run(Problem(model, solver, stop, schedule, data, total_weight, reduce, max_steps), starts, together)
 
 
 def default_slots(lane_bytes: int, num_lanes: int) -> int:
@@ -215,7 +216,7 @@ def default_slots(lane_bytes: int, num_lanes: int) -> int:
     return max(1, min(num_lanes, 2**18 // max(lane_bytes, 1)))
 
 
-def _on_mesh(program: Callable[..., Any], mesh: Mesh, axis: str | None, starts: Params) -> Callable[..., Any]:
+def _on_mesh(program: Callable[..., Any], mesh: Any, axis: str | None, starts: Params) -> Callable[..., Any]:
     """The program over a mesh: rows split along `axis` and statistics summed, or lanes split where axis is None."""
     if axis is not None:
         specs = (P(), P(), P(axis), P(axis), P(), P(), P(), P())

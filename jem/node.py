@@ -60,7 +60,7 @@ def node(cls: C) -> C:
     def flatten(self: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return tuple(getattr(self, n) for n in data), tuple(getattr(self, n) for n in meta)
 
-    def unflatten(aux: tuple[Any, ...], children: tuple[Any, ...]) -> Any:
+    def unflatten(aux: Any, children: Any) -> Any:
         self = object.__new__(cls)
         for name, value in zip(data + meta, tuple(children) + aux, strict=True):
             object.__setattr__(self, name, value)
@@ -147,6 +147,55 @@ class Node:
                 f"{field_names(params)} are shared"
             )
         return self.maximize(params, jax.tree.map(lambda s: jnp.sum(s, 0), stats))
+
+
+class Wrapper(Node):
+    """A node around one child: what it does not write itself is the child's. Subclasses have a field `child`."""
+
+    child: Any
+
+    @property
+    def missing_ok(self) -> bool:
+        return self.child.missing_ok
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        return self.child.infer(params, x)
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        return self.child.expect(params, posterior, x, weights)
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        return self.child.maximize(params, stats)
+
+    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
+        return self.child.expected_log_prob(params, stats, old)
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        return self.child.init(key, x, weights)
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        return self.child.sample(key, params, num)
+
+    def log_prior(self, params: Params) -> Array:
+        return self.child.log_prior(params)
+
+    def degenerate(self, params: Params, stats: Stats) -> Array:
+        return self.child.degenerate(params, stats)
+
+    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
+        return self.child.num_parameters(params, fields)
+
+    def features(self, x: Data) -> Array:
+        return self.child.features(x)
+
+    def validate(self, x: Data) -> None:
+        self.child.validate(x)
+
+    def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
+        return self.child.hold(params, stats, fields)
+
+    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
+        return self.child.tie(params, stats, fields)
 
 
 def field_names(params: Params) -> tuple[str, ...]:

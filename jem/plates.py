@@ -1,7 +1,7 @@
 """Who owns the component axis: K copies (Stack), K copies that share fields (Tied), K different nodes (OneOf).
 
 These are *plates*: their `infer` returns log-probabilities (K, N) and their `expect` takes weights (K, N), one row per
-component. Product and Frozen are ordinary nodes around others.
+component.
 """
 
 from typing import Any
@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks, tree
-from jem.data import fill, observed
+from jem import tree
 from jem.node import (
     Data,
     Node,
@@ -183,6 +182,9 @@ class Tied(Node):
     def validate(self, x: Data) -> None:
         self.child.validate(x)
 
+    def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
+        return jax.vmap(lambda s: self.child.hold(params, s, fields))(stats)
+
 
 @node
 class OneOf(Node):
@@ -233,7 +235,7 @@ class OneOf(Node):
 
     def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
         args = zip(self.children, params, stats, old, strict=True)
-        return sum((c.expected_log_prob(*a) for c, *a in args), start=jnp.zeros(()))
+        return tree.total(c.expected_log_prob(*a) for c, *a in args)
 
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         keys = jax.random.split(key, len(self.children))
@@ -242,14 +244,17 @@ class OneOf(Node):
     def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
         keys = jax.random.split(key, len(self.children))
         draws = [c.sample(k, p, num) for c, k, p in zip(self.children, keys, params, strict=True)]
-        plated = [x if hasattr(c, "size") else jax.tree.map(lambda a: a[None], x) for c, (_, x) in zip(self.children, draws, strict=True)]
-        return tuple(z for z, _ in draws), jax.tree.map(lambda *parts: jnp.concatenate(parts), *plated)
+        rows = [
+            x if hasattr(c, "size") else jax.tree.map(lambda a: a[None], x)
+            for c, (_, x) in zip(self.children, draws, strict=True)
+        ]
+        return tuple(z for z, _ in draws), jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
 
     def bind(self, x: Data, weights: Array) -> "OneOf":
         return OneOf(*(c.bind(x, weights) for c in self.children))
 
     def log_prior(self, params: Params) -> Array:
-        return sum((c.log_prior(p) for c, p in zip(self.children, params, strict=True)), start=jnp.zeros(()))
+        return tree.total(c.log_prior(p) for c, p in zip(self.children, params, strict=True))
 
     def degenerate(self, params: Params, stats: Stats) -> Array:
         flags = [c.degenerate(p, s) for c, p, s in zip(self.children, params, stats, strict=True)]
@@ -264,226 +269,3 @@ class OneOf(Node):
     def validate(self, x: Data) -> None:
         for child in self.children:
             child.validate(x)
-
-
-@node
-class Product(Node):
-    """Independent parts, each with a node of its own: `p(x) = prod_i p_i(x[i])`. Mixed types in one unit.
-
-    x, params, posterior and statistics are dicts with the parts' names.
-
-    Example:
-        >>> import jem
-        >>> mixed = jem.Mixture(jem.Product(size=jem.Gaussian(), colour=jem.Categorical(3)), 2)
-        >>> sorted(mixed.components.child.parts)
-        ['colour', 'size']
-    """
-
-    parts: dict[str, Node]
-
-    def __init__(self, **parts: Node):
-        set_once(self, parts=parts)
-
-    @property
-    def missing_ok(self) -> bool:
-        return all(c.missing_ok for c in self.parts.values())
-
-    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        pairs = {n: c.infer(params[n], x[n]) for n, c in self.parts.items()}
-        return {n: q for n, (q, _) in pairs.items()}, total(lp for _, lp in pairs.values())
-
-    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        return {n: c.expect(params[n], posterior[n], x[n], weights) for n, c in self.parts.items()}
-
-    def maximize(self, params: Params, stats: Stats) -> Params:
-        return {n: c.maximize(params[n], stats[n]) for n, c in self.parts.items()}
-
-    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
-        return total(c.expected_log_prob(params[n], stats[n], old[n]) for n, c in self.parts.items())
-
-    def init(self, key: Array, x: Data, weights: Array) -> Params:
-        keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
-        return {n: c.init(keys[n], x[n], weights) for n, c in self.parts.items()}
-
-    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
-        keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
-        draws = {n: c.sample(keys[n], params[n], num) for n, c in self.parts.items()}
-        return {n: z for n, (z, _) in draws.items()}, {n: x for n, (_, x) in draws.items()}
-
-    def bind(self, x: Data, weights: Array) -> "Product":
-        return Product(**{n: c.bind(x[n], weights) for n, c in self.parts.items()})
-
-    def log_prior(self, params: Params) -> Array:
-        return total(c.log_prior(params[n]) for n, c in self.parts.items())
-
-    def degenerate(self, params: Params, stats: Stats) -> Array:
-        return jnp.any(jnp.stack([c.degenerate(params[n], stats[n]) for n, c in self.parts.items()]))
-
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        return sum(c.num_parameters(params[n]) for n, c in self.parts.items() if fields is None or n in fields)
-
-    def features(self, x: Data) -> Array:
-        return jnp.concatenate([c.features(x[n]) for n, c in self.parts.items()])
-
-    def validate(self, x: Data) -> None:
-        checks.check_parts(x, tuple(self.parts))
-        for n, child in self.parts.items():
-            child.validate(x[n])
-
-    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
-        shared = {n: c.tie(params[n], stats[n], field_names(params[n])) for n, c in self.parts.items() if n in fields}
-        own = {n: jax.vmap(c.maximize)(params[n], stats[n]) for n, c in self.parts.items() if n not in fields}
-        return {n: shared[n] if n in shared else own[n] for n in self.parts}
-
-
-@node
-class Frozen(Node):
-    """A node some fields of which keep their starting values; without names, all of them.
-
-    Args:
-        child: the node.
-        *fields: names of the fields that stay.
-
-    Example:
-        >>> import jem
-        >>> jem.Frozen(jem.StudentT(df=4.0), "df").fields
-        ('df',)
-    """
-
-    child: Node
-    fields: tuple[str, ...] = static()
-
-    def __init__(self, child: Node, *fields: str):
-        set_once(self, child=child, fields=fields)
-
-    @property
-    def missing_ok(self) -> bool:
-        return self.child.missing_ok
-
-    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        return self.child.infer(params, x)
-
-    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        return self.child.expect(params, posterior, x, weights)
-
-    def maximize(self, params: Params, stats: Stats) -> Params:
-        if not self.fields:
-            return params
-        for f in self.fields:
-            if f not in field_names(params):
-                raise ValueError(f"Frozen: {type(self.child).__name__} has no field {f!r}; its fields are {field_names(params)}")
-        free = self.child.maximize(params, self.child.hold(params, stats, self.fields))
-        return set_fields(free, get_fields(params, self.fields))
-
-    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
-        return self.child.expected_log_prob(params, stats, old)
-
-    def init(self, key: Array, x: Data, weights: Array) -> Params:
-        return self.child.init(key, x, weights)
-
-    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
-        return self.child.sample(key, params, num)
-
-    def bind(self, x: Data, weights: Array) -> "Frozen":
-        return Frozen(self.child.bind(x, weights), *self.fields)
-
-    def log_prior(self, params: Params) -> Array:
-        return self.child.log_prior(params)
-
-    def degenerate(self, params: Params, stats: Stats) -> Array:
-        return self.child.degenerate(params, stats) if self.fields else jnp.array(False)
-
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        names = field_names(params) if fields is None else fields
-        return self.child.num_parameters(params, tuple(n for n in names if self.fields and n not in self.fields))
-
-    def features(self, x: Data) -> Array:
-        return self.child.features(x)
-
-    def validate(self, x: Data) -> None:
-        self.child.validate(x)
-
-    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
-        if not self.fields:
-            return params
-        held = jax.vmap(lambda p, s: self.child.hold(p, s, self.fields))
-        own = self.child.tie(params, held(params, stats) if not fields else stats, fields)
-        return set_fields(own, get_fields(params, self.fields))
-
-
-@node
-class Missing(Node):
-    """A node that may be missing: a unit with a NaN contributes nothing, `log p = 0` and weight 0.
-
-    Around each part of a `Product` it handles single missing cells, exactly, as the parts are independent.
-
-    Args:
-        child: the node.
-
-    Example:
-        >>> import jem
-        >>> part = jem.Missing(jem.Gaussian())
-        >>> jem.Product(height=part, weight=part).missing_ok
-        True
-
-    Source: Little and Rubin (2019), chapter 11: values missing at random are integrated out.
-    """
-
-    child: Node
-
-    @property
-    def missing_ok(self) -> bool:
-        return True
-
-    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        ok = observed(x)
-        posterior, log_prob = self.child.infer(params, fill(x, ok))
-        return posterior, jnp.where(ok, log_prob, 0)
-
-    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        ok = observed(x)
-        return self.child.expect(params, posterior, fill(x, ok), jnp.where(ok, weights, 0))
-
-    def maximize(self, params: Params, stats: Stats) -> Params:
-        return self.child.maximize(params, stats)
-
-    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
-        return self.child.expected_log_prob(params, stats, old)
-
-    def init(self, key: Array, x: Data, weights: Array) -> Params:
-        ok = observed(x)
-        return self.child.init(key, fill(x, ok), jnp.where(ok, weights, 0))
-
-    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
-        return self.child.sample(key, params, num)
-
-    def bind(self, x: Data, weights: Array) -> "Missing":
-        ok = observed(x)
-        return Missing(self.child.bind(fill(x, ok), jnp.where(ok, weights, 0)))
-
-    def log_prior(self, params: Params) -> Array:
-        return self.child.log_prior(params)
-
-    def degenerate(self, params: Params, stats: Stats) -> Array:
-        return self.child.degenerate(params, stats)
-
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        return self.child.num_parameters(params, fields)
-
-    def features(self, x: Data) -> Array:
-        return self.child.features(fill(x, observed(x)))
-
-    def validate(self, x: Data) -> None:
-        self.child.validate(x)
-
-    def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
-        return self.child.hold(params, stats, fields)
-
-    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
-        return self.child.tie(params, stats, fields)
-
-
-def total(terms: Any) -> Array:
-    """Sum of one or more arrays."""
-    terms = list(terms)
-    return sum(terms[1:], start=terms[0])

@@ -1,6 +1,8 @@
 """Pytree arithmetic: the few operations on records that the engine needs."""
 
+import functools
 import math
+from collections.abc import Iterable
 from typing import TypeVar
 
 import jax
@@ -13,6 +15,11 @@ T = TypeVar("T")
 def add(a: T, b: T) -> T:
     """Leafwise `a + b`."""
     return jax.tree.map(jnp.add, a, b)
+
+
+def total(terms: Iterable[Array]) -> Array:
+    """Sum of one or more arrays."""
+    return functools.reduce(jnp.add, terms)
 
 
 def where(mask: Array, a: T, b: T) -> T:

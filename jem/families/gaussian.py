@@ -217,18 +217,19 @@ def weighted_moments(x: Array, weights: Array, scale: FeatureScale | None) -> tu
 def prior_of(family: Any) -> Scatter | None:
     """The pseudo-statistics of a family's prior and floor; None where it has neither prior nor data."""
     prior, scale = family.prior, family.scale
-    if prior is not None and prior.deviation is None and scale is None:
-        raise ValueError(
-            f"{type(family).__name__}: the prior is relative to data it has not seen; bind the model with "
-            "jem.bind(model, x), give InverseWishart(deviation=...), or set prior=None"
-        )
-    if scale is None and prior is None:
-        return None
-    deviation = scale.deviation if prior is None or prior.deviation is None else jnp.asarray(prior.deviation)
-    deviation = deviation if scale is None else jnp.broadcast_to(deviation, scale.deviation.shape)
-    floor = jnp.zeros_like(deviation) if scale is None else scale.resolution
-    strength = 0.0 if prior is None else prior.strength
-    return Scatter(jnp.asarray(strength, deviation.dtype), deviation, floor)
+    if prior is None:
+        return None if scale is None else Scatter(jnp.zeros((), scale.deviation.dtype), *scale)
+    if scale is None:
+        if prior.deviation is None:
+            raise ValueError(
+                f"{type(family).__name__}: the prior is relative to data it has not seen; bind the model with "
+                "jem.bind(model, x), give InverseWishart(deviation=...), or set prior=None"
+            )
+        deviation = jnp.atleast_1d(jnp.asarray(prior.deviation, float))
+        return Scatter(jnp.asarray(prior.strength, deviation.dtype), deviation, jnp.zeros_like(deviation))
+    given = scale.deviation if prior.deviation is None else jnp.asarray(prior.deviation, scale.deviation.dtype)
+    deviation = jnp.broadcast_to(given, scale.deviation.shape)
+    return Scatter(jnp.asarray(prior.strength, deviation.dtype), deviation, scale.resolution)
 
 
 def maximize_moments(

@@ -24,7 +24,7 @@ def _eliminate_block(a: Array, b: Array, floor: Array) -> tuple[Array, Array]:
         for j in range(n):
             a, b = _eliminate_column(j, a, b, floor)
         return a, b
-    return lax.fori_loop(0, n, lambda j, ab: _eliminate_column(j, *ab, floor), (a, b))
+    return lax.fori_loop(0, n, lambda j, ab: _eliminate_column(j, ab[0], ab[1], floor), (a, b))
 
 
 def cholesky_solve_lower(a: Array, b: Array, floor: Array) -> Array:

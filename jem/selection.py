@@ -1,0 +1,187 @@
+"""Choosing a model: information criteria, and a sweep over models that tabulates them."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import xlogy
+
+from jem.data import row_weights
+from jem.engine.result import Fit, Status
+from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
+from jem.fit import checked, fit_restarts
+from jem.inference import e_step, num_parameters
+from jem.node import Data, Node, Params
+
+
+def aic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Array:
+    """Akaike's information criterion, `-2 log p(x | params) + 2 p`; lower is better.
+
+    Args:
+        node: the model.
+        params: its parameters.
+        x: data with N rows.
+        weights: (N,) or None.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.aic(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), [[1], [4]]).shape
+        ()
+
+    Source: Akaike (1974).
+    """
+    return -2 * _log_likelihood(node, params, x, weights) + 2 * num_parameters(node, params)
+
+
+def bic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Array:
+    """Schwarz's Bayesian information criterion, `-2 log p(x | params) + p log N`; lower is better.
+
+    N is the total weight.
+
+    Args:
+        node: the model.
+        params: its parameters.
+        x: data with N rows.
+        weights: (N,) or None.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.bic(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), [[1], [4]]).shape
+        ()
+
+    Source: Schwarz (1978).
+    """
+    x, weights = checked(node, x, weights)
+    total = jnp.sum(row_weights(x, weights))
+    return -2 * _log_likelihood(node, params, x, weights) + num_parameters(node, params) * jnp.log(total)
+
+
+def icl(node: Node, params: Params, x: Data, weights: Array | None = None) -> Array:
+    """Integrated completed likelihood, `bic + 2 sum_n w_n H[r_n]` with r_n the responsibilities; lower is better.
+
+    Args:
+        node: a mixture.
+        params: its parameters.
+        x: data with N rows.
+        weights: (N,) or None.
+
+    Example:
+        >>> import jem, jax
+        >>> m, x = jem.Mixture(jem.Poisson(), 2), [[1], [2], [9]]
+        >>> p = jem.init(m, jax.random.key(0), x)
+        >>> bool(jem.icl(m, p, x) >= jem.bic(m, p, x))
+        True
+
+    Source: Biernacki, Celeux and Govaert (2000).
+    """
+    x, weights = checked(node, x, weights)
+    return bic(node, params, x, weights) + 2 * _entropy(node, params, x, weights)
+
+
+@jax.jit
+def _entropy(node: Node, params: Params, x: Data, weights: Array | None) -> Array:
+    def chunk(x: Any, w: Array) -> Array:
+        posterior, _ = node.infer(params, x)
+        if not hasattr(posterior, "responsibilities"):
+            raise ValueError(f"icl: expected a mixture; {type(node).__name__} has no responsibilities")
+        r = posterior.responsibilities
+        return -jnp.sum(xlogy(r, r) * w[None, :])
+
+    weights = row_weights(x, weights)
+    return fold(chunk, lay_out(x, weights, chunk_size(unit_bytes(chunk, x, weights), weights.shape[0])))
+
+
+def _log_likelihood(node: Node, params: Params, x: Data, weights: Array | None) -> Array:
+    return e_step(node, params, x, weights)[1]
+
+
+class SweepRow(NamedTuple):
+    """One model of a sweep."""
+
+    name: str
+    num_parameters: int
+    log_likelihood: float
+    aic: float
+    bic: float
+    icl: float
+    status: Status
+    num_optima: int
+
+
+class Sweep(NamedTuple):
+    """The table of a sweep, one row a model, and every fit.
+
+    `str(sweep)` prints the table; `sweep.best("bic")` is the name of the model with the lowest criterion.
+    """
+
+    rows: list[SweepRow]
+    fits: dict[str, Fit]
+
+    def best(self, criterion: str = "bic") -> str:
+        """Name of the model with the lowest `criterion`, among those whose best lane converged where there are any."""
+        good = [r for r in self.rows if r.status == Status.CONVERGED] or self.rows
+        return min(good, key=lambda r: getattr(r, criterion)).name
+
+    def __str__(self) -> str:
+        head = f"{'model':<20}{'p':>6}{'log-lik':>14}{'AIC':>14}{'BIC':>14}{'ICL':>14}  {'status':<12}{'optima':>6}"
+        lines = [
+            f"{r.name:<20}{r.num_parameters:>6}{r.log_likelihood:>14.3f}{r.aic:>14.3f}{r.bic:>14.3f}{r.icl:>14.3f}"
+            f"  {r.status.name:<12}{r.num_optima:>6}"
+            for r in self.rows
+        ]
+        return "\n".join([head, *lines])
+
+
+def sweep(
+    models: Mapping[str, Node], key: Array, x: Data, *, num_restarts: int, weights: Array | None = None, **options: Any
+) -> Sweep:
+    """Fits several models to the same data and tabulates their information criteria: over K, over covariance kinds.
+
+    Args:
+        models: names and mixtures.
+        key: a typed PRNG key.
+        x: data with N rows.
+        num_restarts: starts of each model.
+        weights: (N,) or None.
+        **options: passed on to `fit_restarts`.
+
+    Returns:
+        A `Sweep`.
+
+    Example:
+        >>> import jem, jax
+        >>> models = {f"K={k}": jem.Mixture(jem.Gaussian(), k) for k in (1, 2)}
+        >>> jem.sweep(models, jax.random.key(0), jem.datasets.old_faithful(), num_restarts=4).best()
+        'K=2'
+    """
+    rows, fits = [], {}
+    for (name, node), k in zip(models.items(), jax.random.split(key, len(models)), strict=True):
+        fits[name] = fit_restarts(node, k, x, num_restarts=num_restarts, weights=weights, **options)
+        rows.append(sweep_row(name, node, fits[name], x, weights))
+    return Sweep(rows, fits)
+
+
+def sweep_row(name: str, node: Node, fits: Fit, x: Data, weights: Array | None = None) -> SweepRow:
+    """The row of one model in a sweep, from its restarts.
+
+    Args:
+        name: what to call it.
+        node: the model.
+        fits: from `fit_restarts`.
+        x: data with N rows.
+        weights: (N,) or None.
+    """
+    best = fits.best()
+    return SweepRow(
+        name=name,
+        num_parameters=num_parameters(node, best.params),
+        log_likelihood=float(best.log_likelihood),
+        aic=float(aic(node, best.params, x, weights)),
+        bic=float(bic(node, best.params, x, weights)),
+        icl=float(icl(node, best.params, x, weights)),
+        status=Status(int(np.asarray(best.status))),
+        num_optima=fits.num_optima(),
+    )

@@ -18,7 +18,7 @@ from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit
 from jem.engine.step import EM, e_step_chunk
 from jem.engine.stop import RelativeGain
-from jem.engine.stream import chunk_size, lay_out, unit_bytes
+from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
 from jem.node import Data, Node, Params
 
 
@@ -167,9 +167,13 @@ def _run(
     slots: int | None,
     mesh: tuple[Any, str | None] | None,
 ) -> Fit:
-    """The compiled program of both doors: bind, start, lay out, loop."""
+    """The compiled program of both doors: bind, compress, start, lay out, loop."""
     units, weights = to_units(used_rows(x, weights)), row_weights(x, weights)
     model = model.bind(units, weights)
+    fewer = compressed(model, x, weights, mesh)
+    if fewer is not None:
+        x, weights = fewer
+        units = to_units(x)
     expected = jax.eval_shape(model.init, jax.random.key(0), units, weights)
     if starts is None:
         starts = lax.map(lambda key: model.init(key, units, weights), keys)
@@ -182,6 +186,23 @@ def _run(
         program = _on_mesh(program, *mesh, starts)
     table, trace = program(model, starts, x, weights, total_weight, solver, stop, schedule)
     return Fit(table.params, table.status, table.num_steps, table.log_likelihood, table.objective, trace)
+
+
+def compressed(
+    model: Node, x: Data, weights: Array, mesh: tuple[Any, str | None] | None
+) -> tuple[Data, Array] | None:
+    """Fewer rows that the model cannot tell from the data, where it knows how to make them: of each shard its own."""
+
+    def shard(model: Node, x: Data, weights: Array) -> tuple[Data, Array] | None:
+        def total(fn: Callable[..., Any]) -> Any:
+            return fold(fn, lay_out(x, weights, chunk_size(unit_bytes(fn, x, weights), weights.shape[0])))
+
+        return model.compress(total, x, weights)
+
+    if mesh is None or mesh[1] is None:
+        return shard(model, x, weights)
+    rows = P(mesh[1])
+    return jax.shard_map(shard, mesh=mesh[0], in_specs=(P(), rows, rows), out_specs=rows, check_vma=False)(model, x, weights)
 
 
 def _lanes(

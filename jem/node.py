@@ -5,6 +5,7 @@ functions take the field's rows `(N, D)` and turn them once.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Self, TypeVar, dataclass_transform
 
 import jax
@@ -109,6 +110,14 @@ class Node:
     def bind(self, x: Data, weights: Array) -> Self:
         """The same node with every hyper-parameter that is defined relative to the data filled in."""
         return self
+
+    def compress(self, total: Callable[..., Any], x: Data, weights: Array) -> tuple[Data, Array] | None:
+        """Fewer rows with the same log-likelihood and statistics at any parameters; None where there are none.
+
+        A fit asks the node at its top once, after `bind`: weights do not change there from step to step. x has rows
+        **first**; `total(fn)` is the sum of `fn(x, weights)` over all data, in chunks with the units last.
+        """
+        return None
 
     def log_prior(self, params: Params) -> Array:
         """Log-density of the prior at `params`, up to a constant. A scalar."""

@@ -30,14 +30,15 @@ def where(mask: Array, a: T, b: T) -> T:
 def two_sum(total: T, error: T, term: T) -> tuple[T, T]:
     """Adds `term` to a compensated sum: returns the new `(total, error)`; the sum is `total + error`.
 
-    The error of each rounded addition is recovered exactly (Knuth, 1969; Neumaier, 1974), so that a sum over
-    many chunks in float32 is as good as its terms.
+    The error of each rounded addition is recovered exactly (Knuth, 1969) and goes into the next one (Kahan, 1965), so
+    that a sum over any number of chunks in float32 is as good as its terms.
     """
 
     def leaf(t: Array, e: Array, x: Array) -> tuple[Array, Array]:
+        x = x + e
         s = t + x
         back = s - t
-        return s, e + ((t - (s - back)) + (x - back))
+        return s, (t - (s - back)) + (x - back)
 
     leaves, treedef = jax.tree.flatten(total)
     pairs = [leaf(*z) for z in zip(leaves, jax.tree.leaves(error), jax.tree.leaves(term), strict=True)]

@@ -11,6 +11,7 @@ from coordinates import from_free, noise_like
 import jem
 from jem.data import to_units
 from jem.engine.step import e_step_chunk
+from jem.engine.stream import fold, lay_out
 
 NUM = 64
 
@@ -148,7 +149,18 @@ def build(name, dtype):
 bind = jax.jit(lambda node, units, weights: node.bind(units, weights))
 e_step = jax.jit(e_step_chunk)
 maximize = jax.jit(lambda node, params, stats: node.maximize(params, stats))
-q_function = jax.jit(lambda node, params, stats, old: node.expected_log_prob(params, stats, old) + node.log_prior(params))
+
+
+@jax.jit
+def q_function(node, params, stats, old):
+    """`Q(params | old)` and the log prior."""
+    return node.expected_log_prob(params, stats, old), node.log_prior(params)
+
+
+@jax.jit
+def e_step_chunks(node, params, x, weights):
+    """The engine's E-step over rows, 24 + 24 + 16 at a time."""
+    return fold(lambda x, w: e_step_chunk(node, params, x, w), lay_out(x, weights, 24))
 
 
 def assert_close(got, want, eps, ulps=64):

@@ -4,7 +4,7 @@ from importlib import resources
 
 import numpy as np
 
-__all__ = ["iris", "old_faithful"]
+__all__ = ["earthquakes", "iris", "nile", "old_faithful"]
 
 
 def _read(name: str) -> np.ndarray:
@@ -50,3 +50,41 @@ def iris() -> tuple[np.ndarray, np.ndarray]:
     """
     table = _read("iris.csv")
     return table[:, :4], table[:, 4].astype(np.int64)
+
+
+def earthquakes() -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of major earthquakes (magnitude 7 or more) in the world, year by year.
+
+    Returns:
+        `(years, counts)`: integer arrays (107,), 1900 to 2006.
+
+    Example:
+        >>> from jem import datasets
+        >>> years, counts = datasets.earthquakes()
+        >>> int(years[0]), int(counts[0])
+        (1900, 13)
+
+    Source:
+        US Geological Survey, as printed in Zucchini and MacDonald (2009), Hidden Markov Models for Time Series, table 1.1.
+    """
+    table = _read("earthquakes.csv").astype(np.int64)
+    return table[:, 0], table[:, 1]
+
+
+def nile() -> tuple[np.ndarray, np.ndarray]:
+    """Annual flow of the Nile at Aswan.
+
+    Returns:
+        `(years, flow)`: integer array (100,), 1871 to 1970, and float64 array (100,) [1e8 m^3].
+
+    Example:
+        >>> from jem import datasets
+        >>> years, flow = datasets.nile()
+        >>> int(years[0]), float(flow[0])
+        (1871, 1120.0)
+
+    Source:
+        Cobb (1978), The problem of the Nile, Biometrika 65, 243-251; the R data set `Nile`.
+    """
+    table = _read("nile.csv")
+    return table[:, 0].astype(np.int64), table[:, 1]

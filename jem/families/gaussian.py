@@ -110,7 +110,7 @@ class Gaussian(Node):
 
     def expect(self, params: GaussianParams, posterior: tuple[()], x: Array, weights: Array) -> GaussianStats:
         z = self.covariance.whiten(params.whitening, x - params.mean[:, None])
-        return GaussianStats(jnp.sum(weights), kernel.moments(self.covariance, z, weights))
+        return GaussianStats(jnp.sum(weights), self.covariance.moments(z, weights))
 
     def maximize(self, params: GaussianParams, stats: GaussianStats) -> GaussianParams:
         return maximize_moments(self.covariance, prior_of(self), params, stats.count, stats.count, stats.moments)

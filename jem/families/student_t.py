@@ -90,7 +90,7 @@ class StudentT(Node):
         z = self.covariance.whiten(params.whitening, x - params.mean[:, None])
         u, log_u = posterior
         return StudentTStats(
-            jnp.sum(weights), weights @ u, weights @ (log_u - u), kernel.moments(self.covariance, z, weights * u)
+            jnp.sum(weights), weights @ u, weights @ (log_u - u), self.covariance.moments(z, weights * u)
         )
 
     def maximize(self, params: StudentTParams, stats: StudentTStats) -> StudentTParams:

@@ -45,9 +45,14 @@ class Full:
         """`W^{-1} z` for vectors z (D, N)."""
         return solve_lower(w, z)
 
-    def second(self, wz: Array, z: Array) -> Array:
-        """`sum_n w_n z_n z_n^T` from z and w z, (D, N) each."""
-        return wz @ z.T
+    def moments(self, z: Array, weights: Array) -> Moments:
+        """`sum_n w_n z_n` and `sum_n w_n z_n z_n^T` of whitened residuals z (D, N)."""
+        wz = weights[None, :] * z
+        return Moments(jnp.sum(wz, 1), wz @ z.T)
+
+    def outer(self, z: Array) -> Array:
+        """`z z^T` of one vector (D,)."""
+        return z[:, None] * z[None, :]
 
     def trace(self, s: Array, dim: int) -> Array:
         """`tr S`."""
@@ -101,9 +106,14 @@ class Diagonal:
         """`W^{-1} z` for vectors z (D, N)."""
         return z / w
 
-    def second(self, wz: Array, z: Array) -> Array:
-        """`sum_n w_n z_n^2`, (D, 1), from z and w z, (D, N) each."""
-        return jnp.sum(wz * z, -1, keepdims=True)
+    def moments(self, z: Array, weights: Array) -> Moments:
+        """`sum_n w_n z_n` and `sum_n w_n z_n^2` (D, 1) of whitened residuals z (D, N)."""
+        # Matrix-vector products: sums over a last axis are not vectorised on a CPU.
+        return Moments(z @ weights, ((z * z) @ weights)[:, None])
+
+    def outer(self, z: Array) -> Array:
+        """`z^2` of one vector (D,)."""
+        return (z * z)[:, None]
 
     def trace(self, s: Array, dim: int) -> Array:
         """`tr S`."""
@@ -154,9 +164,13 @@ class Spherical:
         """`W^{-1} z` for vectors z (D, N)."""
         return z / w
 
-    def second(self, wz: Array, z: Array) -> Array:
-        """`sum_n w_n |z_n|^2 / D`, (1, 1), from z and w z, (D, N) each."""
-        return jnp.mean(jnp.sum(wz * z, -1))[None, None]
+    def moments(self, z: Array, weights: Array) -> Moments:
+        """`sum_n w_n z_n` and `sum_n w_n |z_n|^2 / D` (1, 1) of whitened residuals z (D, N)."""
+        return Moments(z @ weights, (jnp.mean(z * z, 0) @ weights)[None, None])
+
+    def outer(self, z: Array) -> Array:
+        """`|z|^2 / D` of one vector (D,)."""
+        return jnp.mean(z * z)[None, None]
 
     def trace(self, s: Array, dim: int) -> Array:
         """`tr S`."""
@@ -207,16 +221,10 @@ def log_normal(structure: Structure, w: Array, z: Array) -> Array:
     return log_det(structure, w, dim) - 0.5 * jnp.sum(z * z, 0) - 0.5 * dim * LOG_2PI
 
 
-def moments(structure: Structure, z: Array, weights: Array) -> Moments:
-    """Moments of whitened residuals z (D, N) with weights (N,)."""
-    wz = weights[None, :] * z
-    return Moments(jnp.sum(wz, 1), structure.second(wz, z))
-
-
 def centred(structure: Structure, mass: Array, m: Moments) -> tuple[Array, Array]:
     """The whitened shift of the mean (D,) and the whitened scatter about the shifted mean, from moments of total `mass`."""
     shift = m.first / mass
-    return shift, m.second - structure.second(m.first[:, None], shift[:, None])
+    return shift, m.second - mass * structure.outer(shift)
 
 
 def expected_log_normal(

@@ -7,7 +7,7 @@ from zoo import NUM
 
 import jem
 from jem.engine.step import e_step_chunk
-from jem.node import Node, node
+from jem.node import Wrapper, node
 
 
 def assert_same_form(got, want):
@@ -51,16 +51,10 @@ def test_binding_twice_changes_nothing(model):
 
 
 @node
-class Growing(Node):
+class Growing(Wrapper):
     """Breaks the law: parameters come back with an axis more."""
 
-    child: Node
-
-    def infer(self, params, x):
-        return self.child.infer(params, x)
-
-    def expect(self, params, posterior, x, weights):
-        return self.child.expect(params, posterior, x, weights)
+    child: Wrapper
 
     def maximize(self, params, stats):
         return jax.tree.map(lambda leaf: leaf[None], self.child.maximize(params, stats))

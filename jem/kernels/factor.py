@@ -1,0 +1,283 @@
+"""Factor analysis in whitened coordinates, without LAPACK and without a subtraction that cancels; rotations of loadings.
+
+With noise deviations 1 / w, `z = w (x - m)` and `A = w L`, the model is `z = A f + e`, `f ~ N(0, I_q)`, `e ~ N(0, I_D)`.
+Everything rests on one orthonormal basis of the stacked matrix [A; I], `[A; I] = [Q1; Q2] R`, whose entries are at most one
+however close to one the communalities are. D features, q factors, N units, units last.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jem.kernels.linalg import cholesky_solve_lower
+
+_UNROLL = 8  # factors up to which the basis is straight-line code, which the compiler shares and hoists
+
+
+class Basis(NamedTuple):
+    """Orthonormal columns of [A; I]: `features` Q1 (D, q) and `factors` Q2 (q, q), upper triangular, `Q2 = R^{-1}`."""
+
+    features: Array
+    factors: Array
+
+
+class FactorMoments(NamedTuple):
+    """Sums over units of weight w, under the posterior of the factors f and the noise `e = z - A f`.
+
+    count `sum w` (), factor `sum w E[f]` (q,), noise `sum w E[e]` (D,), factor_square `sum w E[f f^T]` (q, q), cross
+    `sum w E[e f^T]` (D, q), noise_square `sum w E[e^2]` (D,).
+    """
+
+    count: Array
+    factor: Array
+    noise: Array
+    factor_square: Array
+    cross: Array
+    noise_square: Array
+
+
+class Regression(NamedTuple):
+    """What the M-step moves by: loadings (D, q), the noise's scatter about the regression (D,)."""
+
+    loadings: Array
+    scatter: Array
+
+
+class Rotation(NamedTuple):
+    """Rotated loadings (D, q), the matrix T (q, q) with `loadings @ T = rotated`, and the factors' correlations (q, q)."""
+
+    loadings: Array
+    matrix: Array
+    correlation: Array
+
+
+def basis(a: Array) -> Basis:
+    """The orthonormal basis of [A; I], by Gram-Schmidt with every column orthogonalised twice.
+
+    `R^T R = I + A^T A`, hence the posterior covariance `(I + A^T A)^{-1} = Q2 Q2^T` and `log|I + A A^T| = -2 sum log diag Q2`.
+    No column is shorter than one, so nothing is divided by zero.
+    """
+    dim, num = a.shape
+    columns = jnp.concatenate([a, jnp.eye(num, dtype=a.dtype)])
+
+    def orthogonalise(j: int | Array, q: Array) -> Array:
+        v = lax.dynamic_index_in_dim(columns, j, 1, keepdims=False)
+        v = v / jnp.max(jnp.abs(v))
+        for _ in range(2):
+            v = v - q @ (q.T @ v)
+        return lax.dynamic_update_index_in_dim(q, v / jnp.sqrt(jnp.sum(v * v)), j, 1)
+
+    q = jnp.zeros_like(columns)
+    if num > _UNROLL:
+        q = lax.fori_loop(0, num, orthogonalise, q)
+    else:
+        for j in range(num):
+            q = orthogonalise(j, q)
+    return Basis(q[:dim], q[dim:])
+
+
+def posterior_mean(b: Basis, z: Array) -> tuple[Array, Array]:
+    """`E[f]` (q, N) and the residual `z - A E[f]` (D, N) of z (D, N)."""
+    g = b.features.T @ z
+    return b.factors @ g, z - b.features @ g
+
+
+def log_normaliser(b: Basis) -> Array:
+    """`-1/2 log|I + A A^T|`."""
+    return jnp.sum(jnp.log(jnp.diagonal(b.factors)))
+
+
+def moments(b: Basis, f: Array, r: Array, weights: Array) -> FactorMoments:
+    """The sums, from posterior means f (q, N), residuals r (D, N) and weights (N,).
+
+    The posterior covariance adds `Q2 Q2^T` to `E[f f^T]`, `-Q1 Q2^T` to `E[e f^T]` and the squared rows of Q1 to `E[e^2]`.
+    """
+    count = jnp.sum(weights)
+    wf = weights[None, :] * f
+    return FactorMoments(
+        count,
+        f @ weights,
+        r @ weights,
+        wf @ f.T + count * b.factors @ b.factors.T,
+        r @ wf.T - count * b.features @ b.factors.T,
+        (r * r) @ weights + count * jnp.sum(b.features**2, 1),
+    )
+
+
+def centred(mass: Array, m: FactorMoments) -> FactorMoments:
+    """The moments per unit of `mass`, second moments about the first."""
+    _, f, e, ff, ef, ee = (s / mass for s in m)
+    return FactorMoments(m.count, f, e, ff - f[:, None] * f[None, :], ef - e[:, None] * f[None, :], ee - e * e)
+
+
+def regress(m: FactorMoments) -> Regression:
+    """Least squares of the noise on the factors: by how much the loadings move, and the variances left.
+
+    `dA = S_ef S_ff^{-1}` and `S_ee - dA S_ef^T` from centred moments. At a fixed point `dA = 0`: nothing cancels there.
+    """
+    eps, tiny = jnp.finfo(m.cross.dtype).eps, jnp.finfo(m.cross.dtype).tiny
+    # A factor that the others explain to within rounding takes no part.
+    floor = jnp.sqrt(eps * jnp.maximum(jnp.diagonal(m.factor_square), 0)) + jnp.sqrt(tiny)
+    inverse = cholesky_solve_lower(m.factor_square, jnp.eye(m.factor.shape[0], dtype=floor.dtype), floor)
+    u = m.cross @ inverse.T
+    return Regression(u @ inverse, jnp.maximum(m.noise_square - jnp.sum(u * u, 1), 0))
+
+
+def expected_squares(m: FactorMoments, change: Array, shift: Array) -> Array:
+    """`sum w E[(e - B f - d)^2]` (D,) for a change of loadings B (D, q) and of the mean d (D,), from uncentred moments."""
+    quadratic = m.noise_square - 2 * jnp.sum(change * m.cross, 1) + jnp.sum((change @ m.factor_square) * change, 1)
+    return quadratic + 2 * shift * (change @ m.factor - m.noise) + m.count * shift * shift
+
+
+def principal_start(
+    directions: Array, x: Array, share: Array, mean: Array, deviation: Array, passes: int = 2
+) -> tuple[Array, Array]:
+    """Loadings A (D, q) along the main correlations, and the variances (D,) they leave, in units of the deviations.
+
+    Subspace iteration on the correlations S from random directions, `A = U C` with `C C^T = U^T S U`, shortened so that a
+    tenth of every feature's variance is left. S is never formed.
+
+    Args:
+        directions: (D, q) random.
+        x: (D, N).
+        share: (N,) weights that sum to one.
+        mean: (D,).
+        deviation: (D,).
+        passes: iterations, of two products with x each.
+    """
+
+    def correlate(u: Array) -> Array:
+        u = u / deviation[:, None]
+        scores = (u.T @ x - (u.T @ mean)[:, None]) * share[None, :]
+        return (x @ scores.T - mean[:, None] * jnp.sum(scores, 1)[None, :]) / deviation[:, None]
+
+    u = directions
+    for _ in range(passes):
+        u = correlate(u)
+        top = jnp.max(jnp.abs(u))
+        # Of [c U; I] with c large the basis is that of U, and where U has lower rank it stays finite.
+        u = basis(u * (1e4 / jnp.where(top > 0, top, 1))).features
+    square = u.T @ correlate(u)
+    square = 0.5 * (square + square.T)
+    floor = jnp.sqrt(jnp.finfo(x.dtype).eps * (1 + jnp.abs(jnp.diagonal(square))))
+    a = u @ cholesky_solve_lower(square, square, floor).T
+    explained = jnp.sum(a * a, 1)
+    a = a * jnp.sqrt(0.9 / jnp.maximum(explained, 0.9))[:, None]
+    return a, 1 - jnp.minimum(explained, 0.9)
+
+
+def few_units(mean: Array, covariance: Array) -> Array:
+    """D + 1 points (D, D + 1) that, weighted alike, have this mean (D,) and covariance (D, D), about unit scale.
+
+    With `S = C C^T` they are `m + sqrt(D + 1) (C^{-1} S)^T h_i`, the h_i the corners of a simplex. Directions in which the
+    covariance is zero to rounding stay flat.
+    """
+    dim = mean.shape[0]
+    num = dim + 1
+    resolution = jnp.sqrt(4 * jnp.finfo(covariance.dtype).eps * jnp.maximum(jnp.diagonal(covariance), 0))
+    tiny = jnp.sqrt(jnp.finfo(covariance.dtype).tiny)
+    root = cholesky_solve_lower(covariance, covariance, resolution + tiny)  # C^T
+    total = jnp.sum(root, 0, keepdims=True)
+    # The columns of the reflection that takes the first axis to the diagonal are orthogonal to it, and to each other.
+    corners = jnp.concatenate([total / math.sqrt(num), root - total / (num - math.sqrt(num))])
+    return mean[:, None] + math.sqrt(num) * corners.T
+
+
+def varimax(loadings: Array, *, normalize: bool = True, max_sweeps: int = 100) -> Rotation:
+    """Rotates loadings orthogonally so that each factor loads on few features: T maximises the variance of the squares.
+
+    `V = sum_k (sum_j l_jk^4 - (sum_j l_jk^2)^2 / D)`, by plane rotations, each the exact maximum for its pair of factors.
+
+    Args:
+        loadings: (D, q).
+        normalize: scale every row to length one while rotating (Kaiser's normalisation), so that features of small
+            communality count as much.
+        max_sweeps: largest number of passes over all pairs.
+
+    Returns:
+        A `Rotation`; its `correlation` is the identity, and `loadings @ loadings.T` is unchanged.
+
+    Example:
+        >>> import jax.numpy as jnp, jem
+        >>> mixed = jnp.array([[0.6, 0.6], [0.6, 0.6], [0.5, -0.5], [0.5, -0.5]])
+        >>> jem.kernels.factor.varimax(mixed).loadings.round(2).tolist()
+        [[0.85, 0.0], [0.85, 0.0], [0.0, -0.71], [0.0, -0.71]]
+
+    Source: Kaiser (1958), Psychometrika 23.
+    """
+    dim, num = loadings.shape
+    eye = jnp.eye(num, dtype=loadings.dtype)
+    if num == 1:
+        return Rotation(loadings, eye, eye)
+    length = jnp.sqrt(jnp.sum(loadings**2, 1, keepdims=True))
+    length = jnp.where(length > 0, length, 1) if normalize else jnp.ones_like(length)
+    pairs = jnp.asarray(np.array(list(itertools.combinations(range(num), 2))))
+    scale = jnp.sqrt(jnp.mean((loadings / length) ** 2))
+    start = jnp.concatenate([loadings / length / jnp.where(scale > 0, scale, 1), eye])
+
+    def rotate(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        stacked, largest = carry
+        both = stacked[:, pairs[i]]
+        a, b = both[:dim, 0], both[:dim, 1]
+        u, v = a * a - b * b, 2 * a * b
+        sine = 2 * jnp.sum(u * v) - 2 * jnp.sum(u) * jnp.sum(v) / dim
+        cosine = jnp.sum(u * u - v * v) - (jnp.sum(u) ** 2 - jnp.sum(v) ** 2) / dim
+        # A pair whose criterion is flat, to rounding, stays as it is.
+        flat = jnp.hypot(sine, cosine) <= 8 * jnp.finfo(a.dtype).eps * jnp.sum((u * u + v * v))
+        angle = jnp.where(flat, 0, jnp.arctan2(jnp.where(flat, 0, sine), jnp.where(flat, 1, cosine)) / 4)
+        turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
+        return stacked.at[:, pairs[i]].set(both @ turn), jnp.maximum(largest, jnp.abs(angle))
+
+    def sweep(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        stacked, _, count = state
+        stacked, largest = lax.fori_loop(0, pairs.shape[0], rotate, (stacked, jnp.zeros((), start.dtype)))
+        return stacked, largest, count + 1
+
+    def unfinished(state: tuple[Array, Array, Array]) -> Array:
+        return (state[1] > 4 * jnp.finfo(start.dtype).eps) & (state[2] < max_sweeps)
+
+    state = (start, jnp.array(1, start.dtype), jnp.array(0))
+    matrix = lax.while_loop(unfinished, sweep, state)[0][dim:]
+    return Rotation(loadings @ matrix, matrix, eye)
+
+
+def promax(loadings: Array, *, power: float = 4.0, normalize: bool = True) -> Rotation:
+    """Rotates loadings obliquely: varimax, then towards its loadings raised to `power`, which pulls small ones to zero.
+
+    With varimax loadings V the target is `P = V |V|^(power - 1)`; `U = (V^T V)^{-1} V^T P`, its columns scaled so that
+    the factors, of correlations `Phi = (U^T U)^{-1}`, have variance one.
+
+    Args:
+        loadings: (D, q).
+        power: exponent of the target, > 1; larger is more oblique.
+        normalize: as for `varimax`.
+
+    Returns:
+        A `Rotation`; `loadings @ correlation @ loadings.T` is what `loadings @ loadings.T` was.
+
+    Example:
+        >>> import jax.numpy as jnp, jem
+        >>> mixed = jnp.array([[0.6, 0.5], [0.6, 0.6], [0.5, -0.5], [0.5, -0.3]])
+        >>> oblique = jem.kernels.factor.promax(mixed)
+        >>> change = oblique.loadings @ oblique.correlation @ oblique.loadings.T - mixed @ mixed.T
+        >>> bool(abs(change).max() < 1e-5)
+        True
+
+    Source: Hendrickson and White (1964), British J. Statistical Psychology 17; the scaling is that of R's `promax`.
+    """
+    v = varimax(loadings, normalize=normalize)
+    u = _solve_spd(v.loadings.T @ v.loadings, v.loadings.T @ (v.loadings * jnp.abs(v.loadings) ** (power - 1)))
+    eye = jnp.eye(u.shape[0], dtype=u.dtype)
+    u = u * jnp.sqrt(jnp.diagonal(_solve_spd(u.T @ u, eye)))[None, :]
+    return Rotation(v.loadings @ u, v.matrix @ u, _solve_spd(u.T @ u, eye))
+
+
+def _solve_spd(a: Array, b: Array) -> Array:
+    """`a^{-1} b` for a small positive definite matrix."""
+    floor = jnp.sqrt(jnp.finfo(a.dtype).eps * jnp.diagonal(a)) + jnp.sqrt(jnp.finfo(a.dtype).tiny)
+    inverse = cholesky_solve_lower(a, jnp.eye(a.shape[0], dtype=a.dtype), floor)
+    return inverse.T @ (inverse @ b)

@@ -1,0 +1,293 @@
+"""Factor analysis and probabilistic principal components: a few hidden factors that explain the covariances of many features."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jem import checks
+from jem.families.gaussian import (
+    FeatureScale,
+    InverseWishart,
+    feature_scale,
+    log_prior_whitening,
+    prior_of,
+    update_whitening,
+    weighted_moments,
+    whitening_of,
+)
+from jem.kernels import factor as kernel
+from jem.kernels.factor import FactorMoments
+from jem.kernels.gaussian import LOG_2PI, Diagonal, Spherical, log_det
+from jem.node import Node, get_fields, node, set_fields, static
+
+
+class FactorParams(NamedTuple):
+    """Mean (D,), loadings (D, q), and the noise's reciprocal deviations: (D, 1) if diagonal, (1, 1) if spherical.
+
+    Leading axes batch all fields.
+    """
+
+    mean: Array
+    loadings: Array
+    whitening: Array
+
+    @property
+    def noise(self) -> Array:
+        """Variances of the noise, (..., D)."""
+        return jnp.broadcast_to((1 / self.whitening) ** 2, (*self.mean.shape, 1))[..., 0]
+
+    @property
+    def covariance(self) -> Array:
+        """Covariances of x, `L L^T + Psi`, (..., D, D)."""
+        eye = jnp.eye(self.mean.shape[-1], dtype=self.mean.dtype)
+        return self.loadings @ jnp.swapaxes(self.loadings, -1, -2) + self.noise[..., None] * eye
+
+    @property
+    def communalities(self) -> Array:
+        """Share of each feature's variance that the factors explain, (..., D); one less it is the uniqueness."""
+        squares = jnp.sum((self.whitening * self.loadings) ** 2, -1)
+        return squares / (1 + squares)
+
+
+class FactorPosterior(NamedTuple):
+    """Posterior of the factors: `E[f | x]`, (N, q) from `jem.infer`, and a root of the covariance, (N, q, q).
+
+    The covariance is the same for every row; inside, both have the unit axis last.
+    """
+
+    mean: Array
+    root: Array
+
+    @property
+    def covariance(self) -> Array:
+        """`cov[f | x] = (I + L^T Psi^{-1} L)^{-1}`, (N, q, q), of what `jem.infer` returns."""
+        return self.root @ jnp.swapaxes(self.root, -1, -2)
+
+
+class Offset(NamedTuple):
+    """Data as an unevaluated sum `origin + deviation`, (D, N) each: more digits than one number can hold."""
+
+    origin: Array
+    deviation: Array
+
+
+@node
+class FactorAnalysis(Node):
+    """Factor analysis: `f ~ N(0, I_q)`, `x | f ~ N(mean + L f, Psi)`; x has rows (N, D).
+
+    Hence `x ~ N(mean, L L^T + Psi)`. With a spherical Psi it is probabilistic PCA. Loadings are found up to a rotation:
+    see `varimax` and `promax`. A fit with this node at the top gathers the data's mean and covariance once, and an
+    iteration then costs `D^2 q` however many rows there are; below a mixture it costs `N D q`.
+
+    A likelihood that grows for ever as some noise variance vanishes (a Heywood case) is held by the prior on the noise,
+    and the fit ends as DEGENERATE. Where it has a maximum on that boundary, EM comes near it only slowly.
+
+    Params: `FactorParams(mean (D,), loadings (D, q), whitening)`; make them with `params`, read `.noise`, `.covariance`
+    and `.communalities`.
+
+    Attributes:
+        num_factors: q, at least 1 and below D.
+        noise: `jem.Diagonal()` (factor analysis) or `jem.Spherical()` (probabilistic PCA).
+        prior: an `InverseWishart` on the noise, or None. The default adds a thousandth of a row of the data's own variance.
+        scale: filled in by binding to data.
+        origin: the data's mean (D,), likewise.
+
+    Example:
+        >>> import jax, jem
+        >>> from jem.latents.factor import FactorAnalysis
+        >>> model = FactorAnalysis(1)
+        >>> p = model.params(mean=[0.0, 0.0, 0.0], loadings=[[1.0], [1.0], [2.0]], noise=[1.0, 2.0, 1.0])
+        >>> p.communalities.round(2).tolist()
+        [0.5, 0.33, 0.8]
+        >>> jem.infer(model, p, [[1.0, 1.0, 2.0]])[0].mean.round(2).tolist()
+        [[0.85]]
+
+    Source: Rubin and Thayer (1982), Psychometrika 47; Tipping and Bishop (1999), JRSS B 61; Ghahramani and Hinton (1996)
+    for mixtures.
+    """
+
+    num_factors: int = static()
+    noise: Diagonal | Spherical = static(default=Diagonal())
+    prior: InverseWishart | None = InverseWishart()
+    scale: FeatureScale | None = None
+    origin: Array | None = None
+
+    def params(self, mean: Any, loadings: Any, noise: Any) -> FactorParams:
+        """Parameters from means (..., D), loadings (..., D, q) and noise variances (..., D), or (...) where spherical."""
+        mean, loadings = jnp.asarray(mean, float), jnp.asarray(loadings, float)
+        return FactorParams(mean, loadings, whitening_of(self.noise, jnp.asarray(noise, float), mean.shape[-1]))
+
+    def infer(self, params: FactorParams, x: Any) -> tuple[FactorPosterior, Array]:
+        w, dim = params.whitening, params.mean.shape[0]
+        b = kernel.basis(w * params.loadings)
+        f, r = kernel.posterior_mean(b, w * residual(x, params.mean))
+        constant = log_det(self.noise, w, dim) + kernel.log_normaliser(b) - 0.5 * dim * LOG_2PI
+        log_prob = constant - 0.5 * (jnp.sum(r * r, 0) + jnp.sum(f * f, 0))
+        return FactorPosterior(f, jnp.broadcast_to(b.factors[:, :, None], (*b.factors.shape, f.shape[1]))), log_prob
+
+    def expect(self, params: FactorParams, posterior: FactorPosterior, x: Any, weights: Array) -> FactorMoments:
+        a, root = params.whitening * params.loadings, posterior.root[:, :, 0]
+        r = params.whitening * residual(x, params.mean) - a @ posterior.mean
+        return kernel.moments(kernel.Basis(a @ root, root), posterior.mean, r, weights)
+
+    def maximize(self, params: FactorParams, stats: FactorMoments) -> FactorParams:
+        empty = ~(stats.count > 0)
+        c = kernel.centred(jnp.where(empty, 1, stats.count), stats)
+        step = kernel.regress(c)
+        w = params.whitening
+        new = FactorParams(
+            params.mean + (c.noise - step.loadings @ c.factor) / w[:, 0],
+            params.loadings + step.loadings / w,
+            self._update_noise(prior_of(self), w, stats.count, stats.count * step.scatter),
+        )
+        return jax.tree.map(lambda n, o: jnp.where(empty, o, n), new, params)
+
+    def expected_log_prob(self, params: FactorParams, stats: FactorMoments, old: FactorParams) -> Array:
+        dim, num = params.loadings.shape
+        change, shift = old.whitening * (params.loadings - old.loadings), old.whitening[:, 0] * (params.mean - old.mean)
+        square = (params.whitening / old.whitening)[:, 0] ** 2 * kernel.expected_squares(stats, change, shift)
+        constant = log_det(self.noise, params.whitening, dim) - 0.5 * (dim + num) * LOG_2PI
+        return stats.count * constant - 0.5 * (jnp.sum(square) + jnp.trace(stats.factor_square))
+
+    def init(self, key: Array, x: Any, weights: Array) -> FactorParams:
+        origin = jnp.mean(together(x), 1) if self.origin is None else self.origin
+        d = residual(x, origin)
+        shift, deviation = weighted_moments(d, weights, self.scale)
+        mass = jnp.sum(weights)
+        share = weights / jnp.where(mass > 0, mass, 1)
+        g = jax.random.normal(key, (d.shape[0], self.num_factors), d.dtype)
+        a, left = kernel.principal_start(g, d, share, shift, deviation)
+        return FactorParams(
+            origin + shift, deviation[:, None] * a, self.noise.from_diagonal(1 / (deviation * jnp.sqrt(left)))
+        )
+
+    def sample(self, key: Array, params: FactorParams, num: int) -> tuple[Array, Array]:
+        factor_key, noise_key = jax.random.split(key)
+        dim, dtype = params.mean.shape[0], params.mean.dtype
+        f = jax.random.normal(factor_key, (self.num_factors, num), dtype)
+        noise = jax.random.normal(noise_key, (dim, num), dtype) / params.whitening
+        return f, params.mean[:, None] + params.loadings @ f + noise
+
+    def bind(self, x: Any, weights: Array) -> "FactorAnalysis":
+        x = together(x)
+        scale = feature_scale(x, weights)
+        return FactorAnalysis(self.num_factors, self.noise, self.prior, scale, weighted_moments(x, weights, scale)[0])
+
+    def compress(self, total: Callable[..., Any], x: Array, weights: Array) -> tuple[Offset, Array] | None:
+        dim = x.shape[1]
+        if self.scale is None or x.shape[0] <= dim + 1:
+            return None
+        origin, deviation = self.origin, self.scale.deviation
+
+        def gather(x: Array, weights: Array) -> tuple[Array, Array, Array]:
+            z = (x - origin[:, None]) / deviation[:, None]
+            wz = weights[None, :] * z
+            return jnp.sum(weights), jnp.sum(wz, 1), wz @ z.T
+
+        count, first, second = total(gather)
+        mass = jnp.where(count > 0, count, 1)
+        mean = first / mass
+        units = kernel.few_units(mean, second / mass - mean[:, None] * mean[None, :])
+        rows = deviation[None, :] * units.T
+        return Offset(jnp.broadcast_to(origin, rows.shape), rows), jnp.full(dim + 1, count / (dim + 1), weights.dtype)
+
+    def log_prior(self, params: FactorParams) -> Array:
+        return log_prior_whitening(self.noise, prior_of(self), params)
+
+    def degenerate(self, params: FactorParams, stats: FactorMoments) -> Array:
+        prior, w = prior_of(self), params.whitening
+        a = jnp.broadcast_to(w * params.loadings, params.loadings.shape)
+        left = 1 - jnp.sum(kernel.basis(a).features ** 2, 1)
+        # No second moment of this dtype can tell the noise from zero.
+        unresolved = 1 <= 16 * jnp.finfo(w.dtype).eps * (1 + jnp.sum(a * a, 1))
+        flags = pool(unresolved.astype(w.dtype), w) >= 1
+        if prior is not None:
+            # The prior moves the log variance by more than a half: its pull over the data's information on it.
+            pull = prior.strength * (w[:, 0] * prior.deviation) ** 2
+            flags = flags | (pool(2 * pull, w) >= pool(stats.count * left**2, w))
+            at_floor = 1 / self.noise.diagonal(w, left.shape[0]) <= 2 * prior.floor
+            return jnp.any(flags) | jnp.any(at_floor)
+        return jnp.any(flags)
+
+    def num_parameters(self, params: FactorParams, fields: tuple[str, ...] | None = None) -> int:
+        dim, num = params.loadings.shape
+        rotations = num * (num - 1) // 2
+        sizes = {"mean": dim, "loadings": dim * num - rotations, "whitening": self.noise.num_parameters(dim)}
+        return sum(sizes[n] for n in (params._fields if fields is None else fields))
+
+    def features(self, x: Any) -> Array:
+        x = together(x)
+        return x if self.scale is None else x / self.scale.deviation[:, None]
+
+    def validate(self, x: Array) -> None:
+        checks.check_matrix(x, type(self).__name__)
+        checks.check_positive_int(self.num_factors, "FactorAnalysis: num_factors")
+        if not isinstance(self.noise, Diagonal | Spherical):
+            raise ValueError(
+                f"FactorAnalysis: noise must be jem.Diagonal() or jem.Spherical(); got {self.noise!r}. A full noise covariance "
+                "leaves nothing for the factors: use jem.Gaussian()"
+            )
+        if self.num_factors >= x.shape[1]:
+            raise ValueError(
+                f"FactorAnalysis: num_factors is {self.num_factors} and x has {x.shape[1]} features; use fewer factors than "
+                "features, or jem.Gaussian()"
+            )
+
+    def hold(self, params: FactorParams, stats: FactorMoments, fields: tuple[str, ...]) -> FactorMoments:
+        # Without first moments the regression has no intercept; without cross moments it has no slope.
+        if "mean" in fields:
+            stats = stats._replace(factor=jnp.zeros_like(stats.factor), noise=jnp.zeros_like(stats.noise))
+        if "loadings" in fields:
+            stats = stats._replace(factor=jnp.zeros_like(stats.factor), cross=jnp.zeros_like(stats.cross))
+        return stats
+
+    def tie(self, params: FactorParams, stats: FactorMoments, fields: tuple[str, ...]) -> FactorParams:
+        if set(fields) not in ({"whitening"}, {"loadings", "whitening"}):
+            return super().tie(params, stats, fields)
+        empty = ~(stats.count > 0)
+        c = jax.vmap(kernel.centred)(jnp.where(empty, 1, stats.count), stats)
+        if "loadings" in fields:
+            step = kernel.regress(average(c))
+            slopes, scatter = jnp.broadcast_to(step.loadings, c.cross.shape), jnp.sum(stats.count) * step.scatter
+        else:
+            slopes, each = jax.vmap(kernel.regress)(c)
+            scatter = jnp.sum(jnp.where(empty[:, None], 0, stats.count[:, None] * each), 0)
+        prior, w = prior_of(self), params.whitening
+        if prior is not None:
+            prior = prior._replace(strength=prior.strength * empty.shape[0])  # every copy brings its own
+        shift = (c.noise - jnp.einsum("kdq,kq->kd", slopes, c.factor)) / w[None, :, 0]
+        loadings = params.loadings + (step.loadings / w if "loadings" in fields else slopes / w[None])
+        new = FactorParams(params.mean + shift, loadings, self._update_noise(prior, w, jnp.sum(stats.count), scatter))
+        keep = {n: jnp.all(empty) if n in fields else empty for n in params._fields}
+        held = lambda o, n, k: jnp.where(jnp.reshape(k, k.shape + (1,) * (o.ndim - k.ndim)), o, n)  # noqa: E731
+        return FactorParams(*(held(o, n, keep[f]) for f, o, n in zip(params._fields, params, new, strict=True)))
+
+    def _update_noise(self, prior: Any, w: Array, count: Array, scatter: Array) -> Array:
+        """The whitening of the noise from its scatter (D,) in the old whitened coordinates."""
+        return update_whitening(self.noise, prior, w, scatter.shape[0], count, pool(scatter, w))
+
+
+def pool(values: Array, w: Array) -> Array:
+    """One number a feature (D,) as one a variance: (D, 1) for whitenings (D, 1), their mean (1, 1) for (1, 1)."""
+    return values[:, None] if w.shape[0] == values.shape[0] else jnp.mean(values)[None, None]
+
+
+def residual(x: Any, mean: Array) -> Array:
+    """`x - mean` (D, N)."""
+    if isinstance(x, Offset):
+        return (x.origin - mean[:, None]) + x.deviation
+    return x - mean[:, None]
+
+
+def together(x: Any) -> Array:
+    """Data as one array (D, N)."""
+    return x.origin + x.deviation if isinstance(x, Offset) else x
+
+
+def average(c: FactorMoments) -> FactorMoments:
+    """Centred moments of K components, leading axis K, as those of all of them about their own means."""
+    share = c.count / jnp.maximum(jnp.sum(c.count), jnp.finfo(c.count.dtype).tiny)
+    return FactorMoments(jnp.sum(c.count), *(jnp.tensordot(share, s, 1) for s in c[1:]))

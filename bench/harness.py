@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import dataclasses
 import gc
+import importlib
 import importlib.metadata
 import multiprocessing
 import multiprocessing.connection
@@ -19,13 +20,32 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-PACKAGES = ("jax", "jaxlib", "numpy", "scikit-learn", "daal", "gmmx", "pomegranate", "torch")
+PACKAGES = (
+    *("jax", "jaxlib", "numpy", "scikit-learn", "daal", "gmmx", "pomegranate", "torch"),
+    *("hmmlearn", "dynamax", "pykalman", "statsmodels"),
+)
 # Thread pools spin for a while after their last task; the next contender must not pay for that.
 SETTLE_SECONDS = 0.05
 
 
 class Unavailable(Exception):
     """A contender cannot take part; the message is what the table says in its row."""
+
+
+def optional(name: str) -> Any:
+    """A peer's module, or the words for why there is none."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
+        return "not installed" if missing else f"does not import: {str(error)[:60]}"
+
+
+def require(module: Any) -> Any:
+    """The optional module; without it the contender is listed with the reason."""
+    if isinstance(module, str):
+        raise Unavailable(module)
+    return module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,3 +328,11 @@ def set_up_jax(dtype: str, devices: int) -> None:
     """Set the global options of JAX; must come before its backend starts."""
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_num_cpu_devices", devices)
+
+
+def place(x: np.ndarray, threads: int, *spec: str) -> jax.Array:
+    """The rows on one device, or on as many CPU devices as there are threads: split with "rows", else on each."""
+    if threads == 1:
+        return jax.device_put(x)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:threads]), ("rows",))
+    return jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)))

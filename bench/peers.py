@@ -4,7 +4,6 @@ A package takes the data in its own form before the clock starts. All of them ru
 same start without a prior and without a stopping test that could end the fit earlier.
 """
 
-import importlib
 import math
 import warnings
 from collections.abc import Callable
@@ -17,18 +16,8 @@ import sklearn.exceptions
 import sklearn.mixture
 
 import jem
-from bench.harness import Runner, Unavailable, set_up_jax
+from bench.harness import Runner, Unavailable, optional, place, require
 from bench.problems import Params, Problem, Workload, make_problem
-
-
-def optional(name: str) -> Any:
-    """A peer's module, or the words for why there is none."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
-        return "not installed" if missing else f"does not import: {str(error)[:60]}"
-
 
 daal4py = optional("daal4py")
 gmmx = optional("gmmx")
@@ -37,22 +26,7 @@ pomegranate_distributions = optional("pomegranate.distributions")
 torch = optional("torch")
 
 
-def require(module: Any) -> Any:
-    """The optional module; without it the contender is listed with the reason."""
-    if isinstance(module, str):
-        raise Unavailable(module)
-    return module
-
-
 JEM_COVARIANCES = {"full": jem.Full, "diagonal": jem.Diagonal, "spherical": jem.Spherical, "tied": jem.Full}
-
-
-def jem_data(x: np.ndarray, threads: int, *spec: str) -> jax.Array:
-    """The rows on one device, or on as many CPU devices as there are threads: split with "rows", else on each."""
-    if threads == 1:
-        return jax.device_put(x)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:threads]), ("rows",))
-    return jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)))
 
 
 def jem_read(kind: str, params: Any) -> Params:
@@ -74,7 +48,7 @@ def jem_runner(problem: Problem) -> Runner:
     model = jem.Mixture(child, num_components)
     components = leaf.params(mean=jnp.asarray(start.means), covariance=jnp.asarray(start.covariances))
     params = jem.MixtureParams(weights=jnp.asarray(start.weights), components=components)
-    x = jem_data(problem.x, workload.threads, "rows")
+    x = place(problem.x, workload.threads, "rows")
     stop = jem.NeverStop()
 
     def fit() -> Any:
@@ -203,11 +177,5 @@ ALONE = ("gmmx",)
 
 
 def make_runner(name: str, workload: Workload) -> Runner:
-    """Prepare one contender; the form that a child process can be asked for."""
+    """Prepare one contender."""
     return CONTENDERS[name](make_problem(workload))
-
-
-def make_runner_alone(name: str, workload: Workload) -> Runner:
-    """Prepare one contender in a process of its own: JAX is set up here."""
-    set_up_jax(workload.dtype, workload.threads if name == "jem" else 1)
-    return make_runner(name, workload)

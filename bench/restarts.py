@@ -12,8 +12,8 @@ import sklearn.mixture
 
 import jem
 from bench import harness
-from bench.harness import Contender, Local, Remote, Report, Runner
-from bench.peers import gmmx, jem_data, jem_read, require
+from bench.harness import Contender, Local, Remote, Report, Runner, place, require
+from bench.peers import gmmx, jem_read
 from bench.problems import Params, draw_mixture, mean_log_likelihood
 
 NUM_UNITS, NUM_FEATURES, NUM_COMPONENTS = 5000, 4, 6
@@ -50,7 +50,7 @@ class Found(NamedTuple):
 def jem_runner(seed: int, num_restarts: int, tolerance: float, threads: int, schedule: Any) -> Runner:
     """`jem.fit_restarts` without a prior; with two threads the data lies on two devices and the lanes are split."""
     model = jem.Mixture(jem.Gaussian(prior=None), NUM_COMPONENTS)
-    x = jem_data(make_data(seed), threads)
+    x = place(make_data(seed), threads)
     key = jax.random.key(seed)
     stop = jem.RelativeGain(tolerance)
 

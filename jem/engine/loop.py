@@ -84,9 +84,10 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
     fell = objective < lane.objective - rounding(lane.objective, weight)
     status = jnp.where(lane.num_steps >= problem.max_steps, Status.MAX_STEPS, Status.RUNNING)
     status = jnp.where(stop.converged(objective, lane.objective, weight), Status.CONVERGED, status)
-    ended = (status != Status.RUNNING) & model.degenerate(lane.candidate, stats)
-    status = jnp.where(ended, Status.DEGENERATE, status)
     status = jnp.where(fell, Status.DECREASED, status)
+    # Where a floor holds the parameters up, it is also what ends the climb, or bends it.
+    held_up = (status != Status.RUNNING) & model.degenerate(lane.candidate, stats)
+    status = jnp.where(held_up, Status.DEGENERATE, status)
     status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
 
     better = finite & (objective >= lane.objective)

@@ -210,8 +210,8 @@ def weighted_moments(x: Array, weights: Array, scale: FeatureScale | None) -> tu
     mean = jnp.where(total > 0, x @ share, jnp.mean(x, 1))
     unit = jnp.maximum(jnp.std(x, 1), jnp.finfo(x.dtype).tiny) if scale is None else scale.deviation
     d = (x - mean[:, None]) / unit[:, None]
-    variance = (jnp.sum(weights[None, :] * d * d, 1) + 1) / (total + 1)
-    return mean, unit * jnp.sqrt(variance)
+    deviation = unit * jnp.sqrt((jnp.sum(weights[None, :] * d * d, 1) + 1) / (total + 1))
+    return mean, deviation if scale is None else jnp.maximum(deviation, scale.resolution)
 
 
 def prior_of(family: Any) -> Scatter | None:

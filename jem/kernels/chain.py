@@ -137,7 +137,7 @@ def _messages_in_blocks(start: Array, transition: Array, e: Array, form: Blocks)
 
     def across_back(beta: Array, p: Array) -> tuple[Array, Array]:
         u = jnp.einsum("ijs,js->is", p, beta)
-        return u / jnp.max(u, 0)[None], beta
+        return u / lax.stop_gradient(jnp.max(u, 0))[None], beta
 
     final, starts = lax.scan(across, start, product)
     ends = lax.scan(across_back, jnp.ones_like(start), product, reverse=True)[1]

@@ -206,7 +206,7 @@ Structure = Full | Diagonal | Spherical
 
 def rms(deviations: Array) -> Array:
     """Root mean square (1, 1) of positive numbers (D,), without overflow."""
-    top = jnp.max(deviations)
+    top = lax.stop_gradient(jnp.max(deviations))  # a unit, which cancels
     return (top * jnp.sqrt(jnp.mean((deviations / top) ** 2)))[None, None]
 
 

@@ -1,23 +1,8 @@
-"""Linear-Gaussian state space: filter and smoother in whitened square-root form; sequential, steady, or parallel in time.
+"""Kalman smoothing of many sequences: sequential, steady, or parallel in time, with one API and the same answers.
 
 `x_t = A x_{t-1} + drift_t + chol_Q e_t`, `x_1 = m0 + chol_P0 eta_1`, `z_t = H_t x_t + v_t`, with e, eta_1, v standard normal.
-Matrices lead and lanes (sequences) come last: (n, n, S), with time in front where a scan runs over it: (T, n, n, S). The
-covariance recursions have their own number of lanes, 1 where all sequences share them.
-
-Nothing is inverted but triangles whose diagonal is at least one, so any of the noises may be singular and any prior
-diffuse. With `L L^T = Cov(x_t | z_1..t-1)` lower triangular, `x_t = m_t + L eta_t` and `eta_t ~ N(0, I)`, a step is
-
-    [I; H L] = [U^{-1}; .]              orthogonal columns U, V     =>  Cov(eta_t | z_1..t) = U U^T, gain G = U V^T
-    [A L U, chol_Q] = L' [K^T, E^T]     orthonormal rows            =>  xi_t = K eta_{t+1} + .., e_{t+1} = E eta_{t+1} + ..
-
-with `x_t = m_t + L (G (z_t - H m_t) + U xi_t)`. Backwards, with `M = U K`, `W = U (I - K K^T) U^T` and `a_t = G (z_t - H m_t)`,
-
-    E[eta_t | z] = a_t + M E[eta_{t+1} | z]        Cov(eta_t | z) = W + M Cov(eta_{t+1} | z) M^T
-
-whose factors are all contractions: no subtraction, no growth of rounding errors.
-
-Source: Kailath, Sayed and Hassibi (2000), Linear Estimation, ch. 12, for array forms; Sarkka and Garcia-Fernandez (2021), IEEE
-TAC 66, and Yaghoobi et al. (2022), arXiv:2207.00426, for the parallel one.
+See `riccati` for the notation and the covariances. These do not depend on z: they are computed once for all sequences that
+are observed at the same steps. Lanes (sequences) come last.
 """
 
 import dataclasses
@@ -28,7 +13,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-_UNROLL = 8  # dimensions up to which loops over rows are straight-line code, which XLA compiles into one native scan
+from jem.kernels.lanes import apply, apply_all, eye_like, recur, recur_associative, times, transpose
+from jem.kernels.riccati import (
+    Factors,
+    System,
+    backward,
+    backward_associative,
+    forward,
+    forward_associative,
+    pair,
+    step,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Associative:
 
 @dataclasses.dataclass(frozen=True)
 class Automatic:
-    """`Steady` where sequences are long enough for it, else `Sequential`; on an accelerator, `Associative` for few long ones."""
+    """`Steady` for long sequences, else `Sequential`; on an accelerator `Associative`, unless there are many."""
 
 
 Form = Sequential | Steady | Associative | Automatic
@@ -73,29 +68,6 @@ def choose(form: Form, steps: int, lanes: int) -> Sequential | Steady | Associat
     if isinstance(form, Steady) and steps < 3 * form.head:
         return Sequential()
     return form
-
-
-class System(NamedTuple):
-    """The dynamics: A (n, n), chol_Q (n, n), m0 (n,), chol_P0 (n, n); factors lower triangular, possibly singular."""
-
-    transition: Array
-    chol_process: Array
-    mean: Array
-    chol_initial: Array
-
-
-class Factors(NamedTuple):
-    """The forward recursion's matrices, (T, ..., S) each, or one step of it without T; see the module's notation."""
-
-    predicted: Array  # L (n, n)
-    shrink: Array  # U (n, n)
-    gain: Array  # G (n, k)
-    log_det: Array  # log|U^{-1}|
-    noise: Array  # E (n, n)
-    pull: Array  # M (n, n)
-    spread: Array  # W (n, n)
-    closed: Array  # A (I - L G H) (n, n)
-    inject: Array  # A L G (n, k)
 
 
 class Moments(NamedTuple):
@@ -134,164 +106,158 @@ class Smoothed(NamedTuple):
     moments: Moments
 
 
-def transpose(a: Array) -> Array:
-    """Of the matrices in the two leading axes."""
-    return jnp.swapaxes(a, 0, 1)
+class Segment(NamedTuple):
+    """Steps `start` to `stop` and their factors and observation matrices, with a time axis or the same for all of them."""
+
+    start: int
+    stop: int
+    factors: Factors
+    h: Array
 
 
-def times(a: Array, b: Array) -> Array:
-    """Matrix products over lanes: (i, j, ...) by (j, k, ...)."""
-    if a.shape[1] > _UNROLL:
-        return jnp.einsum("ij...,jk...->ik...", a, b)
-    return sum((a[:, j, None] * b[None, j] for j in range(1, a.shape[1])), start=a[:, 0, None] * b[None, 0])
+def smooth_means(
+    segments: list[Segment], z: Array, drift: Array, go: Array | None, mean: Array, recur: Callable[..., Array]
+) -> tuple[Array, Array, Array, Array]:
+    """Means given z: of x_t before z_t is seen and of x_t (T, n, S), of e_{t+1} (T, n, S), of eta_1 (n, S)."""
+    of = lambda a, part: None if a is None else a[part]  # noqa: E731
+    predicted, now = [], jnp.broadcast_to(mean[:, None], drift.shape[1:])
+    for start, stop, f, _ in segments:
+        part = slice(start, stop)
+        input_ = apply_all(f.inject, z[part]) + drift[part]
+        # The first step of a segment takes over from the last one, in the form of an input.
+        a = f.closed if f.closed.ndim == 3 else f.closed[0]
+        input_ = input_.at[0].add(apply(a, now))
+        path = recur(f.closed, input_, of(go, part))
+        predicted += [now[None], path[:-1]]
+        now = path[-1]
+    predicted = jnp.concatenate(predicted)
+    means, noises, ahead = [], [], jnp.zeros_like(now)
+    for start, stop, f, h in reversed(segments):
+        part = slice(start, stop)
+        news = apply_all(f.gain, z[part] - apply_all(h, predicted[part]))
+        m = f.pull if f.pull.ndim == 3 else f.pull[-1]
+        eta = recur(f.pull, news.at[-1].add(apply(m, ahead)), of(go, part), reverse=True)
+        means.append(predicted[part] + apply_all(f.predicted, eta))
+        noises.append(apply_all(f.noise, jnp.concatenate([eta[1:], ahead[None]])))
+        ahead = eta[0]
+    return predicted, jnp.concatenate(means[::-1]), jnp.concatenate(noises[::-1]), ahead
 
 
-def apply(a: Array, x: Array) -> Array:
-    """Matrices (i, j, ...) by vectors (j, ...)."""
-    return times(a, x[:, None])[:, 0]
+class Gather(NamedTuple):
+    """What the caller wants of Cov(x_t | z).
 
-
-def eye_like(a: Array, dim: int) -> Array:
-    """Identities (dim, dim, ...) with the lanes of a."""
-    eye = jnp.eye(dim, dtype=a.dtype).reshape(dim, dim, *(1,) * (a.ndim - 2))
-    return jnp.broadcast_to(eye, (dim, dim, *a.shape[2:]))
-
-
-def lower_factor(x: Array) -> tuple[Array, Array]:
-    """`x = L Q` with L (n, n, ...) lower triangular and Q (n, r, ...) with orthonormal rows, for x (n, r, ...).
-
-    Gram-Schmidt with every row projected twice, which keeps Q orthonormal to rounding. A row that depends on those before it
-    has a zero on the diagonal of L and a row of zeros in Q.
-
-    Source: Giraud, Langou and Rozloznik (2005), "twice is enough".
+    Attributes:
+        each: from those of all steps (T, n, n, 1 or S), a tree of sums with lanes (..., S).
+        total: the same from their sum (n, n, 1), where nothing is missing.
     """
-    n = x.shape[0]
-    tolerance = (8 * jnp.finfo(x.dtype).eps) ** 2
 
-    def new_row(q: Array, v: Array) -> tuple[Array, Array, Array]:
-        size = jnp.sum(v * v, 0)
-        first = jnp.sum(q * v[None], 1)
-        v = v - jnp.sum(q * first[:, None], 0)
-        second = jnp.sum(q * v[None], 1)
-        v = v - jnp.sum(q * second[:, None], 0)
-        square = jnp.sum(v * v, 0)
-        independent = square > tolerance * size
-        norm = jnp.where(independent, jnp.sqrt(jnp.where(independent, square, 1)), 0)
-        return first + second, norm, v * jnp.where(independent, 1 / jnp.where(independent, norm, 1), 0)[None]
-
-    if n > _UNROLL:
-
-        def body(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            lower, q = carry
-            row, norm, new = new_row(q, lax.dynamic_index_in_dim(x, j, 0, keepdims=False))
-            at_j = (jnp.arange(n) == j).reshape(n, *(1,) * (row.ndim - 1))
-            return lower.at[j].set(jnp.where(at_j, norm[None], row)), q.at[j].set(new)
-
-        return lax.fori_loop(0, n, body, (jnp.zeros_like(x, shape=(n, n, *x.shape[2:])), jnp.zeros_like(x)))
-    lower, q = [], x[:0]
-    for j in range(n):
-        row, norm, new = new_row(q, x[j])
-        zeros = jnp.zeros_like(norm, shape=(n - 1 - j, *norm.shape))
-        lower.append(jnp.concatenate([row, norm[None], zeros]))
-        q = jnp.concatenate([q, new[None]])
-    return jnp.stack(lower), q
+    each: Callable[[Array], Any]
+    total: Callable[[Array], Any]
 
 
-def shrink_factor(x: Array) -> tuple[Array, Array, Array]:
-    """For x (k, n, ...): U (n, n, ...) upper triangular with `U U^T = (I + x^T x)^{-1}`, `x U`, and `log|U^{-1}|`.
+class Pattern(NamedTuple):
+    """What sequences have in common, as bools known only when the program runs.
 
-    The columns of [I; x] are orthogonalised; each keeps a norm of at least one.
+    Attributes:
+        steps: what is observed at each step is the same for all sequences, as far as they go.
+        lengths: moreover all have the same length.
+        complete: moreover that length is T, and everything is observed.
     """
-    k, n = x.shape[:2]
-    w = jnp.concatenate([eye_like(x, n), x])
 
-    def column(w: Array, c: Array) -> tuple[Array, Array, Array]:
-        square = jnp.sum(c * c, 0)
-        q = c * lax.rsqrt(square)[None]
-        return q, jnp.sum(q[:, None] * w, 0), square
-
-    if n > _UNROLL:
-
-        def body(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            w, log_det = carry
-            q, row, square = column(w, lax.dynamic_index_in_dim(w, j, 1, keepdims=False))
-            index = jnp.arange(n).reshape(n, *(1,) * (row.ndim - 1))
-            w = w - q[:, None] * jnp.where(index > j, row, 0)[None]
-            return w.at[:, j].set(q), log_det + 0.5 * jnp.log(square)
-
-        w, log_det = lax.fori_loop(0, n, body, (w, jnp.zeros_like(x[0, 0])))
-        return w[:n], w[n:], log_det
-    columns, squares = [], []
-    for j in range(n):
-        q, row, square = column(w[:, 1:], w[:, 0])
-        w = w[:, 1:] - q[:, None] * row[None]
-        columns.append(q)
-        squares.append(square)
-    q = jnp.stack(columns, 1)
-    return q[:n], q[n:], 0.5 * sum((jnp.log(s) for s in squares[1:]), start=jnp.log(squares[0]))
+    steps: Array
+    lengths: Array
+    complete: Array
 
 
-def step(system: System, lower: Array, h: Array, go: Array) -> tuple[Array, Factors]:
-    """One step of the forward recursion.
+def smooth(
+    system: System, h: Array, z: Array, drift: Array, go: Array, form: Form, gather: Gather, pattern: Pattern
+) -> Smoothed:
+    """The posterior of the states.
 
     Args:
         system: the dynamics.
-        lower: (n, n, S) L of this step.
-        h: (k, n, S) observation matrices, zero where nothing is observed.
-        go: (S,) bool, whether there is a next step; if not, L stays and nothing comes back from it.
+        h: (T, k, n, S) observation matrices, zero where nothing is observed; noise is taken to be standard normal.
+        z: (T, k, S) observations, zero where missing.
+        drift: (T, n, S) what inputs add to the next state, zero where there is none.
+        go: (T, S) bool, whether a step has a next one within its sequence.
+        form: how to run; all forms give the same answer.
+        gather: what to make of the states' covariances.
+        pattern: what the sequences share.
 
     Returns:
-        L of the next step, and the factors.
+        A `Smoothed`.
     """
-    n = lower.shape[0]
-    spare = (1,) * (lower.ndim - 2)
-    a = system.transition.reshape(n, n, *spare)
-    shrink, v, log_det = shrink_factor(times(h, lower))
-    moved = times(a, times(lower, shrink))
-    chol_q = jnp.broadcast_to(system.chol_process.reshape(n, n, *spare), moved.shape)
-    following, rows = lower_factor(jnp.concatenate([moved, chol_q], 1))
-    rows = jnp.where(go[None, None], rows, 0)
-    k = transpose(rows[:, :n])
-    inject = times(moved, transpose(v))
-    # The projection beside K twice over: as a difference I - K K^T would lose what a diffuse prior needs.
-    rest = times(shrink, jnp.concatenate([eye_like(lower, n), jnp.zeros_like(lower)], 1) - times(k, rows))
-    factors = Factors(
-        predicted=lower,
-        shrink=shrink,
-        gain=times(shrink, transpose(v)),
-        log_det=log_det,
-        noise=transpose(rows[:, n:]),
-        pull=times(shrink, k),
-        spread=times(rest, transpose(rest)),
-        closed=a - times(inject, h),
-        inject=inject,
-    )
-    return jnp.where(go[None, None], following, lower), factors
+    chosen = choose(form, z.shape[0], z.shape[-1])
+    longest = jnp.argmax(jnp.sum(go, 0))
+    common = lax.dynamic_slice_in_dim(h, longest, 1, -1)
+    further = lax.dynamic_slice_in_dim(go, longest, 1, -1)
+
+    def run(h: Array, go_forward: Array, go_back: Array) -> Smoothed:
+        return smooth_full(system, h, z, drift, go_forward, go_back, go, gather, isinstance(chosen, Associative))
+
+    def alike() -> Smoothed:
+        full = lambda: run(common, further, further)  # noqa: E731
+        if not isinstance(chosen, Steady):
+            return full()
+        return smooth_steady(system, common, z, drift, go, gather, chosen.head, pattern.complete, full)
+
+    if z.shape[-1] == 1:
+        return alike()
+    case = jnp.where(pattern.lengths, 0, jnp.where(pattern.steps, 1, 2))
+    return lax.switch(case, [alike, lambda: run(common, further, go), lambda: run(h, go, go)])
 
 
-def forward(system: System, h: Array, go: Array) -> Factors:
-    """The forward recursion over all steps: h (T, k, n, S), go (T, S)."""
-    n = system.transition.shape[0]
-    start = jnp.broadcast_to(system.chol_initial[:, :, None], (n, n, h.shape[-1]))
-    return lax.scan(lambda lower, inputs: step(system, lower, *inputs), start, (h, go))[1]
+def smooth_full(
+    system: System, h: Array, z: Array, drift: Array, go_forward: Array, go_back: Array, go: Array, gather: Gather,
+    associative: bool,
+) -> Smoothed:  # fmt: skip
+    """All steps, with as many lanes of covariances as h and go_forward have, and backwards as many as go_back."""
+    covariances, move = (forward_associative, backward_associative), recur_associative
+    if not associative:
+        covariances, move = (forward, backward), recur
+    f = covariances[0](system, h, go_forward)[1]
+    v, pairs = covariances[1](f, go_back, jnp.zeros((*f.spread.shape[1:3], go_back.shape[-1]), z.dtype))[1]
+    _, mean, noise, first = smooth_means([Segment(0, z.shape[0], f, h)], z, drift, go, system.mean, move)
+    summed = jax.tree.map(lambda p: jnp.sum(jnp.where(go_back[:, None, None], p, 0), 0), pairs)
+    # A lane ends where it ends; shared factors run on.
+    log_det = jnp.sum(jnp.where(jnp.concatenate([jnp.ones_like(go[:1]), go[:-1]]), f.log_det, 0), 0)
+    width = lambda a: jnp.broadcast_to(a, (*a.shape[:-1], z.shape[-1]))  # noqa: E731
+    moments = Moments(width(v[0]), *jax.tree.map(width, summed), gather.each(pairs.xx))
+    return Smoothed(mean, noise, first, log_det, moments)
 
 
-def backward(spread: Array, pull: Array, last: Array) -> Array:
-    """Cov(eta_t | z) of all steps from their W and M (T, n, n, S), and Cov(eta) of the step after them."""
-
-    def back(v: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        w, m = inputs
-        v = w + times(times(m, v), transpose(m))
-        return v, v
-
-    return lax.scan(back, last, (spread, pull), reverse=True)[1]
+def at_rest(new: Array, old: Array) -> Array:
+    """Whether covariances (n, n, 1) have stopped changing, each entry seen on the scale of its variances."""
+    deviation = jnp.sqrt(jnp.maximum(jnp.diagonal(new[..., 0]), 0))
+    scale = deviation[:, None, None] * deviation[None, :, None]
+    return jnp.all(jnp.abs(new - old) <= 32 * jnp.finfo(new.dtype).eps * scale)
 
 
-def recur(a: Array, b: Array, start: Array, reverse: bool = False) -> Array:
-    """All `y_t = a_t y_{t-1} + b_t` (T, n, S) from `start` = y_0 (n, S); a is (T, n, n, S), or (n, n, S) for all steps."""
+def smooth_steady(
+    system: System, h: Array, z: Array, drift: Array, go: Array, gather: Gather, head: int, complete: Array,
+    full: Callable[[], Smoothed],
+) -> Smoothed:  # fmt: skip
+    """One lane of covariances, constant between the first and the last `head` steps where that is so; else `full()`."""
+    steps, n = z.shape[0], system.transition.shape[0]
+    on = jnp.ones((head, 1), bool)
+    lower, first_part = forward(system, h[:head], on)
+    following, constant = step(system, lower, h[0], on[0])
+    many = jax.tree.map(lambda a: jnp.broadcast_to(a, (head, *a.shape)), constant)
+    settled, (tail, _) = backward(many, on.at[-1].set(False), jnp.zeros_like(lower))
+    rest = at_rest(times(following, transpose(following)), times(lower, transpose(lower)))
 
-    def move(y: Array, inputs: Any) -> tuple[Array, Array]:
-        y = apply(a, y) + inputs if a.ndim == 3 else apply(inputs[0], y) + inputs[1]
-        return y, y
+    def fast() -> Smoothed:
+        v_first, (_, pairs) = backward(first_part, on, settled)
+        total = jnp.sum(tail, 0) + (steps - 2 * head) * settled
+        count = steps - 1 - head
+        later = pair(constant, total - tail[-1], count * eye_like(total, n) - (total - settled), count)
+        summed = jax.tree.map(lambda a, b: jnp.sum(a, 0) + b, pairs, later)
+        covered = summed.xx + times(times(lower, tail[-1]), transpose(lower))
+        segments = [Segment(0, head, first_part, h[0]), Segment(head, steps, constant, h[0])]
+        _, mean, noise, first = smooth_means(segments, z, drift, None, system.mean, recur)
+        log_det = jnp.sum(first_part.log_det, 0) + (steps - head) * constant.log_det
+        width = lambda a: jnp.broadcast_to(a, (*a.shape[:-1], z.shape[-1]))  # noqa: E731
+        moments = Moments(*jax.tree.map(width, (v_first, *summed)), gather.total(covered))
+        return Smoothed(mean, noise, first, width(log_det), moments)
 
-    return lax.scan(move, start, b if a.ndim == 3 else (a, b), reverse=reverse)[1]
+    return lax.cond(complete & rest & at_rest(settled, tail[1]), fast, full)

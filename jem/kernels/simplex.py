@@ -1,7 +1,7 @@
 """Probability vectors: the M-step under a Dirichlet prior, log-densities and safe logarithms."""
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.scipy.special import xlogy
 
 
@@ -32,7 +32,8 @@ def normalize_log(logits: Array) -> tuple[Array, Array]:
 
     A column of minus infinities has normaliser minus infinity and probabilities zero.
     """
-    top = jnp.max(logits, 0)
+    # It cancels; and the derivative of a maximum looks for entries equal to it, which recomputed ones need not be.
+    top = lax.stop_gradient(jnp.max(logits, 0))
     top = jnp.where(top == -jnp.inf, 0, top)
     e = jnp.exp(logits - top[None])
     total = jnp.sum(e, 0)

@@ -1,4 +1,4 @@
-"""Factor analysis and probabilistic principal components: a few hidden factors that explain the covariances of many features."""
+"""Factor analysis and probabilistic PCA: a few hidden factors that explain the covariances of many features."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from jem.families.gaussian import (
 from jem.kernels import factor as kernel
 from jem.kernels.factor import FactorMoments
 from jem.kernels.gaussian import LOG_2PI, Diagonal, Spherical, log_det
-from jem.node import Node, get_fields, node, set_fields, static
+from jem.node import Node, node, static
 
 
 class FactorParams(NamedTuple):
@@ -91,7 +91,8 @@ class FactorAnalysis(Node):
     Attributes:
         num_factors: q, at least 1 and below D.
         noise: `jem.Diagonal()` (factor analysis) or `jem.Spherical()` (probabilistic PCA).
-        prior: an `InverseWishart` on the noise, or None. The default adds a thousandth of a row of the data's own variance.
+        prior: an `InverseWishart` on the noise, or None for maximum likelihood. The default is a 1e-5th of a row of the data's
+            own variances: a noise variance that is a share u of its feature's moves by about `1e-5 / (N u)` of itself.
         scale: filled in by binding to data.
         origin: the data's mean (D,), likewise.
 
@@ -99,11 +100,11 @@ class FactorAnalysis(Node):
         >>> import jax, jem
         >>> from jem.latents.factor import FactorAnalysis
         >>> model = FactorAnalysis(1)
-        >>> p = model.params(mean=[0.0, 0.0, 0.0], loadings=[[1.0], [1.0], [2.0]], noise=[1.0, 2.0, 1.0])
-        >>> p.communalities.round(2).tolist()
-        [0.5, 0.33, 0.8]
-        >>> jem.infer(model, p, [[1.0, 1.0, 2.0]])[0].mean.round(2).tolist()
-        [[0.85]]
+        >>> p = model.params(mean=[0.0, 0.0, 0.0], loadings=[[1.0], [1.0], [1.0]], noise=[1.0, 3.0, 1.0])
+        >>> p.communalities.tolist()
+        [0.5, 0.25, 0.5]
+        >>> jem.infer(model, p, [[1.0, 1.0, 1.0]])[0].mean.shape
+        (1, 1)
 
     Source: Rubin and Thayer (1982), Psychometrika 47; Tipping and Bishop (1999), JRSS B 61; Ghahramani and Hinton (1996)
     for mixtures.
@@ -111,7 +112,7 @@ class FactorAnalysis(Node):
 
     num_factors: int = static()
     noise: Diagonal | Spherical = static(default=Diagonal())
-    prior: InverseWishart | None = InverseWishart()
+    prior: InverseWishart | None = InverseWishart(1e-5)
     scale: FeatureScale | None = None
     origin: Array | None = None
 
@@ -160,9 +161,7 @@ class FactorAnalysis(Node):
         share = weights / jnp.where(mass > 0, mass, 1)
         g = jax.random.normal(key, (d.shape[0], self.num_factors), d.dtype)
         a, left = kernel.principal_start(g, d, share, shift, deviation)
-        return FactorParams(
-            origin + shift, deviation[:, None] * a, self.noise.from_diagonal(1 / (deviation * jnp.sqrt(left)))
-        )
+        return FactorParams(origin + shift, deviation[:, None] * a, self.noise.from_diagonal(1 / (deviation * jnp.sqrt(left))))
 
     def sample(self, key: Array, params: FactorParams, num: int) -> tuple[Array, Array]:
         factor_key, noise_key = jax.random.split(key)
@@ -174,11 +173,13 @@ class FactorAnalysis(Node):
     def bind(self, x: Any, weights: Array) -> "FactorAnalysis":
         x = together(x)
         scale = feature_scale(x, weights)
-        return FactorAnalysis(self.num_factors, self.noise, self.prior, scale, weighted_moments(x, weights, scale)[0])
+        total = jnp.sum(weights)
+        share = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 1 / weights.shape[0])
+        return FactorAnalysis(self.num_factors, self.noise, self.prior, scale, share @ x.T)
 
     def compress(self, total: Callable[..., Any], x: Array, weights: Array) -> tuple[Offset, Array] | None:
         dim = x.shape[1]
-        if self.scale is None or x.shape[0] <= dim + 1:
+        if self.scale is None or self.origin is None or x.shape[0] <= dim + 1:
             return None
         origin, deviation = self.origin, self.scale.deviation
 
@@ -247,23 +248,27 @@ class FactorAnalysis(Node):
     def tie(self, params: FactorParams, stats: FactorMoments, fields: tuple[str, ...]) -> FactorParams:
         if set(fields) not in ({"whitening"}, {"loadings", "whitening"}):
             return super().tie(params, stats, fields)
-        empty = ~(stats.count > 0)
+        empty, w = ~(stats.count > 0), params.whitening
+        count = jnp.sum(stats.count)
         c = jax.vmap(kernel.centred)(jnp.where(empty, 1, stats.count), stats)
+        share = stats.count / jnp.where(count > 0, count, 1)
+        average = lambda t: jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, 1), t)  # noqa: E731
         if "loadings" in fields:
             step = kernel.regress(average(c))
-            slopes, scatter = jnp.broadcast_to(step.loadings, c.cross.shape), jnp.sum(stats.count) * step.scatter
+            slopes, scatter = jnp.broadcast_to(step.loadings, c.cross.shape), step.scatter
+            loadings = jnp.where(count > 0, params.loadings + step.loadings / w, params.loadings)
         else:
-            slopes, each = jax.vmap(kernel.regress)(c)
-            scatter = jnp.sum(jnp.where(empty[:, None], 0, stats.count[:, None] * each), 0)
-        prior, w = prior_of(self), params.whitening
+            slopes, scatter = jax.vmap(kernel.regress)(c)
+            scatter = average(scatter)
+            loadings = jnp.where(empty[:, None, None], params.loadings, params.loadings + slopes / w[None])
+        shift = (c.noise - jnp.einsum("kdq,kq->kd", slopes, c.factor)) / w[None, :, 0]
+        prior = prior_of(self)
         if prior is not None:
             prior = prior._replace(strength=prior.strength * empty.shape[0])  # every copy brings its own
-        shift = (c.noise - jnp.einsum("kdq,kq->kd", slopes, c.factor)) / w[None, :, 0]
-        loadings = params.loadings + (step.loadings / w if "loadings" in fields else slopes / w[None])
-        new = FactorParams(params.mean + shift, loadings, self._update_noise(prior, w, jnp.sum(stats.count), scatter))
-        keep = {n: jnp.all(empty) if n in fields else empty for n in params._fields}
-        held = lambda o, n, k: jnp.where(jnp.reshape(k, k.shape + (1,) * (o.ndim - k.ndim)), o, n)  # noqa: E731
-        return FactorParams(*(held(o, n, keep[f]) for f, o, n in zip(params._fields, params, new, strict=True)))
+        whitening = self._update_noise(prior, w, count, count * scatter)
+        return FactorParams(
+            jnp.where(empty[:, None], params.mean, params.mean + shift), loadings, jnp.where(count > 0, whitening, w)
+        )
 
     def _update_noise(self, prior: Any, w: Array, count: Array, scatter: Array) -> Array:
         """The whitening of the noise from its scatter (D,) in the old whitened coordinates."""
@@ -287,7 +292,29 @@ def together(x: Any) -> Array:
     return x.origin + x.deviation if isinstance(x, Offset) else x
 
 
-def average(c: FactorMoments) -> FactorMoments:
-    """Centred moments of K components, leading axis K, as those of all of them about their own means."""
-    share = c.count / jnp.maximum(jnp.sum(c.count), jnp.finfo(c.count.dtype).tiny)
-    return FactorMoments(jnp.sum(c.count), *(jnp.tensordot(share, s, 1) for s in c[1:]))
+def rows_with_moments(mean: Any, covariance: Any, num: Any) -> tuple[Array, Array]:
+    """Rows and weights that stand for `num` rows of which only mean and covariance are known.
+
+    D + 1 rows of equal weight; a Gaussian model or a factor analysis cannot tell them from the data.
+
+    Args:
+        mean: (D,).
+        covariance: (D, D), divided by `num`, not by `num - 1`.
+        num: number of rows.
+
+    Returns:
+        x (D + 1, D) and weights (D + 1,), for `jem.fit`.
+
+    Example:
+        >>> from jem.latents.factor import rows_with_moments
+        >>> x, weights = rows_with_moments([1.0, 2.0], [[4.0, 1.0], [1.0, 2.0]], 100)
+        >>> print(((x - x.mean(0)).T @ (x - x.mean(0)) / 3).round(4), weights.sum())
+        [[4. 1.]
+         [1. 2.]] 100.0
+    """
+    mean, covariance = jnp.asarray(mean, float), jnp.asarray(covariance, float)
+    checks.check_covariance(covariance, (mean.shape[0], mean.shape[0]))
+    deviation = jnp.sqrt(jnp.diagonal(covariance))
+    units = kernel.few_units(jnp.zeros_like(mean), covariance / deviation[:, None] / deviation[None, :])
+    dim = mean.shape[0]
+    return mean[None, :] + deviation[None, :] * units.T, jnp.full(dim + 1, num / (dim + 1), mean.dtype)

@@ -118,7 +118,7 @@ class HMM(Node):
     def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
         steps = self._steps(x)
         posterior, log_e = self._log_emissions(params, x, steps)
-        top = jnp.max(log_e, 1)
+        top = jax.lax.stop_gradient(jnp.max(log_e, 1))  # it cancels
         top = jnp.where(top == -jnp.inf, 0, top)
         matrix = self.transition.matrix(params.transition)
         s = chain.smooth(params.initial, matrix, jnp.exp(log_e - top[:, None, :]), self.form)

@@ -1,0 +1,458 @@
+"""Factor analysis: the laws of a node, a fit from moments beside a fit from rows, mixtures, float32, boundaries, rotations."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+
+import jem
+from jem import tree
+from jem.engine.step import e_step_chunk
+from jem.engine.stream import fold, lay_out
+from jem.kernels.factor import basis, few_units, promax, varimax
+from jem.latents.factor import FactorAnalysis, FactorParams
+
+N, D, Q = 60, 5, 2
+NOISE = {"diagonal": jem.Diagonal(), "spherical": jem.Spherical()}
+
+
+def draw(rng, num=N, dim=D, factors=Q, noise=0.5):
+    """Rows from a factor analysis, features of different scale and offset."""
+    loadings = rng.standard_normal((dim, factors))
+    x = rng.standard_normal((num, factors)) @ loadings.T + noise * rng.standard_normal((num, dim))
+    return x * np.linspace(0.5, 2, dim) + np.linspace(-1, 1, dim)
+
+
+def random_params(model, rng, dim=D, dtype=None):
+    """Random parameters of a model."""
+    noise = rng.uniform(0.3, 2.0, dim if isinstance(model.noise, jem.Diagonal) else ())
+    p = model.params(rng.standard_normal(dim), rng.standard_normal((dim, model.num_factors)), noise)
+    return jax.tree.map(lambda a: a.astype(dtype or a.dtype), p)
+
+
+@pytest.fixture(params=list(NOISE))
+def problem(request, dtype):
+    """A bound model, data, weights and parameters, in both dtypes and with both kinds of noise."""
+    rng = np.random.default_rng(1)
+    x, weights = jnp.asarray(draw(rng), dtype), jnp.asarray(rng.uniform(0.2, 2.0, N), dtype)
+    model = FactorAnalysis(Q, NOISE[request.param], jem.InverseWishart(0.5))
+    return jem.bind(model, x, weights), x, weights, random_params(model, rng, dtype=dtype)
+
+
+def assert_close(got, want, ulps=256):
+    """Leaves agree to `ulps` roundings of the largest entry of any, or of one."""
+    scale = max(1.0, *(np.abs(b).max() for b in jax.tree.leaves(want)))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=ulps * float(jnp.finfo(b.dtype).eps) * scale)
+
+
+# The density
+
+
+def test_log_prob_is_scipys(problem):
+    model, x, _, p = problem
+    want = multivariate_normal(np.asarray(p.mean, float), np.asarray(p.covariance, float)).logpdf(np.asarray(x, float))
+    np.testing.assert_allclose(jem.log_prob(model, p, x), want, rtol=200 * float(jnp.finfo(x.dtype).eps))
+
+
+def test_posterior_is_that_of_the_joint_normal(x64):
+    rng = np.random.default_rng(2)
+    model = FactorAnalysis(Q)
+    p, x = random_params(model, rng), jnp.asarray(draw(rng))
+    gain = p.loadings.T @ jnp.linalg.inv(p.covariance)
+    posterior, _ = jem.infer(model, p, x)
+    np.testing.assert_allclose(posterior.mean, (x - p.mean[None]) @ gain.T, atol=1e-12)
+    want = np.broadcast_to(np.eye(Q) - gain @ p.loadings, (N, Q, Q))
+    np.testing.assert_allclose(posterior.covariance, want, atol=1e-12)
+
+
+def test_samples_have_the_models_moments():
+    model = FactorAnalysis(Q)
+    p = random_params(model, np.random.default_rng(0))
+    f, x = jem.sample(model, jax.random.key(1), p, 40_000)
+    assert f.shape == (40_000, Q)
+    scale = np.sqrt(np.diag(p.covariance))
+    np.testing.assert_allclose(np.asarray(x).mean(0), p.mean, atol=0.03 * scale.max())
+    np.testing.assert_allclose(np.cov(np.asarray(x).T), p.covariance, atol=0.05 * scale.max() ** 2)
+
+
+# The laws
+
+
+def test_additive_and_weights(problem):
+    model, x, weights, p = problem
+    step = jax.jit(lambda x, w: e_step_chunk(model, p, x.T, w))
+    whole = step(x, weights)
+    assert_close(tree.add(step(x[:20], weights[:20]), step(x[20:], weights[20:])), whole)
+    chunks = jax.jit(lambda x, w: fold(lambda u, v: e_step_chunk(model, p, u, v), lay_out(x, w, 24)))
+    assert_close(chunks(x, weights), whole)
+    repeats = np.arange(N) % 3
+    spoilt = jnp.where(jnp.asarray(repeats == 0)[:, None], jnp.nan, x)
+    got = jem.e_step(model, p, spoilt, jnp.asarray(repeats, x.dtype))
+    assert_close(got, jem.e_step(model, p, jnp.repeat(x, repeats, 0)))
+
+
+def test_fisher_and_bound(problem):
+    model, x, weights, p = problem
+    old = jax.tree.map(lambda a: a * 1.1, p)
+
+    @jax.jit
+    def compare(p, old):
+        log_likelihood = lambda p: e_step_chunk(model, p, x.T, weights)[1]
+        stats = e_step_chunk(model, old, x.T, weights)[0]
+        q = lambda p: model.expected_log_prob(p, stats, old)
+        elbo = q(p) - q(old) + log_likelihood(old)
+        return jax.grad(q)(old), jax.grad(log_likelihood)(old), log_likelihood(p), elbo
+
+    of_q, score, log_likelihood, elbo = compare(p, old)
+    assert_close(of_q, score)
+    assert elbo <= log_likelihood + 1e-5 * abs(log_likelihood)
+    # The difference is the divergence between the two posteriors, Gaussians both.
+    (m, a), (n, b) = jem.infer(model, old, x)[0], jem.infer(model, p, x)[0]
+    a, b = np.asarray(a, float)[0], np.asarray(b, float)[0]
+    precision = np.linalg.inv(b @ b.T)
+    d = np.asarray(m - n, float)
+    divergence = 0.5 * (np.trace(precision @ a @ a.T) - Q - np.linalg.slogdet(precision @ a @ a.T)[1])
+    divergence = divergence + 0.5 * np.einsum("ni,ij,nj->n", d, precision, d)
+    want = float((np.asarray(weights) * divergence).sum())
+    tolerance = 512 * float(jnp.finfo(x.dtype).eps) * abs(float(log_likelihood))
+    assert abs(float(log_likelihood - elbo) - want) <= tolerance
+
+
+def test_m_step_is_the_maximum(problem):
+    model, x, weights, p = problem
+    stats = e_step_chunk(model, p, x.T, weights)[0]
+    objective = jax.jit(lambda new: model.expected_log_prob(new, stats, p) + model.log_prior(new))
+    new = jax.jit(model.maximize)(p, stats)
+    best = objective(new)
+    rounding = 64 * float(jnp.finfo(x.dtype).eps) * abs(float(best))
+    assert best > objective(p)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        move = lambda a: a * jnp.asarray(np.exp(0.05 * rng.standard_normal(a.shape)), a.dtype)
+        assert objective(jax.tree.map(move, new)) <= best + rounding
+
+
+def test_fit_never_falls(problem):
+    model, x, weights, p = problem
+    for data, w in ((x, weights), (x[:D], weights[:D])):  # the second is too short to be compressed
+        fit = jem.fit(model, p, data, weights=w, stop=jem.NeverStop(), max_steps=40)
+        trace = np.asarray(fit.trace, float)
+        assert fit.status != jem.Status.DECREASED
+        assert (np.diff(trace) >= -64 * float(jnp.finfo(x.dtype).eps) * np.abs(trace).max()).all()
+        assert trace[-1] > trace[0]
+
+
+def test_total(problem):
+    model, x, _, p = problem
+    step = jax.jit(lambda p, w: model.maximize(p, e_step_chunk(model, p, x.T, w)[0]))
+    eps, tiny = (float(getattr(jnp.finfo(x.dtype), n)) for n in ("eps", "tiny"))
+    one = np.eye(N)[3]
+    for weights in (one, 1e-3 * one, np.full(N, 4 * tiny), np.full(N, eps**2), np.full(N, 1e15), 1e12 * one + 1e-12):
+        new = p
+        for _ in range(4):
+            new = step(new, jnp.asarray(weights, x.dtype))
+            assert tree.all_finite(new) and (new.whitening > 0).all()
+    for kept, old in zip(step(p, jnp.zeros(N, x.dtype)), p):
+        np.testing.assert_array_equal(kept, old)
+
+
+# From moments
+
+
+@pytest.mark.parametrize("noise", list(NOISE))
+def test_compressed_fit_is_the_fit_from_rows(x64, noise):
+    rng = np.random.default_rng(4)
+    x, weights = draw(rng, 400), np.where(rng.random(400) < 0.2, 0.0, rng.uniform(0.2, 2.0, 400))
+    x[weights == 0] = np.nan
+    model = FactorAnalysis(Q, NOISE[noise])
+    start = jem.init(model, jax.random.key(0), x, weights)
+    options = {"weights": weights, "stop": jem.NeverStop(), "max_steps": 30}
+    short = jem.fit(model, start, x, **options)
+    # One component of a mixture is the same model, gathered row by row.
+    wrap = lambda t: jax.tree.map(lambda a: a[None], t)
+    rows = jem.fit(jem.Mixture(model, 1), jem.MixtureParams(jnp.ones(1), wrap(start)), x, **options)
+    np.testing.assert_allclose(short.trace, rows.trace, rtol=1e-12)
+    np.testing.assert_allclose(short.log_likelihood, rows.log_likelihood, rtol=1e-12)
+    for a, b in zip(wrap(short.params), rows.params.components):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    assert "(400," not in _loop_body(model, start, x, weights)
+    restarts = jem.fit_restarts(model, jax.random.key(7), x, num_restarts=2, weights=weights)
+    first = jem.init(model, jax.random.split(jax.random.key(7), 2)[0], x, weights)
+    np.testing.assert_allclose(restarts.trace[0, 0], jem.fit(model, first, x, weights=weights).trace[0], rtol=1e-10)
+
+
+def _loop_body(model, start, x, weights):
+    """What the loop of a fit computes, as text: it holds the shapes of all arrays."""
+    x, weights = jnp.nan_to_num(x), jnp.asarray(weights)
+    jaxpr = jax.make_jaxpr(lambda p, x, w: jem.fit(model, p, x, weights=w))(start, x, weights).jaxpr
+
+    def find(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "while" and "body_jaxpr" in eqn.params:
+                body = str(eqn.params["body_jaxpr"])
+                if "trace" in body or "scatter" in body:
+                    yield body.replace("[", "(")
+            for value in eqn.params.values():
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from find(inner)
+
+    bodies = list(find(jaxpr))
+    assert bodies
+    return " ".join(bodies)
+
+
+def test_row_sharded_fit_is_the_fit(x64):
+    x, weights = draw(np.random.default_rng(5), 200), np.random.default_rng(6).uniform(0.0, 2.0, 200)
+    model = FactorAnalysis(Q)
+    start = jem.init(model, jax.random.key(0), x, weights)
+    options = {"stop": jem.NeverStop(), "max_steps": 10}
+    alone = jem.fit(model, start, x, weights=weights, **options)
+    mesh = jax.make_mesh((2,), ("rows",))
+    put = lambda a: jax.device_put(a, NamedSharding(mesh, P("rows")))
+    sharded = jem.fit(model, start, put(x), weights=put(weights), **options)
+    np.testing.assert_allclose(sharded.trace, alone.trace, rtol=1e-12)
+    np.testing.assert_allclose(sharded.params.covariance, alone.params.covariance, rtol=1e-8)
+    lanes = jem.fit_restarts(model, jax.random.key(1), put(x), num_restarts=2, weights=put(weights), **options)
+    want = jem.fit_restarts(model, jax.random.key(1), x, num_restarts=2, weights=weights, **options)
+    np.testing.assert_allclose(lanes.trace, want.trace, rtol=1e-10)
+
+
+def test_few_units_have_the_moments(dtype):
+    rng = np.random.default_rng(0)
+    root, mean = rng.standard_normal((20, 12)) / 4, rng.standard_normal(20)
+    for s in (root @ root.T, np.eye(20), np.zeros((20, 20)), np.ones((20, 20))):
+        units = np.asarray(few_units(jnp.asarray(mean, dtype), jnp.asarray(s, dtype)), float)
+        np.testing.assert_allclose(units.mean(1), mean, atol=50 * float(jnp.finfo(dtype).eps))
+        np.testing.assert_allclose(np.cov(units, ddof=0), s, atol=200 * float(jnp.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_float32_far_from_the_origin(compress):
+    """Mean over deviation a thousand: as good as the numbers allow, from moments and row by row."""
+    rng = np.random.default_rng(8)
+    x = (draw(rng, 4000, 8) + 1e3 * np.linspace(0.5, 2, 8)).astype(np.float32)
+    model = FactorAnalysis(Q)
+    results = {}
+    for kind, wide in ((np.float64, True), (np.float32, False)):
+        with jax.enable_x64(wide):
+            start = jem.init(model, jax.random.key(0), x.astype(np.float64))
+            start = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), kind), start)
+            if compress:
+                fit = jem.fit(model, start, x.astype(kind), stop=jem.NeverStop(), max_steps=60)
+                results[kind] = fit.log_likelihood, fit.params
+            else:
+                p = start
+                for _ in range(60):
+                    p, log_likelihood = jem.em_step(model, p, x.astype(kind))
+                results[kind] = log_likelihood, p
+    (want, exact), (got, single) = results[np.float64], results[np.float32]
+    np.testing.assert_allclose(float(got), float(want), rtol=2e-6)
+    scale = np.sqrt(np.diag(exact.covariance))
+    np.testing.assert_allclose(single.covariance / np.outer(scale, scale), exact.covariance / np.outer(scale, scale), atol=2e-4)
+
+
+def test_scale_of_the_data_does_not_matter(dtype):
+    x = jnp.asarray(draw(np.random.default_rng(9), 100), dtype)
+    unit = 2.0**60
+    options = {"stop": jem.NeverStop(), "max_steps": 20}
+    fits = []
+    for data in (x, x * unit, x / unit):
+        start = jem.init(FactorAnalysis(Q), jax.random.key(0), data)
+        fits.append(jem.fit(FactorAnalysis(Q), start, data, **options))
+    assert all(np.isfinite(f.log_likelihood) for f in fits)
+    for fit, factor in zip(fits[1:], (unit, 1 / unit)):
+        np.testing.assert_allclose(fit.params.communalities, fits[0].params.communalities, rtol=2e-3)
+        shift = 100 * D * np.log(factor)
+        np.testing.assert_allclose(fit.log_likelihood + shift, fits[0].log_likelihood, rtol=1e-4)
+
+
+# Below and above other nodes
+
+
+@pytest.mark.parametrize("noise", list(NOISE))
+def test_mixture_of_factor_analysers(x64, noise):
+    rng = np.random.default_rng(10)
+    x = np.concatenate([draw(rng, 150), draw(rng, 100) + 6, draw(rng, 50) - 6])
+    model = jem.Mixture(FactorAnalysis(Q, NOISE[noise]), 3)
+    fit = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=4, stop=jem.RelativeGain(1e-9)).best()
+    trace = np.asarray(fit.trace)[: int(fit.num_steps) + 1]
+    assert (np.diff(trace) >= -1e-9 * abs(trace[0])).all()
+    assert fit.converged
+    np.testing.assert_allclose(np.sort(fit.params.weights), [1 / 6, 1 / 3, 1 / 2], atol=0.01)
+    p = fit.params
+    log_joint = np.stack(
+        [
+            np.log(p.weights[k]) + multivariate_normal(p.components.mean[k], p.components.covariance[k]).logpdf(x)
+            for k in range(3)
+        ]
+    )
+    posterior, log_prob = jem.infer(model, p, x)
+    np.testing.assert_allclose(log_prob, logsumexp(log_joint, axis=0), rtol=1e-10)
+    np.testing.assert_allclose(posterior.responsibilities, np.exp(log_joint - logsumexp(log_joint, axis=0)).T, atol=1e-10)
+    assert posterior.components.mean.shape == (300, 3, Q) or posterior.components.mean.shape == (300, 3, Q)[:1] + (3, Q)
+
+
+@pytest.mark.parametrize("fields", [("whitening",), ("loadings", "whitening"), ()])
+def test_tied_m_step_is_the_maximum(x64, fields):
+    rng = np.random.default_rng(11)
+    x, weights = jnp.asarray(draw(rng, 80)), jnp.ones(80)
+    model = jem.bind(jem.Mixture(jem.Tied(FactorAnalysis(Q, prior=jem.InverseWishart(0.5)), 2, *fields)), x)
+    old = jem.init(model, jax.random.key(0), x)
+    stats = e_step_chunk(model, old, x.T, weights)[0]
+    objective = jax.jit(lambda p: model.expected_log_prob(p, stats, old) + model.log_prior(p))
+    new = model.maximize(old, stats)
+    best = objective(new)
+    assert best > objective(old)
+    gradient = jax.grad(objective)(new).components
+    assert max(float(jnp.abs(g).max()) for g in gradient) < 1e-9 * abs(best)
+    fit = jem.fit(model, old, x, stop=jem.NeverStop(), max_steps=20)
+    assert (np.diff(fit.trace) >= -1e-10 * abs(fit.trace[0])).all()
+
+
+@pytest.mark.parametrize("field", FactorParams._fields)
+def test_frozen_m_step_is_the_maximum_of_the_rest(x64, field):
+    x = jnp.asarray(draw(np.random.default_rng(12)))
+    child = FactorAnalysis(Q, prior=jem.InverseWishart(0.5))
+    model = jem.bind(jem.Frozen(child, field), x)
+    old = random_params(child, np.random.default_rng(3))
+    stats = e_step_chunk(model, old, x.T, jnp.ones(N))[0]
+    objective = lambda p: model.expected_log_prob(p, stats, old) + model.log_prior(p)
+    new = model.maximize(old, stats)
+    gradient = jax.grad(objective)(new)
+    for name in FactorParams._fields:
+        if name == field:
+            np.testing.assert_array_equal(getattr(new, name), getattr(old, name))
+        else:
+            assert float(jnp.abs(getattr(gradient, name)).max()) < 1e-9 * abs(objective(new))
+
+
+def test_what_is_not_closed_form_says_so():
+    x = draw(np.random.default_rng(0)).astype(np.float32)
+    model = jem.Mixture(jem.Tied(FactorAnalysis(Q), 2, "loadings"))
+    with pytest.raises(ValueError, match="closed-form"):
+        jem.fit_restarts(model, jax.random.key(0), x, num_restarts=1)
+
+
+# Boundaries and bad input
+
+
+def test_heywood_case_is_flagged(dtype):
+    """Two equal features leave no noise: the likelihood has no bound, the fit ends finite and says so."""
+    x = draw(np.random.default_rng(13), 300)
+    x[:, 1] = 2 * x[:, 0]
+    for prior in (jem.InverseWishart(1e-5), None):
+        for noise in NOISE.values():
+            q = Q if isinstance(noise, jem.Diagonal) else D - 1
+            fit = jem.fit_restarts(
+                FactorAnalysis(q, noise, prior), jax.random.key(0), x.astype(dtype), num_restarts=2, max_steps=400, stop=jem.NeverStop()
+            )
+            assert (fit.status == jem.Status.DEGENERATE).all(), fit.status
+            assert tree.all_finite(fit.params) and np.isfinite(fit.objective).all()
+
+
+def test_ordinary_fit_is_not_flagged(dtype):
+    x = jnp.asarray(draw(np.random.default_rng(14), 300, noise=0.02), dtype)  # communalities about 0.999
+    assert jem.fit_restarts(FactorAnalysis(Q), jax.random.key(0), x, num_restarts=2).converged.all()
+
+
+def test_bad_input_is_named():
+    x = np.ones((10, 3), np.float32)
+    start = jem.init(FactorAnalysis(1), jax.random.key(0), x)
+    for model, text in [
+        (FactorAnalysis(3), "fewer factors than features"),
+        (FactorAnalysis(0), "num_factors must be an integer"),
+        (FactorAnalysis(1, jem.Full()), "jem.Diagonal"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            jem.fit(model, start, x)
+    with pytest.raises(ValueError, match=r"shape \(N, D\)"):
+        jem.fit(FactorAnalysis(1), start, x[:, 0])
+
+
+def test_num_parameters():
+    for noise, num in ((jem.Diagonal(), 6 + 6 * 2 - 1 + 6), (jem.Spherical(), 6 + 6 * 2 - 1 + 1)):
+        model = FactorAnalysis(2, noise)
+        p = random_params(model, np.random.default_rng(0), 6)
+        assert jem.num_parameters(model, p) == num
+        assert jem.num_parameters(jem.Frozen(model, "loadings"), p) == num - 11
+
+
+def test_basis_is_orthonormal_at_any_communality(dtype):
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((20, 6)) * np.logspace(0, 6, 20)[:, None], dtype)
+    b = basis(a.at[:, 1].set(a[:, 0]))
+    stacked = np.concatenate([b.features, b.factors])
+    np.testing.assert_allclose(stacked.T @ stacked, np.eye(6), atol=20 * float(jnp.finfo(dtype).eps))
+
+
+# Rotations
+
+
+def varimax_by_svd(loadings, tolerance=0.0):
+    """R's `varimax`: normalised, ascent by the polar factor of the gradient. Source: R, stats/R/factanal.R."""
+    length = np.sqrt((loadings**2).sum(1, keepdims=True))
+    x = loadings / length
+    matrix, d = np.eye(x.shape[1]), 0.0
+    for _ in range(2000):
+        z = x @ matrix
+        u, s, vt = np.linalg.svd(x.T @ (z**3 - z * (z**2).mean(0)))
+        matrix, past, d = u @ vt, d, s.sum()
+        if d < past * (1 + tolerance):
+            break
+    return loadings @ matrix
+
+
+def up_to_order(loadings):
+    """Columns with positive sums, the largest first."""
+    loadings = loadings * np.sign(loadings.sum(0))
+    return loadings[:, np.argsort(-(loadings**2).sum(0))]
+
+
+def criterion(loadings):
+    """The varimax criterion of normalised loadings."""
+    squares = (loadings / np.sqrt((loadings**2).sum(1, keepdims=True))) ** 2
+    return squares.var(0).sum()
+
+
+def test_varimax_is_the_maximum(x64):
+    for seed in range(3):
+        loadings = np.random.default_rng(seed).standard_normal((12, 4)) * np.array([2, 1, 1, 0.5])
+        rotation = jax.jit(varimax)(jnp.asarray(loadings))
+        np.testing.assert_allclose(rotation.matrix.T @ rotation.matrix, np.eye(4), atol=1e-13)
+        np.testing.assert_allclose(rotation.loadings, loadings @ rotation.matrix, atol=1e-13)
+        reference = varimax_by_svd(loadings)
+        assert criterion(np.asarray(rotation.loadings)) >= criterion(reference) - 1e-12 or seed
+        if abs(criterion(np.asarray(rotation.loadings)) - criterion(reference)) < 1e-9:
+            np.testing.assert_allclose(up_to_order(np.asarray(rotation.loadings)), up_to_order(reference), atol=1e-5)
+
+
+def test_rotations_keep_the_fit(dtype):
+    x = jnp.asarray(draw(np.random.default_rng(15), 200), dtype)
+    model = FactorAnalysis(Q)
+    p = jem.init(model, jax.random.key(0), x)
+    tolerance = 64 * float(jnp.finfo(dtype).eps)
+    want = p.loadings @ p.loadings.T
+    v, o = varimax(p.loadings), promax(p.loadings)
+    np.testing.assert_allclose(v.loadings @ v.loadings.T, want, atol=tolerance * abs(want).max())
+    np.testing.assert_allclose(o.loadings @ o.correlation @ o.loadings.T, want, atol=tolerance * abs(want).max())
+    np.testing.assert_allclose(jnp.diagonal(o.correlation), np.ones(Q), atol=tolerance)
+    log_prob = jem.log_prob(model, p._replace(loadings=v.loadings), x)
+    np.testing.assert_allclose(log_prob, jem.log_prob(model, p, x), rtol=tolerance)
+
+
+def test_rotations_of_nothing_to_rotate(dtype):
+    for loadings in (jnp.ones((4, 1), dtype), jnp.zeros((4, 2), dtype), jnp.ones((4, 2), dtype)):
+        rotation = varimax(loadings)
+        assert tree.all_finite(rotation)
+        np.testing.assert_allclose(rotation.loadings @ rotation.loadings.T, loadings @ loadings.T, atol=1e-5)
+
+
+def test_json_is_read():
+    assert json  # the cases are in oracles/test_factor_cases.py

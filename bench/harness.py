@@ -48,6 +48,18 @@ def require(module: Any) -> Any:
     return module
 
 
+def dynamax(name: str) -> Any:
+    """A module of dynamax. Its import starts JAX's backend, so it must come after `set_up_jax`.
+
+    It also sets the precision of matrix products for the whole process, which on a CPU changes nothing but makes every
+    other contender compile again: that is put back.
+    """
+    precision = jax.config.jax_default_matmul_precision
+    module = require(optional(f"dynamax.{name}"))
+    jax.config.update("jax_default_matmul_precision", precision)
+    return module
+
+
 @dataclasses.dataclass(frozen=True)
 class Runner:
     """One contender on one workload: `fit` is timed and returns when it is done, `read` is not timed."""

@@ -168,7 +168,8 @@ def _run(
     mesh: tuple[Any, str | None] | None,
 ) -> Fit:
     """The compiled program of both doors: bind, compress, start, lay out, loop."""
-    units, weights = to_units(used_rows(x, weights)), row_weights(x, weights)
+    x, weights = used_rows(x, weights), row_weights(x, weights)
+    units = to_units(x)
     model = model.bind(units, weights)
     fewer = compressed(model, x, weights, mesh)
     if fewer is not None:

@@ -303,7 +303,7 @@ def _ask_jit(node: Any, params: Params, x: Data, question: str, args: tuple[Any,
 
 def _ask(node: Node, params: Params, x: Data, question: str, *args: Any) -> Any:
     if not hasattr(node, question):
-        raise ValueError(f"{question}: {type(node).__name__} is not a chain; expected jem.HMM or jem.LDS")
+        raise ValueError(f"{question}: {type(node).__name__} is not a chain; expected jem.HMM")
     return _ask_jit(node, params, x, question, args)
 
 

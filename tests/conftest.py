@@ -21,6 +21,14 @@ def x64():
         yield
 
 
+@pytest.fixture
+def quick_compilation():
+    """Leaves out XLA's costly passes, for tests that mostly compile."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """Runs a test in float32 as JAX comes, and in float64 with x64 on."""

@@ -1,12 +1,10 @@
 """Factor analysis: the laws of a node, a fit from moments beside a fit from rows, mixtures, float32, boundaries, rotations."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
@@ -15,8 +13,11 @@ import jem
 from jem import tree
 from jem.engine.step import e_step_chunk
 from jem.engine.stream import fold, lay_out
+from jem.fit import compressed
 from jem.kernels.factor import basis, few_units, promax, varimax
 from jem.latents.factor import FactorAnalysis, FactorParams
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 N, D, Q = 60, 5, 2
 NOISE = {"diagonal": jem.Diagonal(), "spherical": jem.Spherical()}
@@ -127,7 +128,7 @@ def test_fisher_and_bound(problem):
 
 def test_m_step_is_the_maximum(problem):
     model, x, weights, p = problem
-    stats = e_step_chunk(model, p, x.T, weights)[0]
+    stats = jax.jit(e_step_chunk)(model, p, x.T, weights)[0]
     objective = jax.jit(lambda new: model.expected_log_prob(new, stats, p) + model.log_prior(new))
     new = jax.jit(model.maximize)(p, stats)
     best = objective(new)
@@ -182,47 +183,24 @@ def test_compressed_fit_is_the_fit_from_rows(x64, noise):
     np.testing.assert_allclose(short.log_likelihood, rows.log_likelihood, rtol=1e-12)
     for a, b in zip(wrap(short.params), rows.params.components):
         np.testing.assert_allclose(a, b, atol=1e-9)
-    assert "(400," not in _loop_body(model, start, x, weights)
+    fewer, mass = compressed(jem.bind(model, x, weights), jnp.asarray(x), jnp.asarray(weights), None)
+    assert fewer.deviation.shape == (D + 1, D)
+    np.testing.assert_allclose(mass.sum(), weights.sum(), rtol=1e-14)
     restarts = jem.fit_restarts(model, jax.random.key(7), x, num_restarts=2, weights=weights)
     first = jem.init(model, jax.random.split(jax.random.key(7), 2)[0], x, weights)
     np.testing.assert_allclose(restarts.trace[0, 0], jem.fit(model, first, x, weights=weights).trace[0], rtol=1e-10)
 
 
-def _loop_body(model, start, x, weights):
-    """What the loop of a fit computes, as text: it holds the shapes of all arrays."""
-    x, weights = jnp.nan_to_num(x), jnp.asarray(weights)
-    jaxpr = jax.make_jaxpr(lambda p, x, w: jem.fit(model, p, x, weights=w))(start, x, weights).jaxpr
-
-    def find(jaxpr):
-        for eqn in jaxpr.eqns:
-            if eqn.primitive.name == "while" and "body_jaxpr" in eqn.params:
-                body = str(eqn.params["body_jaxpr"])
-                if "trace" in body or "scatter" in body:
-                    yield body.replace("[", "(")
-            for value in eqn.params.values():
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    yield from find(inner)
-
-    bodies = list(find(jaxpr))
-    assert bodies
-    return " ".join(bodies)
-
-
 def test_row_sharded_fit_is_the_fit(x64):
     x, weights = draw(np.random.default_rng(5), 200), np.random.default_rng(6).uniform(0.0, 2.0, 200)
     model = FactorAnalysis(Q)
-    start = jem.init(model, jax.random.key(0), x, weights)
-    options = {"stop": jem.NeverStop(), "max_steps": 10}
-    alone = jem.fit(model, start, x, weights=weights, **options)
-    mesh = jax.make_mesh((2,), ("rows",))
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
     put = lambda a: jax.device_put(a, NamedSharding(mesh, P("rows")))
-    sharded = jem.fit(model, start, put(x), weights=put(weights), **options)
-    np.testing.assert_allclose(sharded.trace, alone.trace, rtol=1e-12)
+    options = {"num_restarts": 2, "stop": jem.NeverStop(), "max_steps": 10}
+    alone = jem.fit_restarts(model, jax.random.key(1), x, weights=weights, **options)
+    sharded = jem.fit_restarts(model, jax.random.key(1), put(x), weights=put(weights), **options)
+    np.testing.assert_allclose(sharded.trace, alone.trace, rtol=1e-10)
     np.testing.assert_allclose(sharded.params.covariance, alone.params.covariance, rtol=1e-8)
-    lanes = jem.fit_restarts(model, jax.random.key(1), put(x), num_restarts=2, weights=put(weights), **options)
-    want = jem.fit_restarts(model, jax.random.key(1), x, num_restarts=2, weights=weights, **options)
-    np.testing.assert_allclose(lanes.trace, want.trace, rtol=1e-10)
 
 
 def test_few_units_have_the_moments(dtype):
@@ -234,29 +212,20 @@ def test_few_units_have_the_moments(dtype):
         np.testing.assert_allclose(np.cov(units, ddof=0), s, atol=200 * float(jnp.finfo(dtype).eps))
 
 
-@pytest.mark.parametrize("compress", [True, False])
-def test_float32_far_from_the_origin(compress):
+@pytest.mark.parametrize("wrap", [lambda model: model, jem.Missing])
+def test_float32_far_from_the_origin(wrap):
     """Mean over deviation a thousand: as good as the numbers allow, from moments and row by row."""
-    rng = np.random.default_rng(8)
-    x = (draw(rng, 4000, 8) + 1e3 * np.linspace(0.5, 2, 8)).astype(np.float32)
-    model = FactorAnalysis(Q)
-    results = {}
-    for kind, wide in ((np.float64, True), (np.float32, False)):
-        with jax.enable_x64(wide):
-            start = jem.init(model, jax.random.key(0), x.astype(np.float64))
-            start = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), kind), start)
-            if compress:
-                fit = jem.fit(model, start, x.astype(kind), stop=jem.NeverStop(), max_steps=60)
-                results[kind] = fit.log_likelihood, fit.params
-            else:
-                p = start
-                for _ in range(60):
-                    p, log_likelihood = jem.em_step(model, p, x.astype(kind))
-                results[kind] = log_likelihood, p
-    (want, exact), (got, single) = results[np.float64], results[np.float32]
-    np.testing.assert_allclose(float(got), float(want), rtol=2e-6)
-    scale = np.sqrt(np.diag(exact.covariance))
-    np.testing.assert_allclose(single.covariance / np.outer(scale, scale), exact.covariance / np.outer(scale, scale), atol=2e-4)
+    x = (draw(np.random.default_rng(8), 4000, 8) + 1e3 * np.linspace(0.5, 2, 8)).astype(np.float32)
+    model = wrap(FactorAnalysis(Q))
+    with jax.enable_x64(True):
+        start = jem.init(model, jax.random.key(0), x.astype(np.float64))
+        exact = jem.fit(model, start, x.astype(np.float64), stop=jem.NeverStop(), max_steps=60)
+        want = np.asarray(exact.params.covariance)
+    start = jax.tree.map(lambda a: np.asarray(a, np.float32), start)
+    single = jem.fit(model, start, x, stop=jem.NeverStop(), max_steps=60)
+    np.testing.assert_allclose(float(single.log_likelihood), float(exact.log_likelihood), rtol=2e-6)
+    scale = np.sqrt(np.outer(np.diag(want), np.diag(want)))
+    np.testing.assert_allclose(single.params.covariance / scale, want / scale, atol=2e-4)
 
 
 def test_scale_of_the_data_does_not_matter(dtype):
@@ -282,10 +251,10 @@ def test_mixture_of_factor_analysers(x64, noise):
     rng = np.random.default_rng(10)
     x = np.concatenate([draw(rng, 150), draw(rng, 100) + 6, draw(rng, 50) - 6])
     model = jem.Mixture(FactorAnalysis(Q, NOISE[noise]), 3)
-    fit = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=4, stop=jem.RelativeGain(1e-9)).best()
-    trace = np.asarray(fit.trace)[: int(fit.num_steps) + 1]
-    assert (np.diff(trace) >= -1e-9 * abs(trace[0])).all()
-    assert fit.converged
+    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2, stop=jem.NeverStop(), max_steps=60)
+    assert (fits.status == jem.Status.MAX_STEPS).all()
+    assert (np.diff(fits.trace, axis=1) >= -1e-12 * np.abs(fits.trace[:, :1])).all()
+    fit = fits.best()
     np.testing.assert_allclose(np.sort(fit.params.weights), [1 / 6, 1 / 3, 1 / 2], atol=0.01)
     p = fit.params
     log_joint = np.stack(
@@ -297,7 +266,7 @@ def test_mixture_of_factor_analysers(x64, noise):
     posterior, log_prob = jem.infer(model, p, x)
     np.testing.assert_allclose(log_prob, logsumexp(log_joint, axis=0), rtol=1e-10)
     np.testing.assert_allclose(posterior.responsibilities, np.exp(log_joint - logsumexp(log_joint, axis=0)).T, atol=1e-10)
-    assert posterior.components.mean.shape == (300, 3, Q) or posterior.components.mean.shape == (300, 3, Q)[:1] + (3, Q)
+    assert posterior.components.mean.shape == (300, 3, Q)
 
 
 @pytest.mark.parametrize("fields", [("whitening",), ("loadings", "whitening"), ()])
@@ -306,13 +275,17 @@ def test_tied_m_step_is_the_maximum(x64, fields):
     x, weights = jnp.asarray(draw(rng, 80)), jnp.ones(80)
     model = jem.bind(jem.Mixture(jem.Tied(FactorAnalysis(Q, prior=jem.InverseWishart(0.5)), 2, *fields)), x)
     old = jem.init(model, jax.random.key(0), x)
-    stats = e_step_chunk(model, old, x.T, weights)[0]
-    objective = jax.jit(lambda p: model.expected_log_prob(p, stats, old) + model.log_prior(p))
-    new = model.maximize(old, stats)
-    best = objective(new)
-    assert best > objective(old)
-    gradient = jax.grad(objective)(new).components
-    assert max(float(jnp.abs(g).max()) for g in gradient) < 1e-9 * abs(best)
+
+    @jax.jit
+    def step(old):
+        stats = e_step_chunk(model, old, x.T, weights)[0]
+        new = model.maximize(old, stats)
+        objective = lambda p: model.expected_log_prob(p, stats, old) + model.log_prior(p)
+        return objective(old), *jax.value_and_grad(objective)(new)
+
+    before, best, gradient = step(old)
+    assert best > before
+    assert max(float(jnp.abs(g).max()) for g in gradient.components) < 1e-9 * abs(best)
     fit = jem.fit(model, old, x, stop=jem.NeverStop(), max_steps=20)
     assert (np.diff(fit.trace) >= -1e-10 * abs(fit.trace[0])).all()
 
@@ -323,15 +296,19 @@ def test_frozen_m_step_is_the_maximum_of_the_rest(x64, field):
     child = FactorAnalysis(Q, prior=jem.InverseWishart(0.5))
     model = jem.bind(jem.Frozen(child, field), x)
     old = random_params(child, np.random.default_rng(3))
-    stats = e_step_chunk(model, old, x.T, jnp.ones(N))[0]
-    objective = lambda p: model.expected_log_prob(p, stats, old) + model.log_prior(p)
-    new = model.maximize(old, stats)
-    gradient = jax.grad(objective)(new)
+
+    @jax.jit
+    def step(old):
+        stats = e_step_chunk(model, old, x.T, jnp.ones(N))[0]
+        new = model.maximize(old, stats)
+        return new, *jax.value_and_grad(lambda p: model.expected_log_prob(p, stats, old) + model.log_prior(p))(new)
+
+    new, best, gradient = step(old)
     for name in FactorParams._fields:
         if name == field:
             np.testing.assert_array_equal(getattr(new, name), getattr(old, name))
         else:
-            assert float(jnp.abs(getattr(gradient, name)).max()) < 1e-9 * abs(objective(new))
+            assert float(jnp.abs(getattr(gradient, name)).max()) < 1e-9 * abs(best)
 
 
 def test_what_is_not_closed_form_says_so():
@@ -348,14 +325,10 @@ def test_heywood_case_is_flagged(dtype):
     """Two equal features leave no noise: the likelihood has no bound, the fit ends finite and says so."""
     x = draw(np.random.default_rng(13), 300)
     x[:, 1] = 2 * x[:, 0]
-    for prior in (jem.InverseWishart(1e-5), None):
-        for noise in NOISE.values():
-            q = Q if isinstance(noise, jem.Diagonal) else D - 1
-            fit = jem.fit_restarts(
-                FactorAnalysis(q, noise, prior), jax.random.key(0), x.astype(dtype), num_restarts=2, max_steps=400, stop=jem.NeverStop()
-            )
-            assert (fit.status == jem.Status.DEGENERATE).all(), fit.status
-            assert tree.all_finite(fit.params) and np.isfinite(fit.objective).all()
+    for model in (FactorAnalysis(Q), FactorAnalysis(D - 1, jem.Spherical(), None)):
+        fit = jem.fit_restarts(model, jax.random.key(0), x.astype(dtype), num_restarts=1, max_steps=400, stop=jem.NeverStop())
+        assert (fit.status == jem.Status.DEGENERATE).all(), fit.status
+        assert tree.all_finite(fit.params) and np.isfinite(fit.objective).all()
 
 
 def test_ordinary_fit_is_not_flagged(dtype):
@@ -452,7 +425,3 @@ def test_rotations_of_nothing_to_rotate(dtype):
         rotation = varimax(loadings)
         assert tree.all_finite(rotation)
         np.testing.assert_allclose(rotation.loadings @ rotation.loadings.T, loadings @ loadings.T, atol=1e-5)
-
-
-def test_json_is_read():
-    assert json  # the cases are in oracles/test_factor_cases.py

@@ -62,7 +62,8 @@ def test_posterior_is_the_gradient_of_the_normaliser(x64):
 @pytest.mark.parametrize("states", [4, 12])
 def test_long_float32_chain_agrees_with_float64(states):
     rng = np.random.default_rng(3)
-    initial, transition, e = rng.dirichlet(np.ones(states)), rng.dirichlet(np.ones(states), states), rng.random((20000, states, 1))
+    initial, transition = rng.dirichlet(np.ones(states)), rng.dirichlet(np.ones(states), states)
+    e = rng.random((20000, states, 1))
     results = {}
     for dtype in ("float32", "float64"):
         with jax.enable_x64(dtype == "float64"):
@@ -180,7 +181,10 @@ def test_predict_powers_the_transition(x64):
         (lambda: jem.sequences([]), "the list is empty"),
         (lambda: jem.Transition([[0.5, 0.6], [0.5, 0.5]]), "row 0 sum to 1.1"),
         (lambda: jem.init(jem.HMM(jem.Poisson(), 2), jax.random.key(0), jnp.array([[[1], [-2]]])), "-2 in row 1, column 0"),
-        (lambda: jem.init(jem.HMM(jem.Categorical(3), 2), jax.random.key(0), jnp.array([[1, 3]])), "integers 0 .. 2; got 3 in row 1"),
+        (
+            lambda: jem.init(jem.HMM(jem.Categorical(3), 2), jax.random.key(0), jnp.array([[1, 3]])),
+            "integers 0 .. 2; got 3 in row 1",
+        ),
         (
             lambda: jem.init(
                 jem.HMM(jem.Poisson(), 2), jax.random.key(0), jem.Sequences(jnp.ones((2, 3, 1)), jnp.array([3, 4], jnp.int32))
@@ -206,7 +210,8 @@ def test_earthquakes(x64, cases, num_states):
         jem.PoissonParams(jnp.asarray(start["lambda"], float)[:, None]),
     )
     fit = jem.fit(jem.HMM(jem.Poisson(), num_states), params, x, stop=jem.RelativeGain(0.0), max_steps=5000).check()
-    for name, got in (("loglik", fit.log_likelihood), ("A", fit.params.transition.probs), ("lambda", fit.params.emission.rate[:, 0])):
+    rates, probs = fit.params.emission.rate[:, 0], fit.params.transition.probs
+    for name, got in (("loglik", fit.log_likelihood), ("A", probs), ("lambda", rates)):
         want = expected[f"m{num_states}_{name}"]
         np.testing.assert_allclose(got, want["value"], atol=want.get("atol", 1e-6), rtol=want.get("rtol", 0))
 

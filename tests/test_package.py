@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 FOUNDATION = {"tree", "checks", "data"}
-MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"families"}, {"plates"}, {"latents"}]
-MODELS = {"families", "plates", "latents"}
-ABOVE = {"fit", "inference"}
+MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"families"}, {"parts", "plates"}, {"latents"}]
+MODELS = {"families", "parts", "plates", "latents"}
+ABOVE = {"fit", "inference", "selection"}
 OUTSIDE = {"__init__", "__main__", "cli"}  # these may import anything
 
 

@@ -138,15 +138,20 @@ def build(name, dtype):
     x = row.rows(rng, dtype)
     units = to_units(x)
     weights = jnp.asarray(rng.uniform(0.2, 2.0, NUM), dtype)
-    shapes = jax.eval_shape(row.node.init, jax.random.key(0), units, weights)
-    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), shapes)
-    assert all(s.dtype == dtype for s in jax.tree.leaves(shapes))
+    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype)), start_form(name))
     params = from_free(shapes, noise_like(rng, shapes, 0.4))
-    return Model(row, bind(row.node, units, weights), x, units, weights, params, float(jnp.finfo(dtype).eps))
+    return Model(row, row.node.bind(units, weights), x, units, weights, params, float(jnp.finfo(dtype).eps))
+
+
+@functools.cache
+def start_form(name):
+    """Shapes of a row's start; tracing it takes longer than anything else here."""
+    row = next(r for r in ZOO if r.name == name)
+    units = to_units(row.rows(np.random.default_rng(7), "float32"))
+    return jax.eval_shape(row.node.init, jax.random.key(0), units, jnp.ones(NUM, "float32"))
 
 
 # Compiled once a model, whatever law asks.
-bind = jax.jit(lambda node, units, weights: node.bind(units, weights))
 e_step = jax.jit(e_step_chunk)
 maximize = jax.jit(lambda node, params, stats: node.maximize(params, stats))
 

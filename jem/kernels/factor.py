@@ -127,53 +127,68 @@ def expected_squares(m: FactorMoments, change: Array, shift: Array) -> Array:
 
 
 def principal_start(
-    directions: Array, x: Array, share: Array, mean: Array, deviation: Array, passes: int = 2
+    directions: Array, x: Array, share: Array, mean: Array, deviation: Array, pseudo: Array, passes: int = 2
 ) -> tuple[Array, Array]:
     """Loadings A (D, q) along the main correlations, and the variances (D,) they leave, in units of the deviations.
 
     Subspace iteration on the correlations S from random directions, `A = U C` with `C C^T = U^T S U`, shortened so that a
-    tenth of every feature's variance is left. S is never formed.
+    tenth of every feature's variance is left. S is never formed. A little of the identity in S keeps A off zero, where EM
+    would stay for ever.
 
     Args:
         directions: (D, q) random.
         x: (D, N).
-        share: (N,) weights that sum to one.
+        share: (N,) weights.
         mean: (D,).
         deviation: (D,).
+        pseudo: (D,) what is added to the diagonal of S.
         passes: iterations, of two products with x each.
     """
 
     def correlate(u: Array) -> Array:
-        u = u / deviation[:, None]
-        scores = (u.T @ x - (u.T @ mean)[:, None]) * share[None, :]
-        return (x @ scores.T - mean[:, None] * jnp.sum(scores, 1)[None, :]) / deviation[:, None]
+        v = u / deviation[:, None]
+        scores = (v.T @ x - (v.T @ mean)[:, None]) * share[None, :]
+        return (x @ scores.T - mean[:, None] * jnp.sum(scores, 1)[None, :]) / deviation[:, None] + pseudo[:, None] * u
 
     u = directions
     for _ in range(passes):
         u = correlate(u)
-        top = jnp.max(jnp.abs(u))
         # Of [c U; I] with c large the basis is that of U, and where U has lower rank it stays finite.
-        u = basis(u * (1e4 / jnp.where(top > 0, top, 1))).features
+        u = basis(u * (1e4 / jnp.max(jnp.abs(u)))).features
     square = u.T @ correlate(u)
-    square = 0.5 * (square + square.T)
-    floor = jnp.sqrt(jnp.finfo(x.dtype).eps * (1 + jnp.abs(jnp.diagonal(square))))
-    a = u @ cholesky_solve_lower(square, square, floor).T
+    a = u @ semidefinite_root(0.5 * (square + square.T)).T
     explained = jnp.sum(a * a, 1)
     a = a * jnp.sqrt(0.9 / jnp.maximum(explained, 0.9))[:, None]
     return a, 1 - jnp.minimum(explained, 0.9)
 
 
+def semidefinite_root(s: Array) -> Array:
+    """R (D, D) with `R^T R = S` for a covariance S that may be singular, or be so to rounding.
+
+    Cholesky elimination of the largest variance that is left, until none is left above rounding: no entry grows.
+    """
+    smallest = 4 * jnp.finfo(s.dtype).eps * jnp.max(jnp.diagonal(s))
+
+    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        a, root, left = carry
+        variances = jnp.where(left, jnp.diagonal(a), 0)
+        j = jnp.argmax(variances)
+        ok = variances[j] > smallest
+        row = jnp.where(left & ok, a[j] / jnp.sqrt(jnp.where(ok, variances[j], 1)), 0)
+        root = lax.dynamic_update_index_in_dim(root, row, i, 0)
+        return a - row[:, None] * row[None, :], root, left & (jnp.arange(left.shape[0]) != j)
+
+    start = (s, jnp.zeros_like(s), jnp.ones(s.shape[0], bool))
+    return lax.fori_loop(0, s.shape[0], step, start)[1]
+
+
 def few_units(mean: Array, covariance: Array) -> Array:
     """D + 1 points (D, D + 1) that, weighted alike, have this mean (D,) and covariance (D, D), about unit scale.
 
-    With `S = C C^T` they are `m + sqrt(D + 1) (C^{-1} S)^T h_i`, the h_i the corners of a simplex. Directions in which the
-    covariance is zero to rounding stay flat.
+    They are `m + sqrt(D + 1) R^T h_i` with `S = R^T R` and the h_i the corners of a simplex about zero.
     """
-    dim = mean.shape[0]
-    num = dim + 1
-    resolution = jnp.sqrt(4 * jnp.finfo(covariance.dtype).eps * jnp.maximum(jnp.diagonal(covariance), 0))
-    tiny = jnp.sqrt(jnp.finfo(covariance.dtype).tiny)
-    root = cholesky_solve_lower(covariance, covariance, resolution + tiny)  # C^T
+    num = mean.shape[0] + 1
+    root = semidefinite_root(covariance)
     total = jnp.sum(root, 0, keepdims=True)
     # The columns of the reflection that takes the first axis to the diagonal are orthogonal to it, and to each other.
     corners = jnp.concatenate([total / math.sqrt(num), root - total / (num - math.sqrt(num))])

@@ -42,8 +42,8 @@ class FactorParams(NamedTuple):
     @property
     def covariance(self) -> Array:
         """Covariances of x, `L L^T + Psi`, (..., D, D)."""
-        eye = jnp.eye(self.mean.shape[-1], dtype=self.mean.dtype)
-        return self.loadings @ jnp.swapaxes(self.loadings, -1, -2) + self.noise[..., None] * eye
+        noise = jnp.where(jnp.eye(self.mean.shape[-1], dtype=bool), self.noise[..., None], 0)
+        return self.loadings @ jnp.swapaxes(self.loadings, -1, -2) + noise
 
     @property
     def communalities(self) -> Array:
@@ -157,11 +157,14 @@ class FactorAnalysis(Node):
         origin = jnp.mean(together(x), 1) if self.origin is None else self.origin
         d = residual(x, origin)
         shift, deviation = weighted_moments(d, weights, self.scale)
-        mass = jnp.sum(weights)
-        share = weights / jnp.where(mass > 0, mass, 1)
+        unit = jnp.std(d, 1) if self.scale is None else self.scale.deviation
+        rows = jnp.sum(weights) + 1  # the moments have one pseudo-row, of the unit
+        pseudo = jnp.where(unit > 0, (unit / deviation) ** 2, 1) / rows
         g = jax.random.normal(key, (d.shape[0], self.num_factors), d.dtype)
-        a, left = kernel.principal_start(g, d, share, shift, deviation)
-        return FactorParams(origin + shift, deviation[:, None] * a, self.noise.from_diagonal(1 / (deviation * jnp.sqrt(left))))
+        a, left = kernel.principal_start(g, d, weights / rows, shift, deviation, pseudo)
+        noise = deviation * jnp.sqrt(left)
+        noise = noise if self.scale is None else jnp.maximum(noise, self.scale.resolution)
+        return FactorParams(origin + shift, deviation[:, None] * a, self.noise.from_diagonal(1 / noise))
 
     def sample(self, key: Array, params: FactorParams, num: int) -> tuple[Array, Array]:
         factor_key, noise_key = jax.random.split(key)
@@ -172,10 +175,10 @@ class FactorAnalysis(Node):
 
     def bind(self, x: Any, weights: Array) -> "FactorAnalysis":
         x = together(x)
-        scale = feature_scale(x, weights)
-        total = jnp.sum(weights)
+        scale, total = feature_scale(x, weights), jnp.sum(weights)
         share = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 1 / weights.shape[0])
-        return FactorAnalysis(self.num_factors, self.noise, self.prior, scale, share @ x.T)
+        origin = jnp.sum(jnp.where((weights > 0)[:, None], x.T, 0) * share[:, None], 0)
+        return FactorAnalysis(self.num_factors, self.noise, self.prior, scale, origin)
 
     def compress(self, total: Callable[..., Any], x: Array, weights: Array) -> tuple[Offset, Array] | None:
         dim = x.shape[1]

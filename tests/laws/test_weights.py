@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import NUM, assert_close, bind, build, e_step_chunks
+from zoo import NUM, assert_close, build, e_step_chunks
 
 from jem.data import to_units
 from jem.node import Wrapper, node
@@ -27,7 +27,7 @@ def assert_weights_repeat(model):
     spoilt = jax.tree.map(spoil, model.x)
     repeated = jax.tree.map(lambda a: jnp.repeat(a[:HALF], REPEATS, 0), model.x)
     got, want = (
-        (bind(model.node, to_units(x), w), e_step_chunks(model.node, model.params, x, w))
+        (model.node.bind(to_units(x), w), e_step_chunks(model.node, model.params, x, w))
         for x, w in [(spoilt, weights), (repeated, jnp.ones_like(weights))]
     )
     assert_close(got, want, model.eps)

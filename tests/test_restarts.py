@@ -1,0 +1,162 @@
+"""Many starts are many fits: whatever the batch, the schedule says honestly what it gave up."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jem
+from jem import Status
+from jem.data import to_units
+from jem.node import Wrapper, node
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+NUM = 12
+MODEL = jem.Mixture(jem.Gaussian(jem.Diagonal()), 3, seeding=jem.RandomResponsibilities())
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Data with several optima, the starts, and every start's fit on its own."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(jem.datasets.old_faithful())[::3]
+        keys = jax.random.split(jax.random.key(1), NUM)
+        starts = [jem.init(MODEL, k, x) for k in keys]
+        alone = [jem.fit(MODEL, s, x, max_steps=300) for s in starts]
+        return x, jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
+
+
+def restarts(x, **options):
+    return jem.fit_restarts(MODEL, jax.random.key(1), x, num_restarts=NUM, max_steps=300, **options)
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 5, NUM])
+def test_batches_change_nothing(x64, problem, batch_size):
+    x, alone = problem
+    fits = restarts(x, batch_size=batch_size)
+    np.testing.assert_array_equal(fits.status, alone.status)
+    np.testing.assert_array_equal(fits.num_steps, alone.num_steps)
+    for got, want in zip(jax.tree.leaves(fits._replace(status=0)), jax.tree.leaves(alone._replace(status=0)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-8)
+    assert len(set(alone.num_steps.tolist())) > 3  # lanes end at different times: slots are handed on
+
+
+def test_the_best_and_the_optima(x64, problem):
+    x, alone = problem
+    fits = restarts(x)
+    assert set(fits.status.tolist()) == {Status.CONVERGED}
+    assert float(fits.best().objective) == float(fits.objective.max())
+    assert fits.best().trace.shape == (301,)
+    assert 1 < fits.num_optima() < NUM
+    assert fits.check() is fits
+
+
+def test_starts_are_those_of_init(x64, problem):
+    """A lane's trace begins at the objective of `jem.init` with its key; weights reach the starts too."""
+    x, alone = problem
+    bound = jem.bind(MODEL, x)
+    start = jem.init(MODEL, jax.random.split(jax.random.key(1), NUM)[4], x)
+    objective = jem.e_step(MODEL, start, x)[1] + bound.log_prior(start)
+    np.testing.assert_allclose(restarts(x).trace[4, 0], objective, rtol=1e-12)
+
+
+def test_halving(x64, problem):
+    x, alone = problem
+    fits = restarts(x, schedule=jem.Halving(first=4, keep=3))
+    kept = np.flatnonzero(fits.status != Status.SCREENED)
+    assert len(kept) == 3
+    assert set(fits.status[kept].tolist()) == {Status.CONVERGED}
+    # those that were finished are what they are without the schedule
+    np.testing.assert_allclose(fits.objective[kept], alone.objective[kept], rtol=1e-12)
+    np.testing.assert_array_equal(fits.num_steps[kept], alone.num_steps[kept])
+    # the others stand where the rungs 4, 8 left them: worse than those kept at that point
+    gone = np.setdiff1d(np.arange(NUM), kept)
+    assert set(np.sum(np.isfinite(np.asarray(fits.trace)[gone]), 1).tolist()) == {5, 9}
+    assert alone.trace[gone, 4].max() < max(alone.trace[kept, 4].max(), alone.trace[kept, 8].max())
+    assert fits.check() is fits  # screened lanes are no failure
+
+
+@pytest.mark.parametrize("batch_size", [1, NUM])
+@pytest.mark.parametrize("schedule", [jem.PruneByLimit(), jem.MergeDuplicates()], ids=lambda s: type(s).__name__)
+def test_screening(x64, problem, schedule, batch_size):
+    """Lanes that go end below the best or beside it; all others end as without the schedule; the best stays."""
+    x, alone = problem
+    fits = restarts(x, schedule=schedule, batch_size=batch_size)
+    gone = np.asarray(fits.status) == Status.SCREENED
+    assert 0 < gone.sum() < NUM
+    np.testing.assert_array_equal(np.asarray(fits.status)[~gone], Status.CONVERGED)
+    np.testing.assert_allclose(np.asarray(fits.objective)[~gone], alone.objective[~gone], rtol=1e-8)
+    assert (np.asarray(fits.num_steps)[gone] <= alone.num_steps[gone]).all()
+    assert (np.asarray(fits.objective)[gone] <= alone.objective[gone] + 1e-9).all()
+    assert float(fits.best().objective) == pytest.approx(alone.objective.max(), rel=1e-6)
+
+
+@node
+class Poisoned(Wrapper):
+    """A node whose start from one key is NaN."""
+
+    child: Wrapper
+    bad: jax.Array
+
+    def init(self, key, x, weights):
+        poison = jnp.where(jnp.all(jax.random.key_data(jax.random.clone(key)) == self.bad), jnp.nan, 1.0)
+        return jax.tree.map(lambda p: p * poison, self.child.init(key, x, weights))
+
+    def bind(self, x, weights):
+        return Poisoned(self.child.bind(x, weights), self.bad)
+
+
+def test_one_failing_lane_touches_no_other(x64, problem):
+    """One start is NaN."""
+    x, alone = problem
+    bad = jax.random.key_data(jax.random.split(jax.random.key(1), NUM))[3]
+    fits = jem.fit_restarts(Poisoned(MODEL, bad), jax.random.key(1), x, num_restarts=NUM, max_steps=300)
+    assert np.flatnonzero(fits.status == Status.NONFINITE).tolist() == [3]
+    others = np.delete(np.arange(NUM), 3)
+    np.testing.assert_allclose(fits.objective[others], alone.objective[others], rtol=1e-12)
+    assert np.isfinite(fits.best().objective)
+    with pytest.raises(jem.FitError, match=r"NONFINITE.*\[restarts 3; 1 of 12\]"):
+        fits.check()
+
+
+@pytest.mark.parametrize("seeding", [jem.KMeansPlusPlus(), jem.RandomResponsibilities(1.0)], ids=lambda s: type(s).__name__)
+def test_starts_differ_and_are_usable(seeding):
+    x = jnp.asarray(jem.datasets.old_faithful(), jnp.float32)
+    model = jem.Mixture(jem.Gaussian(), 3, seeding=seeding)
+    starts = [jem.init(model, jax.random.key(i), x) for i in range(3)]
+    for start in starts:
+        assert np.isfinite(jem.e_step(model, start, x)[1])
+    means = np.stack([s.components.mean for s in starts])
+    assert (np.ptp(means, 0) > 0).any()
+
+
+def test_seeding_finds_clear_clusters(dtype):
+    """k-means++ on far clusters of equal scatter takes one unit of each, whatever their weights and order."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((60, 2)) + 50.0 * np.stack([np.arange(60) % 4, (np.arange(60) % 4) ** 2], 1), dtype)
+    units = to_units(x)
+    node, weights = jem.Gaussian(), jnp.asarray(rng.uniform(0.1, 2, 60), dtype)
+    seed_fn = jax.jit(lambda key: jem.KMeansPlusPlus().responsibilities(key, node, units, weights, 4))
+    for seed in range(5):
+        r = seed_fn(jax.random.key(seed))
+        blocks = np.asarray(r.argmax(0)).reshape(-1, 4)
+        assert (blocks == blocks[0]).all() and len(set(blocks[0].tolist())) == 4
+
+
+def test_seeding_never_draws_a_row_of_no_weight():
+    x = jnp.concatenate([jnp.zeros((30, 2)), 1e3 * jnp.ones((30, 2))])
+    weights = jnp.concatenate([jnp.ones(30), jnp.zeros(30)])
+    model = jem.Mixture(jem.Gaussian(), 2)
+    for seed in range(5):
+        start = jem.init(model, jax.random.key(seed), x, weights)
+        np.testing.assert_allclose(start.components.mean, 0, atol=1e-6)
+
+
+def test_bad_arguments():
+    x = jnp.ones((4, 2))
+    with pytest.raises(ValueError, match="num_restarts must be an integer of at least 1; got 0"):
+        jem.fit_restarts(MODEL, jax.random.key(0), x, num_restarts=0)
+    with pytest.raises(ValueError, match="batch_size must be an integer"):
+        jem.fit_restarts(MODEL, jax.random.key(0), x, num_restarts=2, batch_size=0.5)
+    with pytest.raises(ValueError, match=r"key must be a typed key, jax.random.key\(seed\); got int"):
+        jem.fit_restarts(MODEL, 0, x, num_restarts=2)

@@ -214,9 +214,7 @@ def hmmlearn_runner(implementation: str, problem: Problem) -> Runner:
     initial, transition, emission = jax.tree.map(lambda a: a.astype(np.float64), problem.start)
     initial, transition = initial / initial.sum(), transition / transition.sum(1, keepdims=True)
     lengths = np.full(workload.num_sequences, workload.length)
-    shared: dict[str, Any] = dict(
-        n_iter=workload.num_steps, tol=-math.inf, init_params="", implementation=implementation
-    )
+    shared: dict[str, Any] = dict(n_iter=workload.num_steps, tol=-math.inf, init_params="", implementation=implementation)
     if workload.kind == "gaussian":
         x = problem.x.reshape(-1, workload.size).astype(np.float64)
         model = module.GaussianHMM(
@@ -270,9 +268,7 @@ def dynamax_runner(problem: Problem) -> Runner:
         model = dynamax_gaussian(module, workload.num_states, workload.size, **priors)
         given = dict(emission_means=emission[0], emission_covariances=emission[1])
     else:
-        model = module.CategoricalHMM(
-            workload.num_states, 1, workload.size, emission_prior_concentration=above, **priors
-        )
+        model = module.CategoricalHMM(workload.num_states, 1, workload.size, emission_prior_concentration=above, **priors)
         given = dict(emission_probs=emission[0][:, None, :])
     params, props = model.initialize(initial_probs=initial, transition_matrix=transition, **given)
     # On one device: with its sequences on two it is some fifty times slower.

@@ -211,9 +211,7 @@ def main() -> None:
     workloads = []
     for num_units, num_features, num_factors in SIZES:
         num_units = 2 * round(max(num_units * arguments.scale, 10 * num_features) / 2)  # even, for two devices
-        workloads.append(
-            Workload(num_units, num_features, num_factors, arguments.dtype, arguments.threads, arguments.steps)
-        )
+        workloads.append(Workload(num_units, num_features, num_factors, arguments.dtype, arguments.threads, arguments.steps))
     chosen = compare.choose(options, arguments, workloads)
     report = Report(arguments.out)
     report.add(f"{harness.machine()}; {arguments.steps} iterations where they are equal")

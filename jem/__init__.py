@@ -42,9 +42,14 @@ from jem.inference import viterbi as viterbi
 from jem.kernels.chain import Automatic as Automatic
 from jem.kernels.chain import Blocks as Blocks
 from jem.kernels.chain import Sequential as Sequential
+from jem.kernels.factor import promax as promax
+from jem.kernels.factor import varimax as varimax
 from jem.kernels.gaussian import Diagonal as Diagonal
 from jem.kernels.gaussian import Full as Full
 from jem.kernels.gaussian import Spherical as Spherical
+from jem.latents.factor import FactorAnalysis as FactorAnalysis
+from jem.latents.factor import FactorParams as FactorParams
+from jem.latents.factor import rows_with_moments as rows_with_moments
 from jem.latents.hmm import HMM as HMM
 from jem.latents.hmm import HMMParams as HMMParams
 from jem.latents.mixture import KMeansPlusPlus as KMeansPlusPlus

@@ -133,7 +133,7 @@ def fit_restarts(
 def checked(node: Node, x: Data, weights: Array | None) -> tuple[Data, Array | None]:
     """Data and weights as arrays, looked over."""
     x = as_arrays(x)
-    weights = None if weights is None else jnp.asarray(weights)
+    weights = None if weights is None else as_arrays(jnp.asarray(weights))
     checks.check_data(node, x, weights)
     return x, weights
 

@@ -33,7 +33,7 @@ def bound_leaf(record, name, free):
         return free
     if name == "probs" and isinstance(record, jem.BernoulliParams):
         return jax.nn.sigmoid(free)
-    if name == "weights" or (name == "probs" and isinstance(record, jem.CategoricalParams)):
+    if name in ("weights", "initial", "probs"):
         return jax.nn.softmax(free, axis=-1)
     if name == "whitening" and is_matrix(free):
         eye = jnp.broadcast_to(jnp.eye(free.shape[-1], dtype=bool), free.shape)

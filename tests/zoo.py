@@ -78,6 +78,29 @@ def restricted(rng, dtype):
     return jem.Labelled(reals(rng, dtype), jnp.asarray(sets))
 
 
+def series(rng, dtype):
+    """Short sequences of reals."""
+    return jnp.asarray(rng.standard_normal((NUM, 4, 2)) + 2.5 * rng.integers(0, 2, (NUM, 4, 1)), dtype)
+
+
+def ragged(rng, dtype):
+    """Sequences of unequal lengths, some steps missing."""
+    values = np.array(series(rng, dtype))
+    values[rng.random((NUM, 4)) < 0.1] = np.nan
+    values[:, 0] = np.nan_to_num(values[:, 0])
+    return jem.Sequences(jnp.asarray(values), jnp.asarray(rng.integers(1, 5, NUM), jnp.int32))
+
+
+def count_series(rng, dtype):
+    """Short sequences of counts."""
+    return jnp.asarray(rng.poisson(4.0, (NUM, 4, 1)), dtype)
+
+
+def symbol_series(rng, dtype):
+    """Short sequences of categories."""
+    return jnp.asarray(rng.integers(0, 3, (NUM, 4)), jnp.int32)
+
+
 full, diagonal, spherical = jem.Gaussian(), jem.Gaussian(jem.Diagonal()), jem.Gaussian(jem.Spherical())
 product = jem.Product(place=full, kind=jem.Categorical(3))
 ZOO = [
@@ -111,6 +134,11 @@ ZOO = [
     Row("one_of", jem.Mixture(jem.OneOf(jem.Stack(full, 2), jem.StudentT())), tails),
     Row("labelled", jem.Mixture(full, 3), labelled),
     Row("restricted", jem.Mixture(diagonal, 3), restricted),
+    Row("hmm", jem.HMM(full, 2), series),
+    Row("hmm_ragged", jem.HMM(diagonal, 2, transition=jem.Transition(concentration=1.5)), ragged),
+    Row("hmm_categorical", jem.HMM(jem.Categorical(3), 2), symbol_series),
+    Row("hmm_of_mixtures", jem.HMM(jem.Mixture(full, 2), 2), series),
+    Row("mixture_of_hmms", jem.Mixture(jem.HMM(jem.Poisson(), 2), 2), count_series),
 ]
 
 

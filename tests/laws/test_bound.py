@@ -10,6 +10,7 @@ from zoo import NUM, build, e_step, q_function
 
 import jem
 from jem.families.student_t import StudentTPosterior
+from jem.latents.hmm import HMMPosterior
 from jem.latents.mixture import MixturePosterior
 from jem.node import Wrapper, node
 
@@ -30,10 +31,29 @@ def kl(q, p, old, params):
     if isinstance(q, StudentTPosterior):
         (a, b), (c, d) = gamma_of(q, old), gamma_of(p, params)
         return (a - c) * digamma(a) - gammaln(a) + gammaln(c) + c * (jnp.log(b) - jnp.log(d)) + a * (d - b) / b
+    if isinstance(q, HMMPosterior):
+        return kl_chain(q, p, old, params)
     if isinstance(q, dict):
         return sum((kl(q[n], p[n], old[n], params[n]) for n in q), start=jnp.zeros(()))
     assert q == ()
     return jnp.zeros(())
+
+
+def kl_chain(q, p, old, params):
+    """Of two Markov chains: the first state's divergence, those of the conditionals, and the emissions' given the state."""
+
+    def conditional(posterior, params):
+        pairs = params.transition.probs[None, :, :, None] * posterior.backward[:, None]  # (T - 1, K, K, S)
+        return pairs / jnp.sum(pairs, 2, keepdims=True)
+
+    c, d = conditional(q, old), conditional(p, params)
+    pairs = q.smoothed[:-1, :, None] * c
+    first = jnp.sum(xlogy(q.smoothed[0], q.smoothed[0]) - xlogy(q.smoothed[0], p.smoothed[0]), 0)
+    states = first + jnp.sum(xlogy(pairs, c) - xlogy(pairs, d), (0, 1, 2))
+    steps, size, num = q.smoothed.shape
+    inner = kl_components(q.emission, p.emission, old.emission, params.emission, size)
+    inner = jnp.moveaxis(jnp.broadcast_to(inner, (size, steps * num)).reshape(size, steps, num), 0, 1)
+    return states + jnp.sum(q.smoothed * inner, (0, 1))
 
 
 def kl_components(q, p, old, params, size):
@@ -47,7 +67,7 @@ def kl_components(q, p, old, params, size):
         lift = lambda t: t._replace(df=jnp.broadcast_to(t.df, (size,)))
         axes = jem.StudentTParams(None, None, 0)
         return jax.vmap(kl, (0, 0, axes, axes))(q, p, lift(old), lift(params))
-    if isinstance(q, MixturePosterior):
+    if isinstance(q, (MixturePosterior, HMMPosterior)):
         return jax.vmap(kl)(q, p, old, params)
     return jnp.zeros((size, 1))
 

@@ -24,7 +24,7 @@ class Lane(NamedTuple):
     Attributes:
         candidate: parameters to evaluate next.
         solver: the solver's state.
-        params: the best parameters evaluated, with `log_likelihood` and `objective`.
+        params: the last parameters accepted, with `log_likelihood` and `objective`.
         status: int code.
         num_steps: steps taken to the candidate.
         gain: last change of the objective.
@@ -90,22 +90,22 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
     status = jnp.where(held_up, Status.DEGENERATE, status)
     status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
 
-    better = finite & (objective >= lane.objective)
+    accepted = finite & ~fell
     gain = objective - lane.objective
     rate = gain / lane.gain
     shrinks = (rate > 0) & (rate < 1)
     rate = jnp.where(shrinks, rate, 0)
     limit = jnp.where(shrinks, objective + gain * rate / (1 - rate), jnp.inf)
     candidate, state = problem.solver.step(model, lane.candidate, stats, lane.solver)
-    kept = tree.where(better, lane.candidate, lane.params)
+    kept = tree.where(accepted, lane.candidate, lane.params)
     return Lane(
         candidate=candidate,
         solver=state,
         params=kept,
         status=status,
         num_steps=lane.num_steps + (status == Status.RUNNING),
-        log_likelihood=jnp.where(better, log_likelihood, lane.log_likelihood),
-        objective=jnp.where(better, objective, lane.objective),
+        log_likelihood=jnp.where(accepted, log_likelihood, lane.log_likelihood),
+        objective=jnp.where(accepted, objective, lane.objective),
         gain=gain,
         limit=limit,
         signature=_signature(problem, kept),

@@ -51,7 +51,7 @@ class Fit(NamedTuple):
     """A fit; with restarts every field has a leading axis R.
 
     Attributes:
-        params: the best parameters seen.
+        params: the last accepted: finite, and not below their predecessors by more than rounding.
         status: int code of `jem.Status`.
         num_steps: EM steps taken.
         log_likelihood: weighted `log p(x | params)`.

@@ -83,12 +83,11 @@ def series(rng, dtype):
     return jnp.asarray(rng.standard_normal((NUM, 4, 2)) + 2.5 * rng.integers(0, 2, (NUM, 4, 1)), dtype)
 
 
-def ragged(rng, dtype):
-    """Sequences of unequal lengths, some steps missing."""
+def holed(rng, dtype):
+    """Short sequences, some steps of which are missing."""
     values = np.array(series(rng, dtype))
     values[rng.random((NUM, 4)) < 0.1] = np.nan
-    values[:, 0] = np.nan_to_num(values[:, 0])
-    return jem.Sequences(jnp.asarray(values), jnp.asarray(rng.integers(1, 5, NUM), jnp.int32))
+    return jnp.asarray(values)
 
 
 def count_series(rng, dtype):
@@ -135,7 +134,7 @@ ZOO = [
     Row("labelled", jem.Mixture(full, 3), labelled),
     Row("restricted", jem.Mixture(diagonal, 3), restricted),
     Row("hmm", jem.HMM(full, 2), series),
-    Row("hmm_ragged", jem.HMM(diagonal, 2, transition=jem.Transition(concentration=1.5)), ragged),
+    Row("hmm_missing", jem.HMM(diagonal, 2), holed),
     Row("hmm_categorical", jem.HMM(jem.Categorical(3), 2), symbol_series),
     Row("hmm_of_mixtures", jem.HMM(jem.Mixture(full, 2), 2), series),
     Row("mixture_of_hmms", jem.Mixture(jem.HMM(jem.Poisson(), 2), 2), count_series),

@@ -1,6 +1,8 @@
 """jem: expectation-maximisation on JAX. A model is a tree of nodes; a whole fit is one compiled loop."""
 
 from jem import datasets as datasets
+from jem.coordinates import constrain as constrain
+from jem.coordinates import unconstrain as unconstrain
 from jem.data import Labelled as Labelled
 from jem.data import Sequences as Sequences
 from jem.data import sequences as sequences
@@ -47,11 +49,25 @@ from jem.kernels.factor import varimax as varimax
 from jem.kernels.gaussian import Diagonal as Diagonal
 from jem.kernels.gaussian import Full as Full
 from jem.kernels.gaussian import Spherical as Spherical
+from jem.kernels.kalman import Associative as Associative
+from jem.kernels.kalman import Steady as Steady
+from jem.kernels.support import Cells as Cells
+from jem.kernels.support import CholeskyFactor as CholeskyFactor
+from jem.kernels.support import Correlation as Correlation
+from jem.kernels.support import Held as Held
+from jem.kernels.support import Interval as Interval
+from jem.kernels.support import Positive as Positive
+from jem.kernels.support import PositiveDefinite as PositiveDefinite
+from jem.kernels.support import Real as Real
+from jem.kernels.support import Simplex as Simplex
 from jem.latents.factor import FactorAnalysis as FactorAnalysis
 from jem.latents.factor import FactorParams as FactorParams
 from jem.latents.factor import rows_with_moments as rows_with_moments
 from jem.latents.hmm import HMM as HMM
 from jem.latents.hmm import HMMParams as HMMParams
+from jem.latents.lds import LDS as LDS
+from jem.latents.lds_data import Driven as Driven
+from jem.latents.lds_params import LDSParams as LDSParams
 from jem.latents.mixture import KMeansPlusPlus as KMeansPlusPlus
 from jem.latents.mixture import Mixture as Mixture
 from jem.latents.mixture import MixtureParams as MixtureParams

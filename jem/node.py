@@ -131,6 +131,17 @@ class Node:
         """Number of free parameters, over all fields of `params` or the named ones. Only shapes are looked at."""
         return num_entries(params if fields is None else get_fields(params, fields))
 
+    def supports(self, params: Params) -> Any:
+        """Where each field may lie: the record of `params` with a `jem.kernels.support` object in place of every leaf.
+
+        It gives the free coordinates in which gradients, accelerated steps and standard errors work. Only the structure of
+        `params` is looked at; leading axes batch.
+        """
+        raise TypeError(
+            f"{type(self).__name__} does not define supports(params): say where each of its parameters may lie, for "
+            "example MyParams(mean=jem.Real(), rate=jem.Positive())"
+        )
+
     def features(self, x: Data) -> Array:
         """A real description (F, N) of the units in which distance means something: for seeding only."""
         raise TypeError(f"{type(self).__name__} has no features: seed with jem.RandomResponsibilities()")
@@ -194,6 +205,9 @@ class Wrapper(Node):
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         return self.child.num_parameters(params, fields)
 
+    def supports(self, params: Params) -> Any:
+        return self.child.supports(params)
+
     def features(self, x: Data) -> Array:
         return self.child.features(x)
 
@@ -220,7 +234,6 @@ def get_fields(params: Params, fields: tuple[str, ...]) -> dict[str, Any]:
 def set_fields(params: Params, values: dict[str, Any]) -> Params:
     """The record with the named fields replaced."""
     return {**params, **values} if isinstance(params, dict) else params._replace(**values)
-
 
 
 def set_once(self: Any, **values: Any) -> None:

@@ -8,6 +8,7 @@ from jax import Array
 
 from jem import checks, tree
 from jem.data import fill, observed
+from jem.kernels.support import Held
 from jem.node import (
     Data,
     Node,
@@ -80,6 +81,9 @@ class Product(Node):
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         return sum(c.num_parameters(params[n]) for n, c in self.parts.items() if fields is None or n in fields)
 
+    def supports(self, params: Params) -> Any:
+        return {n: c.supports(params[n]) for n, c in self.parts.items()}
+
     def features(self, x: Data) -> Array:
         return jnp.concatenate([c.features(x[n]) for n, c in self.parts.items()])
 
@@ -133,6 +137,11 @@ class Frozen(Wrapper):
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         names = field_names(params) if fields is None else fields
         return self.child.num_parameters(params, tuple(n for n in names if self.fields and n not in self.fields))
+
+    def supports(self, params: Params) -> Any:
+        fields = self.fields or field_names(params)
+        held = jax.tree.map(lambda _: Held(), get_fields(params, fields))
+        return set_fields(self.child.supports(params), held)
 
     def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
         if not self.fields:

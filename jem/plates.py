@@ -82,6 +82,9 @@ class Stack(Node):
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         return self.size * self.child.num_parameters(tree.unstack_shape(params), fields)
 
+    def supports(self, params: Params) -> Any:
+        return self.child.supports(params)
+
     def features(self, x: Data) -> Array:
         return self.child.features(x)
 
@@ -176,6 +179,9 @@ class Tied(Node):
         one = set_fields(params, {n: tree.unstack_shape(get_fields(params, (n,))[n]) for n in own})
         return self.size * self.child.num_parameters(one, own) + self.child.num_parameters(one, shared)
 
+    def supports(self, params: Params) -> Any:
+        return self.child.supports(params)
+
     def features(self, x: Data) -> Array:
         return self.child.features(x)
 
@@ -262,6 +268,9 @@ class OneOf(Node):
 
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         return sum(c.num_parameters(p) for c, p in zip(self.children, params, strict=True))
+
+    def supports(self, params: Params) -> Any:
+        return tuple(c.supports(p) for c, p in zip(self.children, params, strict=True))
 
     def features(self, x: Data) -> Array:
         return self.children[0].features(x)

@@ -9,6 +9,7 @@ from jax.scipy.special import xlogy
 
 from jem import checks
 from jem.data import float_dtype
+from jem.kernels.support import Interval
 from jem.node import Node, node
 
 
@@ -77,6 +78,9 @@ class Bernoulli(Node):
     def log_prior(self, params: BernoulliParams) -> Array:
         more = jnp.asarray(self.concentration, params.probs.dtype) - 1
         return jnp.sum(xlogy(more, params.probs) + xlogy(more, 1 - params.probs))
+
+    def supports(self, params: BernoulliParams) -> BernoulliParams:
+        return BernoulliParams(Interval())
 
     def features(self, x: Array) -> Array:
         return x.astype(float_dtype(x))

@@ -10,6 +10,7 @@ from jax.scipy.special import xlogy
 from jem import checks
 from jem.data import float_dtype
 from jem.kernels.simplex import log_dirichlet, maximize_simplex
+from jem.kernels.support import Simplex
 from jem.node import Node, node, static
 
 
@@ -71,6 +72,9 @@ class Categorical(Node):
 
     def num_parameters(self, params: CategoricalParams, fields: tuple[str, ...] | None = None) -> int:
         return 0 if fields == () else self.num_categories - 1
+
+    def supports(self, params: CategoricalParams) -> CategoricalParams:
+        return CategoricalParams(Simplex())
 
     def features(self, x: Array) -> Array:
         return (x.astype(jnp.int32)[None, :] == jnp.arange(self.num_categories)[:, None]).astype(float_dtype(x))

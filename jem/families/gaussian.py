@@ -10,6 +10,7 @@ from jem import checks
 from jem.kernels import gaussian as kernel
 from jem.kernels.gaussian import Full, Structure
 from jem.kernels.linalg import solve_lower
+from jem.kernels.support import CholeskyFactor, Positive, Real, Support
 from jem.node import Node, node, static
 
 
@@ -140,6 +141,9 @@ class Gaussian(Node):
     def num_parameters(self, params: GaussianParams, fields: tuple[str, ...] | None = None) -> int:
         return count_location_scale(self.covariance, params, fields)
 
+    def supports(self, params: GaussianParams) -> GaussianParams:
+        return GaussianParams(Real(), whitening_support(self.covariance))
+
     def features(self, x: Array) -> Array:
         return x if self.scale is None else x / self.scale.deviation[:, None]
 
@@ -154,6 +158,11 @@ class Gaussian(Node):
         if fields != ("whitening",):
             return super().tie(params, stats, fields)
         return tie_whitening(self.covariance, prior_of(self), params, stats.count, stats.count, stats.moments)
+
+
+def whitening_support(structure: Structure) -> Support:
+    """Where a whitening of this structure may lie."""
+    return CholeskyFactor() if isinstance(structure, Full) else Positive()
 
 
 def count_location_scale(structure: Structure, params: Any, fields: tuple[str, ...] | None) -> int:

@@ -9,6 +9,7 @@ from jax.scipy.special import gammaln, xlogy
 
 from jem import checks
 from jem.data import float_dtype
+from jem.kernels.support import Positive
 from jem.node import Node, node
 
 
@@ -73,6 +74,9 @@ class Poisson(Node):
     def log_prior(self, params: PoissonParams) -> Array:
         more = jnp.asarray(self.shape, params.rate.dtype) - 1
         return jnp.sum(xlogy(more, params.rate) - jnp.asarray(self.inverse_scale, params.rate.dtype) * params.rate)
+
+    def supports(self, params: PoissonParams) -> PoissonParams:
+        return PoissonParams(Positive())
 
     def features(self, x: Array) -> Array:
         # The square root of a count has a nearly constant variance.

@@ -9,6 +9,7 @@ from jax import Array
 from jax.scipy.special import xlogy
 
 from jem import checks
+from jem.kernels.support import Positive
 from jem.node import Node, node
 
 
@@ -75,6 +76,9 @@ class Exponential(Node):
     def log_prior(self, params: ExponentialParams) -> Array:
         more = jnp.asarray(self.shape, params.rate.dtype) - 1
         return jnp.sum(xlogy(more, params.rate) - jnp.asarray(self.inverse_scale, params.rate.dtype) * params.rate)
+
+    def supports(self, params: ExponentialParams) -> ExponentialParams:
+        return ExponentialParams(Positive())
 
     def features(self, x: Array) -> Array:
         # The logarithm of a waiting time has the same spread at every rate.

@@ -11,6 +11,7 @@ from jem import checks
 from jem.families import gaussian
 from jem.kernels import gaussian as kernel
 from jem.kernels.gaussian import Full, Structure
+from jem.kernels.support import Interval, Real
 from jem.node import Node, node, static
 
 
@@ -131,6 +132,9 @@ class StudentT(Node):
 
     def num_parameters(self, params: StudentTParams, fields: tuple[str, ...] | None = None) -> int:
         return gaussian.count_location_scale(self.covariance, params, fields)
+
+    def supports(self, params: StudentTParams) -> StudentTParams:
+        return StudentTParams(Real(), gaussian.whitening_support(self.covariance), Interval(0.05, 1e4))
 
     def features(self, x: Array) -> Array:
         return x if self.scale is None else x / self.scale.deviation[:, None]

@@ -21,6 +21,7 @@ from jem.families.gaussian import (
 from jem.kernels import factor as kernel
 from jem.kernels.factor import FactorMoments
 from jem.kernels.gaussian import LOG_2PI, Diagonal, Spherical, log_det
+from jem.kernels.support import Positive, Real
 from jem.node import Node, node, static
 
 
@@ -197,6 +198,9 @@ class FactorAnalysis(Node):
         units = kernel.few_units(mean, second / mass - mean[:, None] * mean[None, :])
         rows = deviation[None, :] * units.T
         return Offset(jnp.broadcast_to(origin, rows.shape), rows), jnp.full(dim + 1, count / (dim + 1), weights.dtype)
+
+    def supports(self, params: FactorParams) -> FactorParams:
+        return FactorParams(Real(), Real(), Positive())
 
     def log_prior(self, params: FactorParams) -> Array:
         return log_prior_whitening(self.noise, prior_of(self), params)

@@ -11,6 +11,7 @@ from jem import checks
 from jem.data import Labelled, Sequences, fill, observed
 from jem.kernels import chain
 from jem.kernels.simplex import log_dirichlet, maximize_simplex
+from jem.kernels.support import Simplex
 from jem.latents.mixture import KMeansPlusPlus
 from jem.latents.transition import Transition, TransitionParams
 from jem.node import Data, Node, Params, Posterior, Stats, node, set_once, static
@@ -202,6 +203,9 @@ class HMM(Node):
             "emission": lambda: self.emission.num_parameters(params.emission),
         }
         return sum(counts[n]() for n in names)
+
+    def supports(self, params: HMMParams) -> Any:
+        return HMMParams(Simplex(), self.transition.supports(params.transition), self.emission.supports(params.emission))
 
     def features(self, x: Data) -> Array:
         # A sequence is described by the mean and the spread of its observations' features.

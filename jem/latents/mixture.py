@@ -11,6 +11,7 @@ from jem import checks
 from jem.data import Labelled, allowed, num_units
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, normalize_log
+from jem.kernels.support import Simplex
 from jem.node import Data, Node, Params, Posterior, Stats, node, set_once
 from jem.plates import Stack
 
@@ -172,6 +173,9 @@ class Mixture(Node):
         names = params._fields if fields is None else fields
         weights = self.components.size - 1 if "weights" in names else 0
         return weights + (self.components.num_parameters(params.components) if "components" in names else 0)
+
+    def supports(self, params: MixtureParams) -> Any:
+        return MixtureParams(Simplex(), self.components.supports(params.components))
 
     def features(self, x: Data) -> Array:
         return self.components.features(split(x)[0])

@@ -8,6 +8,7 @@ from jax.scipy.special import xlogy
 
 from jem import checks
 from jem.kernels.simplex import maximize_simplex
+from jem.kernels.support import Simplex
 from jem.node import node, set_once
 
 
@@ -82,6 +83,10 @@ class Transition:
         free = params.probs > 0 if self.fixed is None else (jnp.isnan(self.fixed) & (params.probs > 0))
         more = jnp.broadcast_to(jnp.asarray(self.concentration, params.probs.dtype) - 1, params.probs.shape)
         return jnp.sum(jnp.where(free, xlogy(more, jnp.where(free, params.probs, 1)), 0))
+
+    def supports(self, params: TransitionParams) -> TransitionParams:
+        """Rows on the simplex, fixed cells held."""
+        return TransitionParams(Simplex(None if self.fixed is None else ~jnp.isnan(self.fixed)))
 
     def num_parameters(self, params: TransitionParams) -> int:
         """Free cells less one in each row that has any; needs concrete fixed cells."""

@@ -1,0 +1,49 @@
+"""A model's parameters in free coordinates: a tree of arrays in which every point is a valid model, and back."""
+
+from typing import Any
+
+import jax
+
+from jem.node import Node, Params
+
+
+def unconstrain(node: Node, params: Params) -> Any:
+    """Free coordinates of parameters: logarithms of what is positive, contrasts of log-probabilities, and so on.
+
+    Args:
+        node: the model; its `supports` says where each field may lie.
+        params: its parameters.
+
+    Returns:
+        The record of `params` with, in place of each leaf, its free coordinates; those of a field that is held are empty.
+
+    Raises:
+        TypeError: a node that does not define `supports`.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.unconstrain(jem.Poisson(), jem.PoissonParams(jnp.array([1.0, 1.0]))).rate.tolist()
+        [0.0, 0.0]
+    """
+    return jax.tree.map(lambda support, value: support.unconstrain(value), node.supports(params), params)
+
+
+def constrain(node: Node, free: Any, like: Params) -> Params:
+    """Parameters at free coordinates; undoes `unconstrain`.
+
+    Args:
+        node: the model.
+        free: free coordinates, as `unconstrain` makes them.
+        like: valid parameters of the same shapes, which give the values of what is held (and zeros of a simplex).
+
+    Returns:
+        Parameters.
+
+    Example:
+        >>> import jem, jax, jax.numpy as jnp
+        >>> start = jem.PoissonParams(jnp.array([1.0, 2.0]))
+        >>> free = jem.unconstrain(jem.Poisson(), start)
+        >>> jem.constrain(jem.Poisson(), jax.tree.map(lambda f: f * 0, free), start).rate.tolist()
+        [1.0, 1.0]
+    """
+    return jax.tree.map(lambda support, f, value: support.constrain(f, value), node.supports(like), free, like)

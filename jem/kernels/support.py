@@ -1,0 +1,195 @@
+"""Where parameters may lie, and the coordinates in which they may lie anywhere: one bijection a support.
+
+`constrain(unconstrain(value), value)` is `value`. Supports act on the trailing axes, so leading axes batch them. They
+are no pytrees: a record of supports has one leaf for each leaf of the record of parameters.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jem.kernels.linalg import cholesky_solve_lower
+
+
+class Support:
+    """A set of values and free coordinates for it."""
+
+    def unconstrain(self, value: Array) -> Array:
+        """Free coordinates of a value."""
+        raise NotImplementedError
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        """The value at free coordinates; `like` is a value of the same shape, which says what is held and where."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Real(Support):
+    """Any real number."""
+
+    def unconstrain(self, value: Array) -> Array:
+        return value
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return free
+
+
+@dataclasses.dataclass(frozen=True)
+class Held(Support):
+    """A value that stays as it is: no coordinates."""
+
+    def unconstrain(self, value: Array) -> Array:
+        return jnp.zeros(0, jnp.result_type(value, jnp.float32))
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return like
+
+
+@dataclasses.dataclass(frozen=True)
+class Positive(Support):
+    """Positive numbers, by their logarithms."""
+
+    def unconstrain(self, value: Array) -> Array:
+        return jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny))
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return jnp.exp(free)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval(Support):
+    """Numbers between `low` and `high`, by the logit of their place."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def unconstrain(self, value: Array) -> Array:
+        eps = jnp.finfo(value.dtype).eps
+        up, down = value - self.low, self.high - value
+        least = eps * eps * (self.high - self.low)
+        return jnp.log(jnp.maximum(up, least)) - jnp.log(jnp.maximum(down, least))
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return self.low + (self.high - self.low) * jax.nn.sigmoid(free)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Simplex(Support):
+    """Probabilities that sum to one over the last axis, by K - 1 contrasts of their logarithms.
+
+    Zeros stay zeros, and so do cells marked in `held` (..., K); the others share what these leave.
+    """
+
+    held: Any = None
+
+    def unconstrain(self, value: Array) -> Array:
+        moving = self._moving(value)
+        log = jnp.where(moving, jnp.log(jnp.where(moving, value, 1)), 0)
+        return log @ _contrasts(value.shape[-1], value.dtype)
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        moving = self._moving(like)
+        log = free @ _contrasts(like.shape[-1], like.dtype).T
+        mass = jnp.sum(jnp.where(moving, like, 0), -1, keepdims=True)
+        whole = 1.0 if self.held is None else mass
+        return jnp.where(moving, whole * jax.nn.softmax(log, -1, where=moving), like)
+
+    def _moving(self, value: Array) -> Array:
+        return (value > 0) if self.held is None else (value > 0) & ~jnp.asarray(self.held)
+
+
+@dataclasses.dataclass(frozen=True)
+class CholeskyFactor(Support):
+    """Lower triangular matrices (..., D, D) of positive diagonal: its logarithms, then the rows below it."""
+
+    def unconstrain(self, value: Array) -> Array:
+        row, column = _below(value.shape[-1])
+        return jnp.concatenate([jnp.log(jnp.diagonal(value, axis1=-2, axis2=-1)), value[..., row, column]], -1)
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        dim = like.shape[-1]
+        row, column = _below(dim)
+        diagonal = np.arange(dim)
+        matrix = jnp.zeros((*free.shape[:-1], dim, dim), free.dtype)
+        matrix = matrix.at[..., diagonal, diagonal].set(jnp.exp(free[..., :dim]))
+        return matrix.at[..., row, column].set(free[..., dim:])
+
+
+@dataclasses.dataclass(frozen=True)
+class PositiveDefinite(Support):
+    """Symmetric positive definite matrices (..., D, D), by their Cholesky factor."""
+
+    def unconstrain(self, value: Array) -> Array:
+        return CholeskyFactor().unconstrain(_cholesky(value))
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        factor = CholeskyFactor().constrain(free, like)
+        return factor @ jnp.swapaxes(factor, -1, -2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlation(Support):
+    """Correlation matrices (..., D, D), by D (D - 1) / 2 canonical partial correlations.
+
+    Row i of the Cholesky factor is `z_ij prod_{k<j} sqrt(1 - z_ik^2)`, with z the tanh of the coordinates.
+
+    Source: Lewandowski, Kurowicka and Joe (2009), J. Multivariate Analysis 100.
+    """
+
+    def unconstrain(self, value: Array) -> Array:
+        factor = _cholesky(value)
+        row, column = _below(value.shape[-1])
+        left = 1 - jnp.cumsum(factor**2, -1) + factor**2  # what the columns before leave of a row's length
+        least = jnp.finfo(value.dtype).tiny
+        z = factor[..., row, column] / jnp.sqrt(jnp.maximum(left[..., row, column], least))
+        edge = 1 - jnp.finfo(value.dtype).eps
+        return jnp.arctanh(jnp.clip(z, -edge, edge))
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        dim = like.shape[-1]
+        row, column = _below(dim)
+        z = jnp.zeros((*free.shape[:-1], dim, dim), free.dtype).at[..., row, column].set(jnp.tanh(free))
+        rest = jnp.sqrt(jnp.cumprod(1 - z**2, -1))
+        before = jnp.concatenate([jnp.ones_like(rest[..., :1]), rest[..., :-1]], -1)
+        factor = before * (z + jnp.eye(dim, dtype=free.dtype).reshape((1,) * (z.ndim - 2) + (dim, dim)))
+        return factor @ jnp.swapaxes(factor, -1, -2)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cells(Support):
+    """Real numbers, of which the cells marked in `held` stay as they are."""
+
+    held: Any
+
+    def unconstrain(self, value: Array) -> Array:
+        return value.reshape(*value.shape[: value.ndim - self.held.ndim], -1)[..., self._free()]
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        flat = like.reshape(*like.shape[: like.ndim - self.held.ndim], -1)
+        return flat.at[..., self._free()].set(free).reshape(like.shape)
+
+    def _free(self) -> np.ndarray:
+        return np.flatnonzero(~np.asarray(self.held))
+
+
+def _cholesky(matrix: Array) -> Array:
+    """Lower Cholesky factors of (..., D, D) matrices."""
+    dim = matrix.shape[-1]
+    upper = jax.vmap(lambda a: cholesky_solve_lower(a, a, jnp.zeros(dim, a.dtype)))(matrix.reshape(-1, dim, dim))
+    return jnp.tril(jnp.swapaxes(upper, -1, -2)).reshape(matrix.shape)
+
+
+def _below(dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the entries below the diagonal."""
+    return np.tril_indices(dim, -1)
+
+
+def _contrasts(size: int, dtype: Any) -> Array:
+    """K x (K - 1) orthonormal columns that sum to zero (Helmert)."""
+    columns = [np.r_[np.ones(j), -j, np.zeros(size - j - 1)] / math.sqrt(j * (j + 1)) for j in range(1, size)]
+    return jnp.asarray(np.stack(columns, 1) if columns else np.zeros((size, 0)), dtype)

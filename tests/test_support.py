@@ -1,0 +1,79 @@
+"""Free coordinates: a bijection for every support, and as many of them as a model has free parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from zoo import ZOO, build, start_form
+
+import jem
+from jem.kernels import support
+
+MATRIX = np.array([[2.0, 0.5, -0.3], [0.5, 1.0, 0.2], [-0.3, 0.2, 0.7]])
+CASES = {
+    "real": (support.Real(), np.array([-1.0, 2.0]), 2),
+    "held": (support.Held(), np.array([-1.0, 2.0]), 0),
+    "positive": (support.Positive(), np.array([1e-3, 2.0]), 2),
+    "interval": (support.Interval(0.05, 1e4), np.array([0.06, 4.0, 9e3]), 3),
+    "simplex": (support.Simplex(), np.array([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]]), 4),
+    "simplex_held": (support.Simplex(np.array([True, False, False])), np.array([0.2, 0.5, 0.3]), 2),
+    "simplex_zero": (support.Simplex(), np.array([0.0, 0.6, 0.4]), 2),
+    "cholesky": (support.CholeskyFactor(), np.linalg.cholesky(MATRIX), 6),
+    "definite": (support.PositiveDefinite(), np.stack([MATRIX, 1e-4 * np.eye(3)]), 12),
+    "correlation": (support.Correlation(), MATRIX / np.sqrt(np.diag(MATRIX)[:, None] * np.diag(MATRIX)), 3),
+    "cells": (support.Cells(np.array([[True, False], [False, False]])), np.array([[1.0, 2.0], [3.0, 4.0]]), 3),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_round_trip(name, dtype):
+    where, value, size = CASES[name]
+    value = jnp.asarray(value, dtype)
+    free = where.unconstrain(value)
+    assert free.size == size
+    back = where.constrain(free, value)
+    np.testing.assert_allclose(back, value, rtol=300 * jnp.finfo(dtype).eps, atol=30 * jnp.finfo(dtype).eps)
+    assert (np.asarray(back) == 0)[np.asarray(value) == 0].all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_point_is_valid(name, dtype):
+    where, value, _ = CASES[name]
+    value = jnp.asarray(value, dtype)
+    rng = np.random.default_rng(3)
+    free = where.unconstrain(value)
+    got = np.asarray(where.constrain(jnp.asarray(rng.normal(size=free.shape, scale=2.0), dtype), value), float)
+    again = where.constrain(where.unconstrain(jnp.asarray(got, dtype)), value)
+    np.testing.assert_allclose(again, got, rtol=2e-4 if dtype == "float32" else 1e-10)
+    if "simplex" in name:
+        np.testing.assert_allclose(got.sum(-1), 1, rtol=1e-6)
+        assert (got >= 0).all()
+    if name == "simplex_held":
+        assert got[0] == value[0]
+    if name == "interval":
+        assert (got > 0.05).all() and (got < 1e4).all()
+    if name in ("definite", "correlation"):
+        assert (np.linalg.eigvalsh(got) > 0).all()
+    if name == "correlation":
+        np.testing.assert_allclose(np.diag(got), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [row.name for row in ZOO])
+def test_zoo(name):
+    """Coordinates of the right number that come back to the same parameters; supports batch over leading axes."""
+    params = build(name, "float32").params
+    node = next(r for r in ZOO if r.name == name).node
+    free = jem.unconstrain(node, params)
+    assert sum(f.size for f in jax.tree.leaves(free)) == node.num_parameters(start_form(name))
+    back = jem.constrain(node, free, params)
+    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
+
+
+def test_a_node_without_supports_says_what_to_do():
+    @jem.node
+    class Mine(jem.Node):
+        pass
+
+    with pytest.raises(TypeError, match="Mine does not define supports"):
+        jem.unconstrain(Mine(), ())

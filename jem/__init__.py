@@ -14,6 +14,7 @@ from jem.engine.result import Fit as Fit
 from jem.engine.result import FitError as FitError
 from jem.engine.result import Status as Status
 from jem.engine.step import EM as EM
+from jem.engine.step import Solver as Solver
 from jem.engine.stop import NeverStop as NeverStop
 from jem.engine.stop import RelativeGain as RelativeGain
 from jem.families.bernoulli import Bernoulli as Bernoulli

@@ -186,7 +186,8 @@ def _run(
     if mesh is not None:
         program = _on_mesh(program, *mesh, starts)
     table, trace = program(model, starts, x, weights, total_weight, solver, stop, schedule)
-    return Fit(table.params, table.status, table.num_steps, table.log_likelihood, table.objective, trace)
+    refusals = jax.vmap(lambda lane: solver.refusals(lane.solver))(table)
+    return Fit(table.params, table.status, table.num_steps, table.log_likelihood, table.objective, trace, refusals)
 
 
 def compressed(

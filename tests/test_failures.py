@@ -260,6 +260,7 @@ def test_restarts_name_what_failed():
         log_likelihood=jnp.array([-3.0, jnp.nan, -2.0, jnp.inf, -1.0]),
         objective=jnp.array([-3.0, jnp.nan, -2.0, jnp.inf, -1.0]),
         trace=jnp.zeros((5, 2)),
+        num_refusals=jnp.zeros(5, int),
     )
     with pytest.raises(jem.FitError) as error:
         fits.check()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 FOUNDATION = {"tree", "checks", "data"}
-MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"families"}, {"parts", "plates"}, {"latents"}]
+MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates"}, {"families"}, {"parts", "plates"}, {"latents"}]
 MODELS = {"families", "parts", "plates", "latents"}
 ABOVE = {"fit", "inference", "selection"}
 OUTSIDE = {"__init__", "__main__", "cli"}  # these may import anything
@@ -24,7 +24,7 @@ def allowed_imports(part: str) -> set[str]:
     if part in ABOVE:
         return {*ABOVE, "engine", *set().union(*MODEL_LAYERS)}
     if part == "engine":
-        return {"engine", "node", "kernels", *FOUNDATION}
+        return {"engine", "coordinates", "node", "kernels", *FOUNDATION}
     if part == "datasets":
         return {"datasets"}
     depth = next(i for i, layer in enumerate(MODEL_LAYERS) if part in layer)

@@ -12,9 +12,9 @@ from jax import Array, lax
 
 from jem import tree
 from jem.engine.result import Status
-from jem.engine.step import e_step
+from jem.engine.step import Evaluated
 from jem.engine.stop import rounding
-from jem.engine.stream import Chunks
+from jem.engine.stream import Chunks, fold
 from jem.node import Node, Params
 
 
@@ -77,26 +77,32 @@ def start_lane(problem: Problem, params: Params) -> Lane:
 def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
     """Evaluates the candidate, decides, and proposes the next one. Returns the lane and the objective at the candidate."""
     model, stop, weight = problem.model, problem.stop, problem.total_weight
-    stats, log_likelihood = e_step(model, lane.candidate, problem.data, problem.reduce)
-    objective = log_likelihood + model.log_prior(lane.candidate).astype(log_likelihood.dtype)
+    total = lambda fn: fold(fn, problem.data, problem.reduce)  # noqa: E731
+    stats, log_likelihood, bound = problem.solver.e_step(model, lane.candidate, total, lane.solver)
+    objective = bound + model.log_prior(lane.candidate).astype(bound.dtype)
 
     finite = jnp.isfinite(objective) & tree.all_finite(lane.candidate)
     fell = objective < lane.objective - rounding(lane.objective, weight)
-    status = jnp.where(lane.num_steps >= problem.max_steps, Status.MAX_STEPS, Status.RUNNING)
-    status = jnp.where(stop.converged(objective, lane.objective, weight), Status.CONVERGED, status)
+    steps_left = jnp.where(lane.num_steps >= problem.max_steps, Status.MAX_STEPS, Status.RUNNING)
+    status = jnp.where(stop.converged(objective, lane.objective, weight), Status.CONVERGED, steps_left)
     status = jnp.where(fell, Status.DECREASED, status)
+    accepted = finite & ~fell
     # Where a floor holds the parameters up, it is also what ends the climb, or bends it.
     held_up = (status != Status.RUNNING) & model.degenerate(lane.candidate, stats)
     status = jnp.where(held_up, Status.DEGENERATE, status)
-    status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)
+    status = jnp.where(finite, status, Status.NONFINITE)
+    # A step that its solver can take back ends nothing.
+    refused = ~accepted & problem.solver.retries(lane.solver)
+    status = jnp.where(refused, steps_left, status).astype(jnp.int32)
 
-    accepted = finite & ~fell
-    gain = objective - lane.objective
+    gain = jnp.where(refused, lane.gain, objective - lane.objective)
     rate = gain / lane.gain
     shrinks = (rate > 0) & (rate < 1)
     rate = jnp.where(shrinks, rate, 0)
     limit = jnp.where(shrinks, objective + gain * rate / (1 - rate), jnp.inf)
-    candidate, state = problem.solver.step(model, lane.candidate, stats, lane.solver)
+    limit = jnp.where(refused, lane.limit, limit)
+    seen = Evaluated(lane.candidate, stats, objective, accepted, total)
+    candidate, state = problem.solver.step(model, seen, lane.solver)
     kept = tree.where(accepted, lane.candidate, lane.params)
     return Lane(
         candidate=candidate,

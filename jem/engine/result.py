@@ -53,10 +53,11 @@ class Fit(NamedTuple):
     Attributes:
         params: the last accepted: finite, and not below their predecessors by more than rounding.
         status: int code of `jem.Status`.
-        num_steps: EM steps taken.
+        num_steps: steps taken, each with one pass over the data for its E-step; refused ones included.
         log_likelihood: weighted `log p(x | params)`.
         objective: log-likelihood + log prior: what never falls.
         trace: (max_steps + 1,) the objective at the start and after each step, then NaN.
+        num_refusals: steps that would have lowered the objective and were taken back; 0 with plain EM.
 
     Example:
         >>> import jax, jem
@@ -74,6 +75,7 @@ class Fit(NamedTuple):
     log_likelihood: Array
     objective: Array
     trace: Array
+    num_refusals: Array
 
     @property
     def converged(self) -> Array:

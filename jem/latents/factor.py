@@ -315,9 +315,9 @@ def rows_with_moments(mean: Any, covariance: Any, num: Any) -> tuple[Array, Arra
     Example:
         >>> from jem.latents.factor import rows_with_moments
         >>> x, weights = rows_with_moments([1.0, 2.0], [[4.0, 1.0], [1.0, 2.0]], 100)
-        >>> print(((x - x.mean(0)).T @ (x - x.mean(0)) / 3).round(4), weights.sum())
-        [[4. 1.]
-         [1. 2.]] 100.0
+        >>> print(x.mean(0).round(4), (x.T @ x / 3).round(4), weights.sum())  # second moment: covariance + mean mean^T
+        [1. 2.] [[5. 3.]
+         [3. 6.]] 100.0
     """
     mean, covariance = jnp.asarray(mean, float), jnp.asarray(covariance, float)
     checks.check_covariance(covariance, (mean.shape[0], mean.shape[0]))

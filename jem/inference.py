@@ -277,14 +277,15 @@ def predict(node: Node, params: Params, x: Data, num_steps: int) -> Any:
     """What comes after the end of each sequence.
 
     Args:
-        node: a chain: `jem.HMM`.
+        node: a chain: `jem.HMM`, or a `jem.LDS` without inputs.
         params: its parameters.
         x: sequences.
         num_steps: how far ahead.
 
     Returns:
         For an `HMM` the state probabilities (S, num_steps, K). The predictive density of step h of sequence s is the
-        mixture `jem.MixtureParams(weights=p[s, h], components=params.emission)`.
+        mixture `jem.MixtureParams(weights=p[s, h], components=params.emission)`. For an `LDS` what `LDS.forecast` returns:
+        means and covariances of observations and states, and `.interval(level)`.
 
     Example:
         >>> import jem, jax
@@ -303,7 +304,7 @@ def _ask_jit(node: Any, params: Params, x: Data, question: str, args: tuple[Any,
 
 def _ask(node: Node, params: Params, x: Data, question: str, *args: Any) -> Any:
     if not hasattr(node, question):
-        raise ValueError(f"{question}: {type(node).__name__} is not a chain; expected jem.HMM")
+        raise ValueError(f"{question}: {type(node).__name__} has no {question}; pass a chain, as jem.HMM")
     return _ask_jit(node, params, x, question, args)
 
 

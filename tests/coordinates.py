@@ -9,19 +9,26 @@ import numpy as np
 
 import jem
 
+REAL = {"mean", "loadings", "m0", "A", "B", "C", "D"}
+
+
+def is_factor(name):
+    """Whether a field holds a lower triangular factor or deviations."""
+    return name == "whitening" or name.startswith("chol_")
+
 
 def is_matrix(w):
-    """Whether a whitening is lower triangular (D, D), rather than one reciprocal deviation or D of them."""
+    """Whether a factor is lower triangular (D, D), rather than one reciprocal deviation or D of them."""
     return w.shape[-1] == w.shape[-2] > 1
 
 
 def free_leaf(record, name, leaf):
     """One field in free coordinates."""
-    if name == "mean":
+    if name in REAL:
         return leaf
     if name == "probs" and isinstance(record, jem.BernoulliParams):
         return jnp.log(leaf) - jnp.log1p(-leaf)
-    if name == "whitening" and is_matrix(leaf):
+    if is_factor(name) and is_matrix(leaf):
         eye = jnp.broadcast_to(jnp.eye(leaf.shape[-1], dtype=bool), leaf.shape)
         return jnp.where(eye, jnp.log(jnp.where(eye, leaf, 1)), leaf)
     return jnp.log(leaf)
@@ -29,13 +36,13 @@ def free_leaf(record, name, leaf):
 
 def bound_leaf(record, name, free):
     """One field from free coordinates."""
-    if name == "mean":
+    if name in REAL:
         return free
     if name == "probs" and isinstance(record, jem.BernoulliParams):
         return jax.nn.sigmoid(free)
     if name in ("weights", "initial", "probs"):
         return jax.nn.softmax(free, axis=-1)
-    if name == "whitening" and is_matrix(free):
+    if is_factor(name) and is_matrix(free):
         eye = jnp.broadcast_to(jnp.eye(free.shape[-1], dtype=bool), free.shape)
         return jnp.where(eye, jnp.exp(jnp.where(eye, free, 0)), jnp.tril(free, -1))
     return jnp.exp(free)
@@ -87,7 +94,7 @@ def check_valid(params):
     def check(record, name, leaf):
         leaf = np.asarray(leaf)
         assert np.isfinite(leaf).all(), (type(record).__name__, name, leaf)
-        if name == "whitening":
+        if is_factor(name):
             diagonal = np.diagonal(leaf, axis1=-2, axis2=-1) if is_matrix(leaf) else leaf
             assert (diagonal > 0).all(), leaf
             assert not is_matrix(leaf) or (np.triu(leaf, 1) == 0).all(), leaf

@@ -44,6 +44,12 @@ def tails(rng, dtype):
     return reals(rng, dtype, heavy=True)
 
 
+def factored(rng, dtype):
+    """Four features with two factors behind them, in two clusters."""
+    x = rng.standard_normal((NUM, 2)) @ rng.standard_normal((2, 4)) + 0.7 * rng.standard_normal((NUM, 4))
+    return jnp.asarray(x + 1.5 * rng.integers(0, 2, (NUM, 1)), dtype)
+
+
 def counts(rng, dtype):
     """Counts from two rates."""
     return jnp.asarray(rng.poisson(np.where(rng.random((NUM, 1)) < 0.5, 2.0, 7.0), (NUM, 2)), dtype)
@@ -100,6 +106,20 @@ def symbol_series(rng, dtype):
     return jnp.asarray(rng.integers(0, 3, (NUM, 4)), jnp.int32)
 
 
+def cells(rng, dtype):
+    """Short sequences, some cells and some steps of which are missing."""
+    values = rng.standard_normal((NUM, 3, 2)) + np.cumsum(rng.standard_normal((NUM, 3, 2)), 1)
+    values[rng.random((NUM, 3, 2)) < 0.2] = np.nan
+    return jnp.asarray(values, dtype)
+
+
+def driven(rng, dtype):
+    """Short sequences of cells with an input."""
+    return jem.Driven(cells(rng, dtype)[..., :1], jnp.asarray(rng.standard_normal((NUM, 3, 1)), dtype))
+
+
+level = jem.LDS(1, 1, 1, Q=jem.Diagonal(), R=jem.Diagonal(), P0=jem.Diagonal(), fixed={"A": [[1]], "B": [[0]]})
+factors = jem.FactorAnalysis(2)
 full, diagonal, spherical = jem.Gaussian(), jem.Gaussian(jem.Diagonal()), jem.Gaussian(jem.Spherical())
 product = jem.Product(place=full, kind=jem.Categorical(3))
 ZOO = [
@@ -137,6 +157,13 @@ ZOO = [
     Row("hmm_missing", jem.HMM(diagonal, 2), holed),
     Row("hmm_categorical", jem.HMM(jem.Categorical(3), 2), symbol_series),
     Row("hmm_of_mixtures", jem.HMM(jem.Mixture(full, 2), 2), series),
+    Row("factor", factors, factored),
+    Row("factor_spherical_no_prior", jem.FactorAnalysis(2, jem.Spherical(), None), factored),
+    Row("frozen_loadings", jem.Frozen(factors, "loadings"), factored, ("loadings",)),
+    Row("mixture_factor", jem.Mixture(factors, 2), factored),
+    Row("tied_factor", jem.Mixture(jem.Tied(factors, 2, "loadings", "whitening")), factored),
+    Row("lds", jem.LDS(2, 2), cells),
+    Row("lds_level", level, driven, ("A", "B")),
     Row("mixture_of_hmms", jem.Mixture(jem.HMM(jem.Poisson(), 2), 2), count_series),
 ]
 

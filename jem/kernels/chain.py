@@ -33,7 +33,7 @@ class Smoothed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sequential:
-    """One scan forward and one back: T steps of K x K work. Best on a CPU, and for many sequences."""
+    """One scan forward and one back over all T steps. Best on a CPU, and for many sequences."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +49,17 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Automatic:
-    """`Sequential`, except on an accelerator for few and long sequences of few states, where it is `Blocks`."""
+    """What is fastest for the model, the length and number of the sequences, and the device."""
 
 
 Form = Sequential | Blocks | Automatic
 
 
 def choose(form: Form, steps: int, states: int, lanes: int) -> Sequential | Blocks:
-    """The form to use for T steps, K states and S sequences on this backend."""
+    """The form to use for T steps, K states and S sequences on this backend.
+
+    Automatically it is `Sequential`, except on an accelerator for few and long sequences of few states, where it is `Blocks`.
+    """
     if not isinstance(form, Automatic):
         return form
     parallel = jax.default_backend() != "cpu" and steps >= 1024 and states <= 16 and lanes <= 64

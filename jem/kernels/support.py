@@ -162,16 +162,21 @@ class Correlation(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cells(Support):
-    """Real numbers, of which the cells marked in `held` stay as they are."""
+    """Numbers, of which the cells marked in `held` stay as they are and the others lie in `inner`, each by itself."""
 
     held: Any
+    inner: Support = Real()
 
     def unconstrain(self, value: Array) -> Array:
-        return value.reshape(*value.shape[: value.ndim - self.held.ndim], -1)[..., self._free()]
+        return self.inner.unconstrain(self._flat(value)[..., self._free()])
 
     def constrain(self, free: Array, like: Array) -> Array:
-        flat = like.reshape(*like.shape[: like.ndim - self.held.ndim], -1)
-        return flat.at[..., self._free()].set(free).reshape(like.shape)
+        flat = self._flat(like)
+        value = self.inner.constrain(free, flat[..., self._free()])
+        return flat.at[..., self._free()].set(value).reshape(like.shape)
+
+    def _flat(self, value: Array) -> Array:
+        return value.reshape(*value.shape[: value.ndim - self.held.ndim], -1)
 
     def _free(self) -> np.ndarray:
         return np.flatnonzero(~np.asarray(self.held))

@@ -10,7 +10,11 @@ from zoo import NUM, build, e_step, q_function
 
 import jem
 from jem.families.student_t import StudentTPosterior
+from jem.kernels.linalg import cholesky_solve_lower
+from jem.latents.factor import FactorPosterior
 from jem.latents.hmm import HMMPosterior
+from jem.latents.lds import LDSPosterior
+from jem.latents.lds_data import steps_of
 from jem.latents.mixture import MixturePosterior
 from jem.node import Wrapper, node
 
@@ -19,6 +23,8 @@ from jem.node import Wrapper, node
 def divergence(model, params, old, units, weights):
     """KL divergence between the posteriors at `old` and at `params`, weighted and summed."""
     q, p = model.infer(old, units)[0], model.infer(params, units)[0]
+    if isinstance(q, LDSPosterior):
+        return jnp.sum(weights * kl_trajectories(old, params, steps_of(units, weights.dtype)))
     return jnp.sum(weights * kl(q, p, old, params))
 
 
@@ -33,6 +39,10 @@ def kl(q, p, old, params):
         return (a - c) * digamma(a) - gammaln(a) + gammaln(c) + c * (jnp.log(b) - jnp.log(d)) + a * (d - b) / b
     if isinstance(q, HMMPosterior):
         return kl_chain(q, p, old, params)
+    if isinstance(q, FactorPosterior):
+        size = q.mean.shape[0]
+        q_root, p_root = (inverse_root(r.root[:, :, 0] @ r.root[:, :, 0].T) for r in (q, p))  # of the covariances
+        return kl_normal(p_root, inverse_root(q_root.T @ q_root).T, q.mean - p.mean, size)
     if isinstance(q, dict):
         return sum((kl(q[n], p[n], old[n], params[n]) for n in q), start=jnp.zeros(()))
     assert q == ()
@@ -56,6 +66,61 @@ def kl_chain(q, p, old, params):
     return states + jnp.sum(q.smoothed * inner, (0, 1))
 
 
+def inverse_root(a):
+    """`C^{-1}` where `a = C C^T`."""
+    return cholesky_solve_lower(a, jnp.eye(len(a), dtype=a.dtype), jnp.zeros(len(a), a.dtype))
+
+
+def kl_normal(p_whitening, q_root, shift, size):
+    """Between normals: `W_p^T W_p` is p's precision, `C_q C_q^T` q's covariance, `shift` (size, N) q's mean less p's."""
+    turn = p_whitening @ q_root
+    log_det = jnp.sum(jnp.log(jnp.diagonal(p_whitening))) + jnp.sum(jnp.log(jnp.abs(jnp.diagonal(q_root))))
+    return 0.5 * (jnp.sum(turn * turn) - size + jnp.sum((p_whitening @ shift) ** 2, 0)) - log_det
+
+
+def kl_trajectories(old, params, steps):
+    """Between normals over whole trajectories and the missing cells of rows seen in part, from their dense precisions."""
+    num_steps, num_outputs = steps.y.shape[:2]
+    hidden = jnp.any(steps.seen, 1, keepdims=True) & ~steps.seen
+
+    def terms(params, t, u):
+        """What is standard normal: (n, size) and (M, size) by states and outputs of all steps, less (n,) and (M,)."""
+        n, start = len(params.A), num_steps * len(params.A) + t * num_outputs
+        size = num_steps * (n + num_outputs)
+        move = inverse_root(params.Q if t else params.P0)
+        state = jnp.zeros((n, size), u.dtype).at[:, t * n : (t + 1) * n].set(move)
+        if t:
+            state = state.at[:, (t - 1) * n : t * n].set(-move @ params.A)
+        emit = inverse_root(params.R)
+        output = jnp.zeros((num_outputs, size), u.dtype).at[:, t * n : (t + 1) * n].set(-emit @ params.C)
+        output = output.at[:, start : start + num_outputs].set(emit)
+        return state, output, move @ (params.B @ u if t else params.m0), emit @ (params.D @ u)
+
+    def posterior(params, y, u, seen, hidden):
+        """Precision and mean of what is hidden given what is seen; the rest is independent and standard normal."""
+        precision, information = 0.0, 0.0
+        for t in range(num_steps):
+            state, output, drift, effect = terms(params, t, u[t])
+            counts = jnp.any(seen[t])
+            precision += state.T @ state + jnp.where(counts, output.T @ output, 0)
+            information += state.T @ drift + jnp.where(counts, output.T @ effect, 0)
+        states = num_steps * len(params.A)
+        unknown = jnp.concatenate([jnp.ones(states, bool), hidden.reshape(-1)])
+        known = jnp.concatenate([jnp.zeros(states, y.dtype), y.reshape(-1)])
+        information = jnp.where(unknown, information - precision @ known, 0)
+        precision = jnp.where(unknown[:, None] & unknown[None, :], precision, jnp.diag((~unknown).astype(y.dtype)))
+        root = inverse_root(precision)
+        return precision, root, root.T @ (root @ information)
+
+    def one(y, u, seen, hidden):
+        _, q_root, q_mean = posterior(old, y, u, seen, hidden)
+        p_precision, p_root, p_mean = posterior(params, y, u, seen, hidden)
+        # p_root p_precision = C^T where p_precision = C C^T; the transpose of q_root is a root of q's covariance.
+        return kl_normal(p_root @ p_precision, q_root.T, (q_mean - p_mean)[:, None], len(q_mean))[0]
+
+    return jax.vmap(one, -1)(steps.y, steps.u, steps.seen, hidden)
+
+
 def kl_components(q, p, old, params, size):
     """(K, 1) or (K, N) divergences of the components' own posteriors."""
     if type(old) is tuple:  # different nodes
@@ -69,6 +134,8 @@ def kl_components(q, p, old, params, size):
         return jax.vmap(kl, (0, 0, axes, axes))(q, p, lift(old), lift(params))
     if isinstance(q, (MixturePosterior, HMMPosterior)):
         return jax.vmap(kl)(q, p, old, params)
+    if isinstance(q, FactorPosterior):
+        return jax.vmap(lambda q, p: kl(q, p, (), ()))(q, p)
     return jnp.zeros((size, 1))
 
 

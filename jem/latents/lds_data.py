@@ -1,0 +1,118 @@
+"""What state-space models are fitted to: sequences, inputs that drive them, missing cells."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jem import checks
+from jem.data import Sequences
+from jem.families.gaussian import FeatureScale
+from jem.kernels.kalman import Pattern
+
+
+class Driven(NamedTuple):
+    """Observations and the known inputs that drive the states or add to the observations, step by step.
+
+    Attributes:
+        outputs: (S, T, M), NaN where missing.
+        inputs: (S, T, p).
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.Driven(jnp.zeros((2, 5, 1)), jnp.ones((2, 5, 3))).inputs.shape
+        (2, 5, 3)
+    """
+
+    outputs: Array
+    inputs: Array
+
+
+class Steps(NamedTuple):
+    """Sequences, units last.
+
+    Attributes:
+        y: (T, M, S) observations, zero where unseen.
+        u: (T, p, S) inputs, zero beyond a sequence's end.
+        seen: (T, M, S) bool.
+        within: (T, S) bool, whether a step lies within its sequence.
+    """
+
+    y: Array
+    u: Array
+    seen: Array
+    within: Array
+
+
+def steps_of(x: Any, dtype: Any) -> Steps:
+    """Sequences, units last, in parts."""
+    values, lengths = (x.values, x.lengths) if isinstance(x, Sequences) else (x, None)
+    y, u = values if isinstance(values, Driven) else (values, None)
+    within = jnp.ones((y.shape[0], y.shape[-1]), bool)
+    if lengths is not None:
+        within = jnp.arange(y.shape[0])[:, None] < lengths[None, :]
+    seen = within[:, None] & ~jnp.isnan(y)
+    u = jnp.zeros((y.shape[0], 0, y.shape[-1]), dtype) if u is None else jnp.where(within[:, None], u, 0).astype(dtype)
+    return Steps(jnp.where(seen, y, 0).astype(dtype), u, seen, within)
+
+
+def pattern_of(steps: Steps) -> Pattern:
+    """What the sequences have in common."""
+    seen, within = steps.seen, steps.within
+    common = jnp.any(seen, -1, keepdims=True)
+    same = jnp.all((common & within[:, None]) == seen)
+    lengths = same & jnp.all(within == within[:, :1])
+    return Pattern(same, lengths, jnp.all(seen))
+
+
+def output_scale(y: Array, seen: Array, weights: Array) -> FeatureScale:
+    """Standard deviation of each output over what is seen, and four units in its last place; y is zero where unseen."""
+    eps, tiny = jnp.finfo(y.dtype).eps, jnp.finfo(y.dtype).tiny
+    top = jnp.max(jnp.abs(y), (0, 2))
+    unit = jnp.where(top > 0, top, 1)
+    w = jnp.where(seen, weights[None, None], 0)
+    total = jnp.sum(w, (0, 2))
+    share = w / jnp.where(total > 0, total, 1)[None, :, None]
+    scaled = y / unit[None, :, None]
+    mean = jnp.sum(scaled * share, (0, 2))
+    deviation = jnp.sqrt(jnp.sum(jnp.where(seen, scaled - mean[None, :, None], 0) ** 2 * share, (0, 2))) * unit
+    resolution = jnp.maximum(4 * eps * unit, 4 * tiny)
+    return FeatureScale(jnp.maximum(deviation, resolution), resolution)
+
+
+def describe(y: Array, seen: Array, scale: FeatureScale | None) -> Array:
+    """Of each sequence and output the mean, the deviation and the deviation of the steps between neighbours, (3 M, S)."""
+    unit = jnp.ones(y.shape[1], y.dtype) if scale is None else scale.deviation
+    y = y / unit[None, :, None]
+
+    def average(a: Array, where: Array) -> Array:
+        return jnp.sum(jnp.where(where, a, 0), 0) / jnp.maximum(jnp.sum(where, 0), 1)
+
+    mean = average(y, seen)
+    moves = average((y[1:] - y[:-1]) ** 2, seen[1:] & seen[:-1])
+    return jnp.concatenate([mean, jnp.sqrt(average((y - mean[None]) ** 2, seen)), jnp.sqrt(moves)])
+
+
+def check_values(model: Any, values: Any, lengths: Array | None) -> None:
+    """Data, sequences first: outputs (S, T, M), and inputs (S, T, p) that are all there."""
+    y, u = values if isinstance(values, Driven) else (values, None)
+    if not hasattr(y, "ndim"):
+        raise ValueError(f"LDS: x must be an array (S, T, {model.num_outputs}); got {type(y).__name__}")
+    checks.check_sequences(values, lengths, "LDS")
+    if y.ndim != 3 or y.shape[-1] != model.num_outputs:
+        hint = "; for one output pass x[..., None]" if y.ndim == 2 and model.num_outputs == 1 else ""
+        raise ValueError(f"LDS: outputs must have shape (S, T, {model.num_outputs}); got {y.shape}{hint}")
+    if (u is None) != (model.num_inputs == 0):
+        form = f"Driven(outputs, inputs (S, T, {model.num_inputs}))" if model.num_inputs else "outputs without inputs"
+        raise ValueError(f"LDS: the model has {model.num_inputs} inputs; pass {form}")
+    if u is None:
+        return
+    if u.shape != (*y.shape[:2], model.num_inputs):
+        raise ValueError(f"LDS: inputs must have shape {(*y.shape[:2], model.num_inputs)}; got {u.shape}")
+    if checks.is_concrete((u, lengths)):
+        steps = np.arange(y.shape[1])[None, :] < (y.shape[1] if lengths is None else np.asarray(lengths)[:, None])
+        bad = ~np.isfinite(np.asarray(u)) & np.broadcast_to(steps, y.shape[:2])[..., None]
+        if bad.any():
+            s, t, j = (int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(f"LDS: inputs cannot be missing; got {u[s, t, j]} in sequence {s}, step {t}, input {j}")

@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "gmm": "time per EM iteration of Gaussian mixtures, beside the peers, with the floor and the peak memory",
     "chain": "time per EM iteration of hidden Markov models, beside the peers, with the peak memory",
+    "lds": "the same of linear-Gaussian state-space models",
     "factor": "a whole factor analysis, beside the peers",
     "restarts": "a whole search with 256 restarts, and what each screening schedule gains and loses",
     "startup": "import, first fit in a new process, and compilations on a second fit",

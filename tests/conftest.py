@@ -15,12 +15,20 @@ jax.config.update("jax_debug_key_reuse", True)
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 
 
+def pytest_collection_modifyitems(items):
+    """With `--dist loadgroup`, one worker runs all laws of a model, and one runs a file: nothing is compiled twice."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        model = callspec.params.get("model") if callspec else None
+        item.add_marker(pytest.mark.xdist_group(model or item.nodeid.split("::")[0]))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """Every compiled program holds memory maps, of which a process may have some 65,000: drop them all in time."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
         jax.clear_caches()
         gc.collect()
 

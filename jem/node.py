@@ -4,6 +4,7 @@ Inside jem the unit axis is the **last** one: observations `(D, N)`, weights `(N
 functions take the field's rows `(N, D)` and turn them once.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Self, TypeVar, dataclass_transform
@@ -19,6 +20,7 @@ Posterior = Any
 Stats = Any
 Data = Any
 C = TypeVar("C", bound=type)
+N = TypeVar("N")
 
 
 def static(**kwargs: Any) -> Any:
@@ -83,6 +85,11 @@ class Node:
         """Whether NaN in the data stands for a missing value."""
         return False
 
+    @property
+    def local_q(self) -> bool:
+        """Whether the statistics give Q to first order only, around the parameters at which they were gathered."""
+        return False
+
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         """The E-step's posterior `q(z) = p(z | x, params)` and `log p(x | params)` of shape (N,)."""
         raise TypeError(f"{type(self).__name__} does not define infer")
@@ -109,6 +116,14 @@ class Node:
 
     def bind(self, x: Data, weights: Array) -> Self:
         """The same node with every hyper-parameter that is defined relative to the data filled in."""
+        return self
+
+    def keep_units(self) -> Self:
+        """The same node with statistics that hold the units of a chunk, where sums give Q only near where they were gathered.
+
+        Q at any parameters is then `expected_log_prob` of such statistics, summed over chunks. Only a node that says
+        `local_q` needs to write it; `keep_units(model)` finds these in a model.
+        """
         return self
 
     def compress(self, total: Callable[..., Any], x: Data, weights: Array) -> tuple[Data, Array] | None:
@@ -221,6 +236,20 @@ class Wrapper(Node):
         return self.child.tie(params, stats, fields)
 
 
+def _is_local(value: Any) -> bool:
+    return isinstance(value, Node) and value.local_q
+
+
+def has_local_q(model: Node) -> bool:
+    """Whether some node of a model, at any depth, has `local_q`."""
+    return any(_is_local(part) for part in jax.tree.leaves(model, is_leaf=_is_local))
+
+
+def keep_units(model: Node) -> Node:
+    """The model with statistics that give Q at any parameters: `Node.keep_units` of every part with `local_q`."""
+    return jax.tree.map(lambda part: part.keep_units() if _is_local(part) else part, model, is_leaf=_is_local)
+
+
 def field_names(params: Params) -> tuple[str, ...]:
     """Names of the fields of a parameter record (a NamedTuple or a dict)."""
     return tuple(params) if isinstance(params, dict) else tuple(getattr(params, "_fields", ()))
@@ -234,6 +263,13 @@ def get_fields(params: Params, fields: tuple[str, ...]) -> dict[str, Any]:
 def set_fields(params: Params, values: dict[str, Any]) -> Params:
     """The record with the named fields replaced."""
     return {**params, **values} if isinstance(params, dict) else params._replace(**values)
+
+
+def replaced(self: N, **values: Any) -> N:
+    """A copy of a node with the named fields changed; no `__init__` is called."""
+    new = copy.copy(self)
+    set_once(new, **values)
+    return new
 
 
 def set_once(self: Any, **values: Any) -> None:

@@ -51,6 +51,19 @@ class Held(Support):
 
 
 @dataclasses.dataclass(frozen=True)
+class ByGradient(Support):
+    """A support of values that no M-step finds in closed form: `jem.GEM` moves them along the gradient of Q."""
+
+    support: Support
+
+    def unconstrain(self, value: Array) -> Array:
+        return self.support.unconstrain(value)
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return self.support.constrain(free, like)
+
+
+@dataclasses.dataclass(frozen=True)
 class Positive(Support):
     """Positive numbers, by their logarithms."""
 
@@ -86,6 +99,12 @@ class Simplex(Support):
     """
 
     held: Any = None
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.held is self.held
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self.held)))
 
     def unconstrain(self, value: Array) -> Array:
         moving = self._moving(value)

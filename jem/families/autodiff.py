@@ -1,0 +1,241 @@
+"""Any differentiable log-density as a node: the user writes it for one unit, gradients do the rest."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jem import checks, tree
+from jem.data import to_rows
+from jem.families import user
+from jem.kernels.support import ByGradient, Real, Support
+from jem.node import Data, Node, Params, Posterior, field_names, get_fields, node, replaced, set_once, static
+
+
+class GradientStats(NamedTuple):
+    """The expected log-density at the parameters where it was gathered, and its gradient there."""
+
+    value: Array
+    gradient: Params
+
+
+class UnitStats(NamedTuple):
+    """The units of one chunk with their weights: the expected log-density at any parameters."""
+
+    posterior: Posterior
+    x: Data
+    weights: Array
+
+
+class Differentiable(Node):
+    """A node that is known by its expected log-density alone: statistics, Q and start are derived from that.
+
+    Write `infer` and `expected`. Subclasses have the fields of `Density`.
+    """
+
+    start: Params
+    starter: Callable[..., Any] | None
+    spread: Any
+    where: tuple[tuple[Support, ...], Any]
+    prior: Callable[..., Array] | None
+    units: bool
+
+    def expected(self, params: Params, posterior: Posterior, x: Data) -> Array:
+        """`E_q[log p(x, z | params)]` of every unit, (..., N); the posterior is held."""
+        raise TypeError(f"{type(self).__name__} does not define expected")
+
+    @property
+    def local_q(self) -> bool:
+        return True
+
+    def keep_units(self) -> Node:
+        return replaced(self, units=True)
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> GradientStats | UnitStats:
+        if self.units:
+            return UnitStats(posterior, x, weights)
+        return GradientStats(*jax.value_and_grad(lambda p: self._total(p, UnitStats(posterior, x, weights)))(params))
+
+    def maximize(self, params: Params, stats: Any) -> Params:
+        # No closed form: `jem.GEM` moves these.
+        return params
+
+    def tie(self, params: Params, stats: Any, fields: tuple[str, ...]) -> Params:
+        return params
+
+    def expected_log_prob(self, params: Params, stats: Any, old: Params) -> Array:
+        if isinstance(stats, UnitStats):
+            return self._total(params, stats)
+        steps = jax.tree.map(lambda g, new, was: jnp.sum(g * (new - was)), stats.gradient, params, old)
+        return tree.total([stats.value, *jax.tree.leaves(steps)])
+
+    def _total(self, params: Params, stats: UnitStats) -> Array:
+        terms = self.expected(params, stats.posterior, stats.x)
+        # A unit that does not count may be impossible.
+        return jnp.sum(jnp.where(stats.weights > 0, stats.weights * terms, 0))
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        if self.starter is not None:
+            params = self.starter(key, to_rows(x), weights)
+            return jax.tree.map(lambda p: jnp.asarray(p, weights.dtype), params)
+        leaves, treedef = jax.tree.flatten(self.start)
+        keys = jax.random.split(key, len(leaves))
+        spread = jnp.asarray(self.spread, weights.dtype)
+
+        def near(support: Support, value: Array, key: Array) -> Array:
+            value = value.astype(weights.dtype)
+            free = support.unconstrain(value)
+            return support.constrain(free + spread * jax.random.normal(key, free.shape, free.dtype), value)
+
+        supports = jax.tree.leaves(self.supports(self.start))
+        return treedef.unflatten([near(s, v, k) for s, v, k in zip(supports, leaves, keys, strict=True)])
+
+    def log_prior(self, params: Params) -> Array:
+        if self.prior is None:
+            return jnp.zeros((), jax.tree.leaves(params)[0].dtype)
+        return self.prior(params)
+
+    def supports(self, params: Params) -> Any:
+        return jax.tree.map(ByGradient, spread_over(self.where, params))
+
+    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
+        if fields is not None and field_names(params):
+            names, supports = tuple(fields), get_fields(self.supports(params), fields)
+            return _num_free(supports, get_fields(params, names))
+        return _num_free(self.supports(params), params)
+
+
+def _num_free(supports: Any, params: Params) -> int:
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    free = jax.eval_shape(lambda p: jax.tree.map(lambda s, v: s.unconstrain(v), supports, p), shapes)
+    return sum(math.prod(f.shape) for f in jax.tree.leaves(free))
+
+
+def as_where(supports: Any) -> tuple[tuple[Support, ...], Any]:
+    """Supports as what a static field can hold; None is the real line everywhere."""
+    leaves, treedef = jax.tree.flatten(Real() if supports is None else supports)
+    return tuple(leaves), treedef
+
+
+def spread_over(where: tuple[tuple[Support, ...], Any], params: Params) -> Any:
+    """The tree of `params` with the support of every leaf; one support may stand for a whole branch."""
+    supports = where[1].unflatten(where[0])
+    return jax.tree.map(lambda support, branch: jax.tree.map(lambda _: support, branch), supports, params)
+
+
+def as_start(start: Any) -> tuple[Params, Callable[..., Any] | None]:
+    """A tree of arrays, or a function that makes one."""
+    leaves = jax.tree.leaves(start)
+    if callable(start) and len(leaves) == 1 and leaves[0] is start:
+        return None, start
+    for path, leaf in jax.tree_util.tree_leaves_with_path(start):
+        if callable(leaf):
+            raise ValueError(
+                f"start{jax.tree_util.keystr(path)} is {user.name_of(leaf)}, no array; keep what is no parameter out of it, "
+                "for example with params, rest = equinox.partition(network, equinox.is_inexact_array)"
+            )
+    return jax.tree.map(jnp.asarray, start), None
+
+
+@node
+class Density(Differentiable):
+    """A density known by its logarithm, `p(x) = exp(log_prob(params, x))`; the parameters are any tree of arrays.
+
+    The statistics are the expected log-density and its gradient at the current parameters, which add over units and obey
+    Fisher's identity. There is no closed-form M-step: fit with `jem.GEM`, which moves the parameters by gradient steps in
+    the free coordinates of `supports`, while the rest of the model takes its closed forms.
+
+    Params: those of `start`; copies of the node have them with a leading axis K.
+
+    Args:
+        log_prob: `log_prob(params, x)`, the log-density of one unit, a scalar; with `size` its K log-densities (K,). Keep
+            one function object: a new one is a new program.
+        start: parameters, or `start(key, x, weights)`, which makes them from rows x: `network.init`, for example.
+        supports: where the parameters may lie: a support for each leaf or for a branch; None is the real line.
+        log_prior: `log_prior(params)`, a scalar, added to the objective; a penalty on the weights of a network is one.
+        size: K, where one function gives K densities at once: the node is then a plate, for a mixture or a chain.
+        spread: standard deviation of the noise that `init` adds to `start` in free coordinates.
+        observations: all values that x can take, rows first, where they are few: their probabilities must sum to one.
+        sample: `sample(key, params)`, draws one unit.
+        features: `features(x)`, a vector that describes one unit; by default x itself, its numbers in a row.
+
+    Raises:
+        ValueError: at the door, where `log_prob` has the wrong shape, is NaN at the start, or is not normalised.
+
+    Example:
+        >>> import jax.numpy as jnp, jem, optax
+        >>> def laplace(params, x):
+        ...     return jnp.sum(-jnp.abs(x - params["mean"]) / params["scale"] - jnp.log(2 * params["scale"]))
+        >>> start = {"mean": jnp.zeros(1), "scale": jnp.ones(1)}
+        >>> model = jem.Density(laplace, start, supports={"mean": jem.Real(), "scale": jem.Positive()})
+        >>> fit = jem.fit(model, start, [[0.0], [1.0], [5.0]], solver=jem.GEM(optax.lbfgs), stop=jem.RelativeGain(1e-7))
+        >>> fit.params["scale"].round(2).tolist()
+        [1.67]
+
+    Source: Dempster, Laird and Rubin (1977), section 3; Fisher's identity: Louis (1982), JRSS B 44, eq. 3.1.
+    """
+
+    log_prob: Callable[..., Array] = static()
+    start: Any
+    starter: Callable[..., Any] | None = static()
+    spread: Any
+    where: Any = static()
+    prior: Callable[..., Array] | None = static()
+    shape: tuple[int, ...] = static()
+    observations: Any
+    sampler: Callable[..., Any] | None = static()
+    describe: Callable[..., Array] | None = static()
+    units: bool = static()
+
+    def __init__(
+        self,
+        log_prob: Callable[..., Array],
+        start: Any,
+        *,
+        supports: Any = None,
+        log_prior: Callable[..., Array] | None = None,
+        size: int | tuple[int, ...] | None = None,
+        spread: Any = 0.1,
+        observations: Any = None,
+        sample: Callable[..., Any] | None = None,
+        features: Callable[..., Array] | None = None,
+    ):
+        start, starter = as_start(start)
+        shape = () if size is None else (size,) if isinstance(size, int) else tuple(size)
+        observations = jax.tree.map(jnp.asarray, observations)
+        set_once(
+            self, log_prob=log_prob, start=start, starter=starter, spread=spread, where=as_where(supports), prior=log_prior,
+            shape=shape, observations=observations, sampler=sample, describe=features, units=False,
+        )  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """Number of densities, where there are several."""
+        if len(self.shape) != 1:
+            raise AttributeError("size")
+        return self.shape[0]
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        return (), jax.vmap(user.traced_once(self.log_prob), (None, -1), -1)(params, x)
+
+    def expected(self, params: Params, posterior: Posterior, x: Data) -> Array:
+        return self.infer(params, x)[1]
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        if self.sampler is None:
+            raise TypeError(f"Density: {user.name_of(self.log_prob)} has no sampler; give sample=fn(key, params), one unit")
+        return (), jax.vmap(self.sampler, (0, None), -1)(jax.random.split(key, num), params)
+
+    def features(self, x: Data) -> Array:
+        if self.describe is not None:
+            return jax.vmap(self.describe, -1, -1)(x)
+        flat = [jnp.reshape(leaf, (-1, leaf.shape[-1])) for leaf in jax.tree.leaves(x)]
+        return jnp.concatenate([f.astype(jnp.result_type(f, jnp.float32)) for f in flat])
+
+    def validate(self, x: Data) -> None:
+        shapes = user.start_shapes("Density", self.starter, self.start, x)
+        user.check_output("Density", self.log_prob, self.shape, shapes, user.one_row(x))
+        user.try_start("Density", self.log_prob, self, x)

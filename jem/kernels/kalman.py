@@ -47,7 +47,7 @@ class Associative:
     """Associative scans: about 2 log2(T) rounds of larger steps. For accelerators; compiles slowly."""
 
 
-_FEW = 2048  # steps in all, up to which sharing covariances is not worth the longer compilation
+_FEW = 512  # steps in all, up to which sharing covariances is not worth the longer compilation
 
 Form = Sequential | Steady | Associative | Automatic
 

@@ -64,9 +64,11 @@ def test_em_is_pykalmans(x64, quick_compilation):
 
 
 def test_em_is_dynamaxs(x64, quick_compilation):
+    precision = jax.config.jax_default_matmul_precision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peer = pytest.importorskip("dynamax.linear_gaussian_ssm")
+        jax.config.update("jax_default_matmul_precision", precision)  # its import sets it for the whole process
         model, params, y = problem()
         theirs = peer.LinearGaussianSSM(N, M, has_dynamics_bias=False, has_emissions_bias=False)
         start, props = theirs.initialize(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks, tree
+from jem import tree
 from jem.data import to_rows
 from jem.families import user
 from jem.kernels.support import ByGradient, Real, Support
@@ -41,6 +41,7 @@ class Differentiable(Node):
     spread: Any
     where: tuple[tuple[Support, ...], Any]
     prior: Callable[..., Array] | None
+    describe: Callable[..., Array] | None
     units: bool
 
     def expected(self, params: Params, posterior: Posterior, x: Data) -> Array:
@@ -100,6 +101,12 @@ class Differentiable(Node):
 
     def supports(self, params: Params) -> Any:
         return jax.tree.map(ByGradient, spread_over(self.where, params))
+
+    def features(self, x: Data) -> Array:
+        if self.describe is not None:
+            return jax.vmap(self.describe, -1, -1)(x)
+        flat = [jnp.reshape(leaf, (-1, leaf.shape[-1])) for leaf in jax.tree.leaves(x)]
+        return jnp.concatenate([f.astype(jnp.result_type(f, jnp.float32)) for f in flat])
 
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         if fields is not None and field_names(params):
@@ -228,12 +235,6 @@ class Density(Differentiable):
         if self.sampler is None:
             raise TypeError(f"Density: {user.name_of(self.log_prob)} has no sampler; give sample=fn(key, params), one unit")
         return (), jax.vmap(self.sampler, (0, None), -1)(jax.random.split(key, num), params)
-
-    def features(self, x: Data) -> Array:
-        if self.describe is not None:
-            return jax.vmap(self.describe, -1, -1)(x)
-        flat = [jnp.reshape(leaf, (-1, leaf.shape[-1])) for leaf in jax.tree.leaves(x)]
-        return jnp.concatenate([f.astype(jnp.result_type(f, jnp.float32)) for f in flat])
 
     def validate(self, x: Data) -> None:
         shapes = user.start_shapes("Density", self.starter, self.start, x)

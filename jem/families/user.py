@@ -89,6 +89,22 @@ def try_start(who: str, fn: Callable[..., Any], node: Any, x: Any) -> None:
         _check_total(who, name_of(fn), np.asarray(_log_total(node, params, to_units(node.observations)), float))
 
 
+def check_maximize(who: str, node: Any, params: Params, x: Any) -> None:
+    """The user's closed-form M-step must return parameters of the same structure and shapes."""
+    size = jax.tree.leaves(x)[0].shape[0]
+
+    def m_step(params: Params, units: Any) -> Any:
+        posterior, _ = node.infer(params, units)
+        return node.maximizer(node.expect(params, posterior, units, jnp.ones(size)).own)
+
+    name = name_of(node.maximizer)
+    units = jax.eval_shape(to_units, x)
+    new = jax.eval_shape(m_step, params, units)
+    got, want = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (new, params))
+    if jax.tree.structure(new) != jax.tree.structure(params) or jax.tree.leaves(new) and got != want:
+        raise ValueError(f"{who}: {name} must return parameters of the shapes {want}; got {got}")
+
+
 def _whole_rows(x: Any) -> np.ndarray:
     """Indices of the rows without a NaN."""
     whole = np.ones(jax.tree.leaves(x)[0].shape[0], bool)

@@ -1,0 +1,128 @@
+"""The hidden variable of a `LogJoint` as a Markov chain."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jem import checks
+from jem.data import Sequences
+from jem.families import user
+from jem.kernels import chain
+from jem.latents.spaces import Finite, LogJointFn, Space
+from jem.node import Data, Params, node, set_once, static
+
+
+class ChainPosterior(NamedTuple):
+    """Probabilities of the states, `smoothed` (T, K, S), and of the transitions summed over steps, `pairs` (K, K, S)."""
+
+    smoothed: Array
+    pairs: Array
+
+
+class ChainStatistics(NamedTuple):
+    """What `maximize` gets: expected first states (K,), transitions (K, K), and the statistics of the steps, (K, ...)."""
+
+    initial: Array
+    transition: Array
+    steps: Any
+
+
+@node
+class ChainOf(Space):
+    """A Markov chain z_1 .. z_T of K states; a unit is a sequence x_1 .. x_T.
+
+    `log p(x, z) = log_initial(params)[z_1] + sum_t log_transition(params)[z_{t-1}, z_t] + sum_t log_joint(params, x_t, z_t)`:
+    the `log_joint` of the model is the emission of one step, and sums over all paths are the forward-backward recursion's.
+
+    x is an array (S, T, ...) or `jem.Sequences`; nothing may be missing within a sequence.
+
+    Args:
+        values: the states, as for `jem.Finite`: K, or their values.
+        log_initial: `log_initial(params)`, log-probabilities (K,).
+        log_transition: `log_transition(params)`, log-probabilities (K, K), rows from.
+        form: how the recursion runs, as for `jem.HMM`.
+
+    Example:
+        >>> import jem
+        >>> jem.ChainOf(2, lambda p: p["start"], lambda p: p["move"]).values.tolist()
+        [0, 1]
+
+    Source: Baum, Petrie, Soules and Weiss (1970); Rabiner (1989), Proc. IEEE 77.
+    """
+
+    values: Any
+    log_initial: Callable[[Params], Array] = static()
+    log_transition: Callable[[Params], Array] = static()
+    form: chain.Form = static()
+
+    def __init__(
+        self,
+        values: Any,
+        log_initial: Callable[[Params], Array],
+        log_transition: Callable[[Params], Array],
+        form: chain.Form = chain.Automatic(),  # noqa: B008
+    ):
+        set_once(
+            self, values=Finite(values).values, log_initial=log_initial, log_transition=log_transition, form=form
+        )  # fmt: skip
+
+    def infer(self, log_joint: LogJointFn, params: Params, x: Data) -> tuple[ChainPosterior, Array]:
+        log_e, within = self._emissions(log_joint, params, x)
+        top = lax.stop_gradient(jnp.max(log_e, 1))  # it cancels
+        top = jnp.where(top == -jnp.inf, 0, top)
+        matrix = jnp.exp(self.log_transition(params))
+        s = chain.smooth(jnp.exp(self.log_initial(params)), matrix, jnp.exp(log_e - top[:, None, :]), self.form)
+        ahead = s.filtered[:-1] * within[1:, None, :]
+        pairs = matrix[:, :, None] * jnp.einsum("tis,tjs->ijs", ahead, s.backward)
+        return ChainPosterior(s.smoothed, pairs), s.log_normalizer + jnp.sum(top, 0)
+
+    def expected(self, log_joint: LogJointFn, params: Params, posterior: ChainPosterior, x: Data) -> Array:
+        log_e, within = self._emissions(log_joint, params, x)
+        gamma = jnp.where(within[:, None, :], posterior.smoothed, 0)
+        first = _mean(gamma[0], self.log_initial(params)[:, None], 0)
+        moves = _mean(posterior.pairs, self.log_transition(params)[:, :, None], (0, 1))
+        return first + moves + _mean(gamma, log_e, (0, 1))
+
+    def average(
+        self, statistics: Callable[[Any, Any], Any], posterior: ChainPosterior, x: Data, weights: Array
+    ) -> ChainStatistics:
+        flat, within = _steps(x)
+        gamma = jnp.where(within[:, None, :], posterior.smoothed * weights[None, None, :], 0)
+        q = jnp.moveaxis(gamma, 1, 0).reshape(gamma.shape[1], -1)
+        each = jax.vmap(jax.vmap(statistics, (-1, None), -1), (None, 0))(flat, self.values)
+        steps = jax.tree.map(lambda s: jnp.einsum("kn,k...n->k...", q, s.astype(q.dtype)), each)
+        return ChainStatistics(posterior.smoothed[0] @ weights, posterior.pairs @ weights, steps)
+
+    def check(self, log_joint: LogJointFn, params: Params, x: Data) -> None:
+        values, lengths = (x.values, x.lengths) if isinstance(x, Sequences) else (x, None)
+        checks.check_sequences(values, lengths, "ChainOf")
+        size = jax.tree.leaves(self.values)[0].shape[0]
+        user.check_output("ChainOf", self.log_initial, (size,), params)
+        user.check_output("ChainOf", self.log_transition, (size, size), params)
+        user.check_output("LogJoint", log_joint, (), params, user.one_row(user.one_row(values)), user.one_row(self.values))
+
+    def _emissions(self, log_joint: LogJointFn, params: Params, x: Data) -> tuple[Array, Array]:
+        """Log-likelihoods (T, K, S) of the steps, 0 beyond the ends, and which lie within their sequences (T, S)."""
+        flat, within = _steps(x)
+        table = jax.vmap(jax.vmap(log_joint, (None, -1, None), -1), (None, None, 0))(params, flat, self.values)
+        log_e = jnp.moveaxis(table.reshape(-1, *within.shape), 0, 1)
+        return jnp.where(within[:, None, :], log_e, 0), within
+
+
+def _steps(x: Data) -> tuple[Data, Array]:
+    """Sequences, units last, as single steps (..., T S), and which of them lie within their sequence (T, S)."""
+    values = x.values if isinstance(x, Sequences) else x
+    leaf = jax.tree.leaves(values)[0]
+    num_steps, num = leaf.shape[0], leaf.shape[-1]
+    within = jnp.ones((num_steps, num), bool)
+    if isinstance(x, Sequences):
+        within = jnp.arange(num_steps)[:, None] < x.lengths[None, :]
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1), values), within
+
+
+def _mean(probs: Array, terms: Array, axes: int | tuple[int, ...]) -> Array:
+    """`sum probs terms` over the axes; what has probability zero may be impossible."""
+    return jnp.sum(jnp.where(probs > 0, probs * terms, 0), axes)

@@ -217,11 +217,16 @@ def test_interrupted_fit_ends_at_once(tmp_path, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(2)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        try:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(2)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, errors) == (130, "jem: interrupted\n")
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
 

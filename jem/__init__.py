@@ -17,6 +17,7 @@ from jem.engine.step import EM as EM
 from jem.engine.step import Solver as Solver
 from jem.engine.stop import NeverStop as NeverStop
 from jem.engine.stop import RelativeGain as RelativeGain
+from jem.families.autodiff import Density as Density
 from jem.families.bernoulli import Bernoulli as Bernoulli
 from jem.families.bernoulli import BernoulliParams as BernoulliParams
 from jem.families.categorical import Categorical as Categorical
@@ -52,6 +53,7 @@ from jem.kernels.gaussian import Full as Full
 from jem.kernels.gaussian import Spherical as Spherical
 from jem.kernels.kalman import Associative as Associative
 from jem.kernels.kalman import Steady as Steady
+from jem.kernels.support import ByGradient as ByGradient
 from jem.kernels.support import Cells as Cells
 from jem.kernels.support import CholeskyFactor as CholeskyFactor
 from jem.kernels.support import Correlation as Correlation
@@ -61,6 +63,9 @@ from jem.kernels.support import Positive as Positive
 from jem.kernels.support import PositiveDefinite as PositiveDefinite
 from jem.kernels.support import Real as Real
 from jem.kernels.support import Simplex as Simplex
+from jem.latents.chain_space import ChainOf as ChainOf
+from jem.latents.driven import DrivenHMM as DrivenHMM
+from jem.latents.driven import StationaryHMM as StationaryHMM
 from jem.latents.factor import FactorAnalysis as FactorAnalysis
 from jem.latents.factor import FactorParams as FactorParams
 from jem.latents.factor import rows_with_moments as rows_with_moments
@@ -69,10 +74,14 @@ from jem.latents.hmm import HMMParams as HMMParams
 from jem.latents.lds import LDS as LDS
 from jem.latents.lds_data import Driven as Driven
 from jem.latents.lds_params import LDSParams as LDSParams
+from jem.latents.logjoint import LogJoint as LogJoint
 from jem.latents.mixture import KMeansPlusPlus as KMeansPlusPlus
 from jem.latents.mixture import Mixture as Mixture
 from jem.latents.mixture import MixtureParams as MixtureParams
 from jem.latents.mixture import RandomResponsibilities as RandomResponsibilities
+from jem.latents.spaces import Finite as Finite
+from jem.latents.spaces import GaussHermite as GaussHermite
+from jem.latents.spaces import Independent as Independent
 from jem.latents.transition import Transition as Transition
 from jem.latents.transition import TransitionParams as TransitionParams
 from jem.node import Node as Node

@@ -219,9 +219,11 @@ def check_sequences(values: Any, lengths: Array | None, name: str) -> None:
 
 def check_stochastic(matrix: Any, name: str) -> None:
     """Rows of probabilities that sum to one."""
+    if not is_concrete(matrix):
+        return
     values = np.asarray(matrix)
     if (values < 0).any() or not np.isfinite(values).all():
-        place = tuple(np.argwhere((values < 0) | ~np.isfinite(values))[0])
+        place = tuple(int(i) for i in np.argwhere((values < 0) | ~np.isfinite(values))[0])
         raise ValueError(f"{name} must hold probabilities; got {values[place]} at {place}")
     sums = values.sum(-1)
     off = np.abs(sums - 1) > 1e-4

@@ -180,6 +180,9 @@ def test_predict_powers_the_transition(x64):
     [
         (lambda: jem.sequences([]), "the list is empty"),
         (lambda: jem.Transition([[0.5, 0.6], [0.5, 0.5]]), "row 0 sum to 1.1"),
+        (lambda: jem.Transition().params([[0.5, 0.5], [0.9, 0.3]]), "must sum to one; got 1.2 in row 1"),
+        (lambda: jem.Transition().params([[0.5, 0.5], [1.2, -0.2]]), r"got -0.2\S* at \(1, 1\)"),
+        (lambda: jem.init(jem.HMM(jem.Poisson(), 2), jax.random.key(0), jnp.zeros((0, 5, 1))), "no rows"),
         (lambda: jem.init(jem.HMM(jem.Poisson(), 2), jax.random.key(0), jnp.array([[[1], [-2]]])), "-2 in row 1, column 0"),
         (
             lambda: jem.init(jem.HMM(jem.Categorical(3), 2), jax.random.key(0), jnp.array([[1, 3]])),

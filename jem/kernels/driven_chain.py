@@ -57,3 +57,28 @@ def smooth(initial: Array, transitions: Array, e: Array) -> Path:
     gamma = gamma / jnp.sum(gamma, 1, keepdims=True)
     pairs = alpha[:-1, :, None] * transitions * b[:, None]
     return Path(Smoothed(alpha, b, gamma, jnp.log(total) + jnp.sum(jnp.log(c), 0)), pairs)
+
+
+def viterbi(log_initial: Array, log_transitions: Array, log_e: Array, within: Array) -> tuple[Array, Array]:
+    """The most probable path, as `chain.viterbi` finds it, with matrices (T - 1, K, K, S) of log-probabilities.
+
+    Returns:
+        The path (T, S) of states and its joint log-probability (S,). Ties go to the lowest state.
+    """
+    size = log_e.shape[1]
+    stay = jnp.where(jnp.eye(size, dtype=bool), 0.0, -jnp.inf).astype(log_e.dtype)[:, :, None]
+
+    def step(best: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        log_a, log_e_t, inside = inputs
+        scores = best[:, None, :] + jnp.where(inside[None, None, :], log_a, stay)
+        return jnp.max(scores, 0) + log_e_t, jnp.argmax(scores, 0).astype(jnp.int32)
+
+    best, back = lax.scan(step, log_initial[:, None] + log_e[0], (log_transitions, log_e[1:], within[1:]))
+
+    def trace(state: Array, pointers: Array) -> tuple[Array, Array]:
+        previous = jnp.take_along_axis(pointers, state[None, :], axis=0)[0]
+        return previous, previous
+
+    last = jnp.argmax(best, 0).astype(jnp.int32)
+    path = lax.scan(trace, last, back, reverse=True)[1]
+    return jnp.concatenate([path, last[None]]), jnp.max(best, 0)

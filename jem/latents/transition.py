@@ -50,6 +50,26 @@ class Transition:
             checks.check_fixed_cells(fixed)
         set_once(self, fixed=fixed, concentration=concentration)
 
+    def params(self, probs: Any) -> TransitionParams:
+        """Parameters from a transition matrix.
+
+        Args:
+            probs: (K, K), rows sum to one.
+
+        Raises:
+            ValueError: no square matrix, or a row that is no distribution, naming it.
+
+        Example:
+            >>> import jem
+            >>> jem.Transition().params([[0.9, 0.1], [0.5, 0.5]]).probs.shape
+            (2, 2)
+        """
+        probs = jnp.asarray(probs, float)
+        if probs.ndim != 2 or probs.shape[0] != probs.shape[1]:
+            raise ValueError(f"Transition: probs must have shape (K, K); got {probs.shape}")
+        checks.check_stochastic(probs, "Transition: probs")
+        return TransitionParams(probs)
+
     def matrix(self, params: TransitionParams) -> Array:
         """The transition matrix (K, K)."""
         return params.probs

@@ -1,0 +1,272 @@
+"""Chains without a closed-form M-step: one that starts where it stays, and one whose transitions are driven by inputs."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import xlogy
+
+from jem import checks
+from jem.data import Labelled, Sequences
+from jem.families import user
+from jem.families.autodiff import Density
+from jem.kernels import driven_chain
+from jem.kernels.simplex import log_dirichlet, maximize_simplex
+from jem.kernels.stationary import stationary
+from jem.kernels.support import ByGradient, Simplex
+from jem.latents.hmm import HMM, HMMParams, HMMStats
+from jem.latents.lds_data import Driven
+from jem.node import Data, Params, Stats, Wrapper, node, replaced, set_once
+
+
+@node
+class StationaryHMM(Wrapper):
+    """A hidden Markov model that begins where it would stay: `z_1 ~ pi` with `pi A = pi`, A the transition matrix.
+
+    `Q = sum_i first_i log pi_i(A) + sum_ij counts_ij log A_ij + ...` has no closed-form maximum over A: fit with `jem.GEM`,
+    which finds A from these counts without another look at the data, while the emissions take their own M-step.
+
+    Params: `HMMParams((), TransitionParams(probs (K, K)), emission)`: the first state's probabilities are no parameters.
+
+    Args:
+        child: the chain; every state must lead, in the end, to every other one.
+
+    Example:
+        >>> import jem
+        >>> jem.StationaryHMM(jem.HMM(jem.Poisson(), 3)).child.emission.size
+        3
+
+    Source: Zucchini and MacDonald (2009), Hidden Markov Models for Time Series, section 4.2.3.
+    """
+
+    child: HMM
+
+    def initial(self, params: HMMParams) -> HMMParams:
+        """The same parameters with the probabilities (K,) of the first state."""
+        return params._replace(initial=stationary(self.child.transition.matrix(params.transition)))
+
+    def infer(self, params: HMMParams, x: Data) -> tuple[Any, Array]:
+        return self.child.infer(self.initial(params), x)
+
+    def expect(self, params: HMMParams, posterior: Any, x: Data, weights: Array) -> HMMStats:
+        return self.child.expect(self.initial(params), posterior, x, weights)
+
+    def maximize(self, params: HMMParams, stats: HMMStats) -> HMMParams:
+        return params._replace(emission=self.child.emission.maximize(params.emission, stats.emission))
+
+    def expected_log_prob(self, params: HMMParams, stats: HMMStats, old: HMMParams) -> Array:
+        return self.child.expected_log_prob(self.initial(params), stats, self.initial(old))
+
+    def init(self, key: Array, x: Data, weights: Array) -> HMMParams:
+        return self.child.init(key, x, weights)._replace(initial=())
+
+    def sample(self, key: Array, params: HMMParams, num: int) -> tuple[Any, Data]:
+        return self.child.sample(key, self.initial(params), num)
+
+    def bind(self, x: Data, weights: Array) -> "StationaryHMM":
+        return StationaryHMM(self.child.bind(x, weights))
+
+    def log_prior(self, params: HMMParams) -> Array:
+        return self.child.log_prior(self.initial(params))
+
+    def num_parameters(self, params: HMMParams, fields: tuple[str, ...] | None = None) -> int:
+        names = params._fields if fields is None else fields
+        return self.child.num_parameters(params, tuple(n for n in names if n != "initial"))
+
+    def supports(self, params: HMMParams) -> Any:
+        where = self.child.supports(params)
+        return where._replace(initial=(), transition=jax.tree.map(ByGradient, where.transition))
+
+    def viterbi(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
+        """As the chain's."""
+        return self.child.viterbi(self.initial(params), x)
+
+    def predict(self, params: HMMParams, x: Data, num_steps: int) -> Array:
+        """As the chain's."""
+        return self.child.predict(self.initial(params), x, num_steps)
+
+
+class DrivenPosterior(NamedTuple):
+    """Posterior of the states: `smoothed` (T, K, S), `filtered` (T, K, S), neighbours `pairs` (T - 1, K, K, S), emissions'."""
+
+    smoothed: Array
+    filtered: Array
+    pairs: Array
+    emission: Any
+
+
+@node
+class DrivenHMM(Wrapper):
+    """A hidden Markov model whose transitions inputs drive, `p(z_t = j | z_{t-1} = i, u_t) = softmax_j(logits(params, u_t)[i])`.
+
+    Softmax regression where the logits are linear in u, a network where they are one. There is no closed-form M-step for
+    them: fit with `jem.GEM`; emissions that have one, and the first state, keep it.
+
+    x is `jem.Driven(outputs (S, T, ...), inputs (S, T, p))`, or `jem.Sequences` or `jem.Labelled` of one: the input of a step
+    drives the transition into it. Outputs are what the chain takes; an emission that looks at inputs too has them among
+    its outputs, a dict for example.
+
+    Params: `HMMParams(initial (K,), transition, emission)`, with the parameters of `start` as the transition's.
+
+    Args:
+        child: the chain, `jem.HMM(emission, K)`; its own transition law is not used.
+        logits: `logits(params, u)`, a matrix (K, K) of real numbers for one input u (p,): row i for the state before.
+        start: parameters, or `start(key, u, weights)`, which makes them from inputs u (N, p).
+        supports: where the parameters may lie; None is the real line.
+        log_prior: `log_prior(params)`, a scalar, added to the objective.
+        spread: standard deviation of the noise that `init` adds to `start`.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> start = {"constant": 2.0 * jnp.eye(2), "slope": jnp.zeros((2, 2, 1))}
+        >>> model = jem.DrivenHMM(jem.HMM(jem.Poisson(), 2), lambda p, u: p["constant"] + p["slope"] @ u, start)
+        >>> model.transition.shape
+        (2, 2)
+
+    Source: Bengio and Frasconi (1995), NIPS 7 (input-output hidden Markov models).
+    """
+
+    child: HMM
+    transition: Density
+
+    def __init__(
+        self,
+        child: HMM,
+        logits: Callable[..., Array],
+        start: Any,
+        *,
+        supports: Any = None,
+        log_prior: Callable[..., Array] | None = None,
+        spread: Any = 0.1,
+    ):
+        size = (child.emission.size,) * 2
+        law = Density(LogSoftmax(logits), start, supports=supports, log_prior=log_prior, size=size, spread=spread)
+        set_once(self, child=child, transition=law)
+
+    @property
+    def missing_ok(self) -> bool:
+        return True
+
+    def infer(self, params: HMMParams, x: Data) -> tuple[DrivenPosterior, Array]:
+        x, inputs = split(x)
+        steps = self.child._steps(x)
+        emission, log_e = self.child._log_emissions(params, x, steps)
+        top = jax.lax.stop_gradient(jnp.max(log_e, 1))  # it cancels
+        top = jnp.where(top == -jnp.inf, 0, top)
+        path = driven_chain.smooth(params.initial, jnp.exp(self._log_matrices(params, inputs)), jnp.exp(log_e - top[:, None, :]))
+        s = path.smoothed
+        return DrivenPosterior(s.smoothed, s.filtered, path.pairs, emission), s.log_normalizer + jnp.sum(top, 0)
+
+    def expect(self, params: HMMParams, posterior: DrivenPosterior, x: Data, weights: Array) -> HMMStats:
+        x, inputs = split(x)
+        steps, size = self.child._steps(x), self.child.emission.size
+        pairs = jnp.where(steps.within[1:, None, None, :], posterior.pairs * weights[None, None, None, :], 0)
+        pairs = jnp.moveaxis(pairs, 0, 2).reshape(size, size, -1)
+        moves = self.transition.expect(params.transition, (), _flat(inputs), pairs)
+        gamma = jnp.where(steps.seen[:, None, :], posterior.smoothed * weights[None, None, :], 0)
+        gamma = jnp.moveaxis(gamma, 1, 0).reshape(size, -1)
+        emission = self.child.emission.expect(params.emission, posterior.emission, steps.flat, gamma)
+        return HMMStats(posterior.smoothed[0] @ weights, moves, emission)
+
+    def maximize(self, params: HMMParams, stats: HMMStats) -> HMMParams:
+        initial = maximize_simplex(stats.initial, params.initial, self.child.concentration)
+        return HMMParams(initial, params.transition, self.child.emission.maximize(params.emission, stats.emission))
+
+    def expected_log_prob(self, params: HMMParams, stats: HMMStats, old: HMMParams) -> Array:
+        return (
+            jnp.sum(xlogy(stats.initial, params.initial))
+            + self.transition.expected_log_prob(params.transition, stats.transition, old.transition)
+            + self.child.emission.expected_log_prob(params.emission, stats.emission, old.emission)
+        )
+
+    def init(self, key: Array, x: Data, weights: Array) -> HMMParams:
+        chain_key, law_key = jax.random.split(key)
+        x, inputs = split(x)
+        within = self.child._steps(x).within[1:]
+        w = jnp.where(within, weights[None, :], 0).reshape(-1)
+        return self.child.init(chain_key, x, weights)._replace(transition=self.transition.init(law_key, _flat(inputs), w))
+
+    def sample(self, key: Array, params: HMMParams, num: int) -> tuple[Any, Data]:
+        raise TypeError("DrivenHMM: inputs are given, not drawn; there is nothing to sample from")
+
+    def bind(self, x: Data, weights: Array) -> "DrivenHMM":
+        return replaced(self, child=self.child.bind(split(x)[0], weights))
+
+    def log_prior(self, params: HMMParams) -> Array:
+        chain = log_dirichlet(params.initial, self.child.concentration) + self.transition.log_prior(params.transition)
+        return chain + self.child.emission.log_prior(params.emission)
+
+    def num_parameters(self, params: HMMParams, fields: tuple[str, ...] | None = None) -> int:
+        names = params._fields if fields is None else fields
+        own = self.transition.num_parameters(params.transition) if "transition" in names else 0
+        return own + self.child.num_parameters(params, tuple(n for n in names if n != "transition"))
+
+    def supports(self, params: HMMParams) -> Any:
+        law, emission = self.transition.supports(params.transition), self.child.emission.supports(params.emission)
+        return HMMParams(Simplex(), law, emission)
+
+    def features(self, x: Data) -> Array:
+        return self.child.features(split(x)[0])
+
+    def validate(self, x: Data) -> None:
+        inside = x.values if isinstance(x, Labelled) else x
+        lengths = inside.lengths if isinstance(inside, Sequences) else None
+        values = inside.values if isinstance(inside, Sequences) else inside
+        if not isinstance(values, Driven):
+            raise ValueError(f"DrivenHMM: x must be jem.Driven(outputs, inputs (S, T, p)); got {type(values).__name__}")
+        checks.check_sequences(values, lengths, "DrivenHMM")
+        rows = jnp.reshape(values.inputs, (-1, *values.inputs.shape[2:]))
+        self.transition.validate(rows)
+        self.child.validate(_with_values(x, values.outputs))
+
+    def viterbi(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
+        """The most probable states (T, S), -1 beyond a sequence's end, and their joint log-probability (S,)."""
+        x, inputs = split(x)
+        steps = self.child._steps(x)
+        log_e = self.child._log_emissions(params, x, steps)[1]
+        log_a = self._log_matrices(params, inputs)
+        path, log_prob = driven_chain.viterbi(jnp.log(params.initial), log_a, log_e, steps.within)
+        return jnp.where(steps.within, path, -1), log_prob
+
+    def _log_matrices(self, params: HMMParams, inputs: Array) -> Array:
+        """(T - 1, K, K, S) log-probabilities of the transitions, from inputs (T, p, S)."""
+        table = self.transition.infer(params.transition, _flat(inputs))[1]
+        return jnp.moveaxis(table.reshape(*self.transition.shape, inputs.shape[0] - 1, -1), 2, 0)
+
+
+class LogSoftmax:
+    """`log softmax(logits(params, u))` over the last axis; equal to another one of the same function."""
+
+    def __init__(self, logits: Callable[..., Array]):
+        self.logits = logits
+        self.__qualname__ = user.name_of(logits)
+
+    def __call__(self, params: Params, u: Array) -> Array:
+        return jax.nn.log_softmax(user.traced_once(self.logits)(params, u), axis=-1)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LogSoftmax) and other.logits == self.logits
+
+    def __hash__(self) -> int:
+        return hash((LogSoftmax, self.logits))
+
+
+def split(x: Data) -> tuple[Data, Array]:
+    """What the chain sees, and the inputs (T, p, S)."""
+    inside = x.values if isinstance(x, Labelled) else x
+    values = inside.values if isinstance(inside, Sequences) else inside
+    return _with_values(x, values.outputs), values.inputs
+
+
+def _with_values(x: Data, values: Data) -> Data:
+    """The data with other observations in the place of its own."""
+    if isinstance(x, Labelled):
+        return x._replace(values=_with_values(x.values, values))
+    return x._replace(values=values) if isinstance(x, Sequences) else values
+
+
+def _flat(inputs: Array) -> Array:
+    """Inputs (T, p, S) of the steps after the first as units last, (p, (T - 1) S)."""
+    return jnp.moveaxis(inputs[1:], 0, 1).reshape(inputs.shape[1], -1)

@@ -130,7 +130,7 @@ def check_data(node: Any, x: Any, weights: Array | None) -> None:
     if not is_concrete((x, weights)):
         return
     for path, leaf in leaves:
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.all(jnp.isfinite(leaf))):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(np.asarray(leaf)).all():
             check_finite_rows(np.asarray(leaf), weights, jax.tree_util.keystr(path), node.missing_ok)
 
 

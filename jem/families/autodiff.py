@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jem import tree
@@ -133,6 +134,11 @@ def spread_over(where: tuple[tuple[Support, ...], Any], params: Params) -> Any:
     return jax.tree.map(lambda support, branch: jax.tree.map(lambda _: support, branch), supports, params)
 
 
+def as_arrays(values: Any) -> Any:
+    """Leaves that are no arrays yet as NumPy's: making a node starts no backend."""
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else np.asarray(leaf), values)
+
+
 def as_start(start: Any) -> tuple[Params, Callable[..., Any] | None]:
     """A tree of arrays, or a function that makes one."""
     leaves = jax.tree.leaves(start)
@@ -144,7 +150,7 @@ def as_start(start: Any) -> tuple[Params, Callable[..., Any] | None]:
                 f"start{jax.tree_util.keystr(path)} is {user.name_of(leaf)}, no array; keep what is no parameter out of it, "
                 "for example with params, rest = equinox.partition(network, equinox.is_inexact_array)"
             )
-    return jax.tree.map(jnp.asarray, start), None
+    return as_arrays(start), None
 
 
 @node
@@ -212,7 +218,7 @@ class Density(Differentiable):
     ):
         start, starter = as_start(start)
         shape = () if size is None else (size,) if isinstance(size, int) else tuple(size)
-        observations = jax.tree.map(jnp.asarray, observations)
+        observations = as_arrays(observations)
         set_once(
             self, log_prob=log_prob, start=start, starter=starter, spread=spread, where=as_where(supports), prior=log_prior,
             shape=shape, observations=observations, sampler=sample, describe=features, units=False,

@@ -50,7 +50,7 @@ def check_output(who: str, fn: Callable[..., Any], expected: tuple[int, ...], *a
 
 def one_row(x: Any) -> Any:
     """Shapes of one row of data."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], jnp.result_type(a)), x)
 
 
 def start_shapes(who: str, starter: Callable[..., Any] | None, start: Params, x: Any) -> Params:
@@ -78,6 +78,11 @@ def try_start(who: str, fn: Callable[..., Any], node: Any, x: Any) -> None:
     """
     if not checks.is_concrete((node.start, node.observations, x)):
         return
+    with jax.ensure_compile_time_eval():  # the data may be known inside the caller's own jit
+        _try_start(who, fn, node, x)
+
+
+def _try_start(who: str, fn: Callable[..., Any], node: Any, x: Any) -> None:
     rows = _whole_rows(x)[:_PROBES]
     params = node.start
     if node.starter is not None:

@@ -18,7 +18,7 @@ from jem.kernels.stationary import stationary
 from jem.kernels.support import ByGradient, Simplex
 from jem.latents.hmm import HMM, HMMParams, HMMStats
 from jem.latents.lds_data import Driven
-from jem.node import Data, Params, Stats, Wrapper, node, replaced, set_once
+from jem.node import Data, Params, Wrapper, node, replaced, set_once
 
 
 @node
@@ -99,10 +99,11 @@ class DrivenPosterior(NamedTuple):
 
 @node
 class DrivenHMM(Wrapper):
-    """A hidden Markov model whose transitions inputs drive, `p(z_t = j | z_{t-1} = i, u_t) = softmax_j(logits(params, u_t)[i])`.
+    """A hidden Markov model whose transitions are driven by inputs u.
 
-    Softmax regression where the logits are linear in u, a network where they are one. There is no closed-form M-step for
-    them: fit with `jem.GEM`; emissions that have one, and the first state, keep it.
+    `p(z_t = j | z_{t-1} = i, u_t) = softmax_j(logits(params, u_t)[i, j])`; the rest is the chain's. Softmax regression
+    where the logits are linear in u, a network where they are one. There is no closed-form M-step for them: fit with
+    `jem.GEM`; emissions that have one, and the first state, keep it.
 
     x is `jem.Driven(outputs (S, T, ...), inputs (S, T, p))`, or `jem.Sequences` or `jem.Labelled` of one: the input of a step
     drives the transition into it. Outputs are what the chain takes; an emission that looks at inputs too has them among
@@ -155,7 +156,9 @@ class DrivenHMM(Wrapper):
         emission, log_e = self.child._log_emissions(params, x, steps)
         top = jax.lax.stop_gradient(jnp.max(log_e, 1))  # it cancels
         top = jnp.where(top == -jnp.inf, 0, top)
-        path = driven_chain.smooth(params.initial, jnp.exp(self._log_matrices(params, inputs)), jnp.exp(log_e - top[:, None, :]))
+        path = driven_chain.smooth(
+            params.initial, jnp.exp(self._log_matrices(params, inputs)), jnp.exp(log_e - top[:, None, :])
+        )
         s = path.smoothed
         return DrivenPosterior(s.smoothed, s.filtered, path.pairs, emission), s.log_normalizer + jnp.sum(top, 0)
 

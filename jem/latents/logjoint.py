@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.families import user
-from jem.families.autodiff import Differentiable, GradientStats, UnitStats, as_start, as_where, spread_over
+from jem.families.autodiff import Differentiable, GradientStats, UnitStats, as_arrays, as_start, as_where, spread_over
 from jem.latents.spaces import Space
 from jem.node import Data, Params, Posterior, node, set_once, static
 
@@ -94,7 +94,7 @@ class LogJoint(Differentiable):
         if (statistics is None) != (maximize is None):
             raise ValueError("LogJoint: statistics and maximize make a closed-form M-step together; give both or neither")
         start, starter = as_start(start)
-        observations = jax.tree.map(jnp.asarray, observations)
+        observations = as_arrays(observations)
         set_once(
             self, log_joint=log_joint, space=space, start=start, starter=starter, spread=spread, where=as_where(supports),
             statistics=statistics, maximizer=maximize, prior=log_prior, observations=observations, sampler=sample,

@@ -11,6 +11,7 @@ from jax import Array, lax
 
 from jem.data import float_dtype
 from jem.families import user
+from jem.families.autodiff import as_arrays
 from jem.kernels.quadrature import fit_gaussian, gauss_hermite
 from jem.kernels.simplex import normalize_log
 from jem.node import Data, Params, node, set_once, static
@@ -75,7 +76,7 @@ class Finite(Space):
 
     def __init__(self, values: Any):
         values = np.arange(values) if isinstance(values, int) else values
-        values = jax.tree.map(jnp.asarray, np.asarray(values) if isinstance(values, list) else values)
+        values = as_arrays(np.asarray(values) if isinstance(values, list) else values)
         lengths = {jnp.shape(v)[:1] for v in jax.tree.leaves(values)}
         if len(lengths) != 1 or not all(n and n[0] for n in lengths):
             raise ValueError(f"Finite: values must have one leading axis, the K values, at least one; got {sorted(lengths)}")

@@ -1,0 +1,333 @@
+"""Derivatives of a fit: of its fixed point by one linear solve (`ImplicitAdjoint`), or of its steps (`UnrolledAdjoint`)."""
+
+import enum
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jem import tree
+from jem.coordinates import ravel
+from jem.engine import loop
+from jem.engine.loop import Lane, Problem
+from jem.engine.restarts import FinishAll
+from jem.engine.result import Fit, FitError, Status
+from jem.engine.score import Curvature, Target, complete_information, curvature, level, params_at, target
+from jem.kernels.krylov import solve_symmetric
+from jem.node import Data, Node, Params, node, static
+
+_MANY = 30  # Newton steps at most
+
+
+class AdjointStatus(enum.IntEnum):
+    """What became of the derivatives of a fit."""
+
+    NOT_TAKEN = -1
+    SOLVED = 0
+    SINGULAR = 1
+    UNPOLISHED = 2
+    FAILED = 3
+
+    @property
+    def prose(self) -> str:
+        """The cause, and what to do next."""
+        return _PROSE[self]
+
+
+_PROSE = {
+    AdjointStatus.NOT_TAKEN: "no derivative was taken of this fit",
+    AdjointStatus.SOLVED: "the fixed point was reached and its linear system solved",
+    AdjointStatus.SINGULAR: (
+        "there are directions in which the objective is flat (equal or empty components, rotations, parameters that the "
+        "data do not identify); the shortest derivative was given: only functions that do not move along them have one"
+    ),
+    AdjointStatus.UNPOLISHED: (
+        "no fixed point was reached (a component held up by a floor, a likelihood without a maximum, or a start too far "
+        "away); the derivative is that of a Newton step from where the fit ended"
+    ),
+    AdjointStatus.FAILED: "the score or the information is not finite; the derivative was set to zero",
+}
+
+
+class Adjoint(NamedTuple):
+    """How far the derivatives of a fit are to be trusted; filled in where the fit is differentiated.
+
+    Attributes:
+        status: int code of `jem.AdjointStatus`.
+        residual: largest entry of the score per unit weight, where derivatives were taken.
+        error: distance to the fixed point that the residual implies, `sqrt(F^T I^{-1} F / sum of weights)`: in units of what
+            a single row tells. With M the EM map, `F^T I^{-1} F = r^T I_c (I - J)^{-1} r` to first order, r = M(z) - z.
+        num_flat: number of flat directions; -1 where they were not counted (large systems).
+    """
+
+    status: Array
+    residual: Array
+    error: Array
+    num_flat: Array
+
+    def check(self) -> "Adjoint":
+        """Returns itself where derivatives were solved for, and raises `FitError` otherwise. Not for use inside jit."""
+        status = np.atleast_1d(np.asarray(self.status))
+        lines = [f"{code.name}: {code.prose}" for code in AdjointStatus if code != AdjointStatus.SOLVED and code in status]
+        if lines:
+            raise FitError("\n".join(lines))
+        return self
+
+
+@node
+class ImplicitAdjoint:
+    """The derivative of the fixed point that a fit leads to, whatever the path.
+
+    A fit is a function of the data, the weights and the model's hyper-parameters, data-relative priors included; starts have
+    derivative zero, and so have solvers, stopping rules and schedules. At the fixed point the score F(z; a) is zero, hence
+
+        dz = I(z)^{-1} dF/da da,     I = -dF/dz,
+
+    a symmetric system, solved once: forward (`jvp`, `jacfwd`) and reverse (`grad`, `vjp`, `jacrev`), to any order, in `jit`,
+    `vmap` and `scan`. Memory does not depend on the number of steps. Before that, Newton steps polish the point, as
+    derivatives taken where a slow climb was stopped can be far off: what a differentiated fit returns is polished, and
+    `fit.adjoint` says how well. A fit that is not differentiated costs nothing more.
+
+    Of restarts every lane is polished and solved for; for the derivative of the winner alone, fit again from
+    `fits.best().params` and differentiate that.
+
+    Attributes:
+        dense_limit: number of coordinates up to which the information is formed and taken apart; above it, products with it
+            are enough (MINRES), and flat directions are noticed only where they matter.
+        tol: distance to the fixed point at which polishing ends, in units of what a single row tells; None takes
+            `eps^(2/3)` of the dtype.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jem
+        >>> x = jnp.array([[1.0], [2.0], [6.0]])
+        >>> mean = lambda x: jem.fit(jem.Poisson(), jem.PoissonParams(jnp.array([1.0])), x).params.rate[0]
+        >>> jax.grad(mean)(x).round(3)[:, 0].tolist()
+        [0.333, 0.333, 0.333]
+
+    Source: Christianson (1994), Optim. Methods Softw. 3; Blondel et al. (2022), NeurIPS; Oakes (1999), JRSS B 61.
+    """
+
+    dense_limit: int = static(default=256)
+    tol: Any = None
+
+    def inputs(self, values: Any) -> Any:
+        """What the steps see: values without derivatives."""
+        return lax.stop_gradient(values)
+
+    def run(self, problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
+        """The loop as it is."""
+        return loop.run(problem, starts, numbers, num_slots)
+
+    def attach(self, fits: Fit, model: Node, x: Data, weights: Array | None) -> Fit:
+        """The fits (leading axis R) with their derivatives in model, x and weights."""
+        fits = fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))
+        return _attach(self.dense_limit, lax.stop_gradient(fits), lax.stop_gradient(self.tol), model, x, weights)
+
+
+def _not_taken(objective: Array) -> Adjoint:
+    nan = jnp.full_like(objective, jnp.nan)
+    return Adjoint(jnp.array(AdjointStatus.NOT_TAKEN, jnp.int32), nan, nan, jnp.array(-1, jnp.int32))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _attach(dense_limit: int, fits: Fit, tol: Any, model: Node, x: Data, weights: Array | None) -> Fit:
+    """The identity, until it is differentiated."""
+    return fits
+
+
+@_attach.defjvp
+def _attach_jvp(dense_limit: int, primals: Any, tangents: Any) -> tuple[Fit, Fit]:
+    return jax.jvp(functools.partial(_refine_all, dense_limit), primals, tangents)
+
+
+def _refine_all(dense_limit: int, fits: Fit, tol: Any, model: Node, x: Data, weights: Array | None) -> Fit:
+    """Every lane at its polished fixed point, as a function of model, x and weights; one lane at a time."""
+    fits, tol = lax.stop_gradient((fits, tol))
+    refine = lambda fit: _refine(dense_limit, fit, fits.best().params, tol, model, x, weights)
+    if fits.objective.shape[0] == 1:
+        return jax.tree.map(lambda leaf: leaf[None], refine(jax.tree.map(lambda leaf: leaf[0], fits)))
+    return lax.map(refine, fits)
+
+
+def _refine(
+    dense_limit: int, fit: Fit, fallback: Params, tol: Any, model: Node, x: Data, weights: Array | None
+) -> Fit:
+    fixed = target(*lax.stop_gradient((model, x, weights)), fit.params)
+    found = _polish(fixed, fit, dense_limit, tol)
+    ok = found.adjoint.status != AdjointStatus.FAILED
+    # Where nothing is finite the graph of the derivatives still has to be, or zeros times NaN would spoil the other lanes.
+    like = tree.where(ok, fit.params, fallback)
+    found = found._replace(point=jnp.where(ok, found.point, ravel(fixed.model, like)))
+    z = _fixed_point(found, like, model, x, weights)
+    t = target(model, x, weights, like)
+    here = level(t, z)
+    refined = fit._replace(
+        params=params_at(t, z),
+        log_likelihood=here.log_likelihood,
+        objective=here.objective,
+        bound=here.log_likelihood,
+        adjoint=found.adjoint,
+    )
+    return jax.tree.map(lambda new, old: jnp.where(ok, new, old), refined, fit._replace(adjoint=found.adjoint))
+
+
+class _Found(NamedTuple):
+    """A polished point, the information there (diagonal scale only, above the dense limit), and a report."""
+
+    point: Array
+    curvature: Curvature | Array
+    adjoint: Adjoint
+
+
+@jax.custom_jvp
+def _fixed_point(found: _Found, like: Params, model: Node, x: Data, weights: Array | None) -> Array:
+    """The fixed point found, as a function of model, x and weights."""
+    return found.point
+
+
+@_fixed_point.defjvp
+def _fixed_point_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    found, like, *inputs = primals
+    z = _fixed_point(*primals)  # with derivatives of its own
+    score = lambda z, inputs: level(target(*inputs, like), z).score
+    # A pass over the data of which nothing is kept but the data.
+    push = jax.checkpoint(lambda z, inputs, dots: jax.jvp(lambda a: score(z, a), (inputs,), (dots,))[1])
+    change = push(z, tuple(inputs), tuple(tangents[2:]))
+    product = lambda v: -jax.jvp(lambda z: score(z, tuple(inputs)), (z,), (v,))[1]
+    solve = lambda product, b: _solve(found.curvature, product, b)
+    return z, lax.custom_linear_solve(product, change, solve, symmetric=True)
+
+
+def _solve(c: Curvature | Array, product: Any, b: Array) -> Array:
+    if isinstance(c, Curvature):
+        return c.solve(b)
+    return _solve_large(c, product, b)[0]
+
+
+def _solve_large(scale: Array, product: Any, b: Array) -> tuple[Array, Array]:
+    """By products with the information, scaled by that of the complete data."""
+    tolerance = float(jnp.finfo(b.dtype).eps) ** (2 / 3)
+    x, outside = solve_symmetric(lambda v: scale * product(scale * v), scale * b, tolerance, 4 * b.shape[0])
+    return scale * x, outside
+
+
+class _Polishing(NamedTuple):
+    step: Array
+    point: Array
+    curvature: Curvature | Array
+    taken_at: Array  # distance at which the curvature was taken
+    distance: Array
+    residual: Array
+    done: Array
+
+
+def _polish(t: Target, fit: Fit, dense_limit: int, tol: Any) -> _Found:
+    """Newton steps on the score; the information is formed anew only where the last one no longer does.
+
+    Steps longer than about one standard error are damped to that (Nesterov and Nemirovskii, 1994): the climb stays in its
+    basin. A fit that ended at a floor or failed is left where it is.
+    """
+    start = ravel(t.model, fit.params)
+    eps = jnp.finfo(start.dtype).eps
+    tol = eps ** (2 / 3) if tol is None else tol
+    dense = start.shape[0] <= dense_limit
+    may_move = (fit.status == Status.CONVERGED) | (fit.status == Status.MAX_STEPS)
+    near = eps**0.5
+
+    def direction(c: Any, z: Array, score: Array) -> tuple[Array, Array]:
+        if dense:
+            d = c.ascend(score)
+        else:
+            d = _solve_large(c, lambda v: -jax.jvp(lambda z: level(t, z).score, (z,), (v,))[1], score)[0]
+        return d, jnp.sqrt(jnp.maximum(d @ score, 0))
+
+    def body(s: _Polishing) -> _Polishing:
+        score, _, _, stats = level(t, s.point)
+        c, old = s.curvature, s.distance
+        stale = jnp.array(False)
+        if dense:
+            distance = direction(c, s.point, score)[1] / jnp.sqrt(t.total_weight)
+            stale = (s.step == 0) | ~(distance <= 0.25 * old) | ((distance <= near) & (s.taken_at > near))
+            c = lax.cond(stale, lambda: curvature(t, s.point, stats), lambda: c)
+        move, length = direction(c, s.point, score)
+        distance = length / jnp.sqrt(t.total_weight)
+        taken_at = jnp.where(stale | ~jnp.array(dense), distance, s.taken_at)
+        stuck = stale & (distance > 0.5 * old) & (distance <= near)  # as near as rounding lets it come
+        done = ((distance <= tol) & (taken_at <= near)) | stuck | ~jnp.isfinite(distance) | ~may_move
+        damped = move * jnp.where(length > 0.25, 1 / (1 + length), 1)
+        go = may_move & jnp.isfinite(distance)
+        return _Polishing(
+            s.step + 1, jnp.where(go, s.point + damped, s.point), c, taken_at, distance, jnp.max(jnp.abs(score)), done
+        )
+
+    far = jnp.array(jnp.inf, start.dtype)
+    if dense:
+        square = jnp.zeros((start.shape[0], start.shape[0]), start.dtype)
+        first: Curvature | Array = Curvature(square, start, far)
+    else:
+        first = _scale(t, start)
+    begin = _Polishing(jnp.array(0), start, first, far, far, far, jnp.array(False))
+    end = lax.while_loop(lambda s: ~s.done & (s.step < _MANY), body, begin)
+    if isinstance(end.curvature, Curvature):
+        # At a distance from the fixed point, what is flat curves by about that much.
+        flat = jnp.maximum(eps ** (2 / 3), 8 * end.taken_at)
+        end = end._replace(curvature=end.curvature._replace(tolerance=flat.astype(start.dtype)))
+    return _Found(end.point, end.curvature, _report(t, end, near))
+
+
+def _scale(t: Target, z: Array) -> Array:
+    diagonal = jnp.diagonal(complete_information(t, z, level(t, z).stats))
+    return 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, jnp.maximum(jnp.max(diagonal, initial=0.0), 1)))
+
+
+def _report(t: Target, end: _Polishing, near: Any) -> Adjoint:
+    flat = end.curvature.num_flat if isinstance(end.curvature, Curvature) else jnp.array(-1)
+    finite = jnp.isfinite(end.distance) & tree.all_finite((end.point, end.curvature))
+    status = jnp.where(flat > 0, AdjointStatus.SINGULAR, AdjointStatus.SOLVED)
+    status = jnp.where(end.distance <= 10 * near, status, AdjointStatus.UNPOLISHED)
+    status = jnp.where(finite, status, AdjointStatus.FAILED)
+    return Adjoint(status.astype(jnp.int32), end.residual / t.total_weight, end.distance, flat.astype(jnp.int32))
+
+
+@node
+class UnrolledAdjoint:
+    """The derivative of the steps themselves, through all `max_steps` of them, starts included: for comparison.
+
+    Its memory grows with `max_steps` and it is as far from the fixed point's derivative as the fit is from the fixed point.
+    Every turn is differentiated as it was computed: where a lane stops, so does its derivative.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jem
+        >>> x = jnp.array([[1.0], [2.0], [6.0]])
+        >>> start = jem.PoissonParams(jnp.array([1.0]))
+        >>> rate = lambda x: jem.fit(jem.Poisson(), start, x, max_steps=3, adjoint=jem.UnrolledAdjoint()).params.rate[0]
+        >>> jax.grad(rate)(x).round(3)[:, 0].tolist()
+        [0.333, 0.333, 0.333]
+
+    Source: Griewank and Walther (2008), Evaluating Derivatives, chapter 15.
+    """
+
+    def inputs(self, values: Any) -> Any:
+        """What the steps see: everything."""
+        return values
+
+    def run(self, problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
+        """The loop as a scan over `max_steps + 1` turns of all lanes."""
+        if not isinstance(problem.schedule, FinishAll):
+            raise ValueError(f"UnrolledAdjoint: every start is finished; got the schedule {type(problem.schedule).__name__}")
+        table = jax.vmap(lambda p, i: loop.start_lane(problem, p, i))(starts, numbers)
+
+        def turn(table: Lane, _: None) -> tuple[Lane, Array]:
+            new, objective = jax.vmap(lambda lane: loop.advance(problem, lane))(table)
+            going = table.status == Status.RUNNING
+            return tree.where(going, new, table), jnp.where(going, objective, jnp.nan)
+
+        table, trace = lax.scan(turn, table, None, length=problem.max_steps + 1)
+        return table, trace.T
+
+    def attach(self, fits: Fit, model: Node, x: Data, weights: Array | None) -> Fit:
+        """The fits as they are."""
+        return fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))

@@ -6,6 +6,17 @@ from jem.coordinates import unconstrain as unconstrain
 from jem.data import Labelled as Labelled
 from jem.data import Sequences as Sequences
 from jem.data import sequences as sequences
+from jem.engine.accelerate import SQUAREM as SQUAREM
+from jem.engine.accelerate import Anderson as Anderson
+from jem.engine.approximate import SAEM as SAEM
+from jem.engine.approximate import MonteCarlo as MonteCarlo
+from jem.engine.approximate import Variational as Variational
+from jem.engine.assigned import Annealed as Annealed
+from jem.engine.assigned import Hard as Hard
+from jem.engine.assigned import Stochastic as Stochastic
+from jem.engine.blocks import ECM as ECM
+from jem.engine.online import Incremental as Incremental
+from jem.engine.online import Online as Online
 from jem.engine.restarts import FinishAll as FinishAll
 from jem.engine.restarts import Halving as Halving
 from jem.engine.restarts import MergeDuplicates as MergeDuplicates
@@ -15,8 +26,15 @@ from jem.engine.result import FitError as FitError
 from jem.engine.result import Status as Status
 from jem.engine.step import EM as EM
 from jem.engine.step import Solver as Solver
+from jem.engine.stop import Aitken as Aitken
+from jem.engine.stop import AllOf as AllOf
+from jem.engine.stop import AnyOf as AnyOf
 from jem.engine.stop import NeverStop as NeverStop
+from jem.engine.stop import ParameterChange as ParameterChange
+from jem.engine.stop import Progress as Progress
 from jem.engine.stop import RelativeGain as RelativeGain
+from jem.engine.stop import Residual as Residual
+from jem.engine.stop import Rule as Rule
 from jem.families.autodiff import Density as Density
 from jem.families.bernoulli import Bernoulli as Bernoulli
 from jem.families.bernoulli import BernoulliParams as BernoulliParams
@@ -78,6 +96,7 @@ from jem.latents.logjoint import LogJoint as LogJoint
 from jem.latents.mixture import KMeansPlusPlus as KMeansPlusPlus
 from jem.latents.mixture import Mixture as Mixture
 from jem.latents.mixture import MixtureParams as MixtureParams
+from jem.latents.mixture import MixturePosterior as MixturePosterior
 from jem.latents.mixture import RandomResponsibilities as RandomResponsibilities
 from jem.latents.spaces import Finite as Finite
 from jem.latents.spaces import GaussHermite as GaussHermite
@@ -97,5 +116,7 @@ from jem.selection import aic as aic
 from jem.selection import bic as bic
 from jem.selection import icl as icl
 from jem.selection import sweep as sweep
+from jem.streaming import Streamed as Streamed
+from jem.streaming import fit_stream as fit_stream
 
 __version__ = "0.1.0"

@@ -1,8 +1,12 @@
 """A model's parameters in free coordinates: a tree of arrays in which every point is a valid model, and back."""
 
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
 from jem.node import Node, Params
 
@@ -47,3 +51,18 @@ def constrain(node: Node, free: Any, like: Params) -> Params:
         [1.0, 1.0]
     """
     return jax.tree.map(lambda support, f, value: support.constrain(f, value), node.supports(like), free, like)
+
+
+def ravel(node: Node, params: Params) -> Array:
+    """Free coordinates as one vector (n,)."""
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(unconstrain(node, params))]
+    return jnp.concatenate(leaves)
+
+
+def unravel(node: Node, vector: Array, like: Params) -> Params:
+    """Parameters at a vector of free coordinates; undoes `ravel`. `like` is as in `constrain`, and gives the dtypes."""
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda p: unconstrain(node, p), like))
+    ends = np.cumsum([math.prod(leaf.shape) for leaf in leaves])
+    parts = jnp.split(vector, ends[:-1])
+    free = [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
+    return constrain(node, treedef.unflatten(free), like)

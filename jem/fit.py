@@ -13,10 +13,10 @@ from jax.sharding import PartitionSpec as P
 
 from jem import checks
 from jem.data import as_arrays, row_weights, to_units, used_rows
-from jem.engine.loop import Lane, Problem, run
+from jem.engine.loop import Lane, Problem, run, summary
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit
-from jem.engine.step import EM, e_step_chunk
+from jem.engine.step import EM
 from jem.engine.stop import RelativeGain
 from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
 from jem.node import Data, Node, Params
@@ -184,10 +184,10 @@ def _run(
     total_weight = jnp.sum(weights)
     program = functools.partial(_lanes, max_steps=max_steps, slots=slots)
     if mesh is not None:
-        program = _on_mesh(program, *mesh, starts)
-    table, trace = program(model, starts, x, weights, total_weight, solver, stop, schedule)
-    refusals = jax.vmap(lambda lane: solver.refusals(lane.solver))(table)
-    return Fit(table.params, table.status, table.num_steps, table.log_likelihood, table.objective, trace, refusals)
+        program = _on_mesh(program, *mesh)
+    numbers = jnp.arange(jax.tree.leaves(starts)[0].shape[0])
+    table, trace = program(model, (starts, numbers), x, weights, total_weight, solver, stop, schedule)
+    return jax.vmap(lambda lane, values: summary(model, solver, stop, total_weight, lane, values))(table, trace)
 
 
 def compressed(
@@ -209,7 +209,7 @@ def compressed(
 
 def _lanes(
     model: Node,
-    starts: Params,
+    start: tuple[Params, Array],
     x: Data,
     weights: Array,
     total_weight: Array,
@@ -221,15 +221,18 @@ def _lanes(
     slots: int | None,
     axis: str | None = None,
 ) -> tuple[Lane, Array]:
-    """Lays the data out and runs all lanes, on one device or on one shard."""
+    """Lays the data out and runs all lanes, on one device or on one shard; `start` has their parameters and numbers."""
+    starts, numbers = start
     num = jax.tree.leaves(starts)[0].shape[0]
     one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape[1:], p.dtype), starts)
-    chunk = lambda x, w: e_step_chunk(model, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), one), x, w)  # noqa: E731
+    chunk = lambda x, w: solver.chunk(model, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), one), x, w)  # noqa: E731
     per_unit = unit_bytes(chunk, x, weights)
     together = min(num, slots or default_slots(per_unit * weights.shape[0], num))
     data = lay_out(x, weights, chunk_size(per_unit * together, weights.shape[0]))
     reduce: Callable[[Any], Any] = (lambda t: t) if axis is None else (lambda t: lax.psum(t, axis))
-    return run(Problem(model, solver, stop, schedule, data, total_weight, reduce, max_steps), starts, together)
+    place = 0 if axis is None else lax.axis_index(axis)
+    problem = Problem(model, solver, stop, schedule, data, total_weight, reduce, max_steps, place)
+    return run(problem, starts, numbers, together)
 
 
 def default_slots(lane_bytes: int, num_lanes: int) -> int:
@@ -239,19 +242,19 @@ def default_slots(lane_bytes: int, num_lanes: int) -> int:
     return max(1, min(num_lanes, 2**18 // max(lane_bytes, 1)))
 
 
-def _on_mesh(program: Callable[..., Any], mesh: Any, axis: str | None, starts: Params) -> Callable[..., Any]:
+def _on_mesh(program: Callable[..., Any], mesh: Any, axis: str | None) -> Callable[..., Any]:
     """The program over a mesh: rows split along `axis` and statistics summed, or lanes split where axis is None."""
     if axis is not None:
         specs = (P(), P(), P(axis), P(axis), P(), P(), P(), P())
         inner = functools.partial(program, axis=axis)
         return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
 
-    devices, num = mesh.devices.size, jax.tree.leaves(starts)[0].shape[0]
-    names = tuple(mesh.axis_names)
-    extra = -num % devices
+    devices, names = mesh.devices.size, tuple(mesh.axis_names)
 
-    def split_lanes(model: Node, starts: Params, *rest: Any) -> Any:
+    def split_lanes(model: Node, starts: tuple[Params, Array], *rest: Any) -> Any:
         # The last lane is run again to fill the devices evenly, and dropped.
+        num = starts[1].shape[0]
+        extra = -num % devices
         starts = jax.tree.map(lambda p: jnp.concatenate([p, jnp.repeat(p[-1:], extra, 0)]) if extra else p, starts)
         out = jax.shard_map(
             program, mesh=mesh, in_specs=(P(), P(names), *(P(),) * len(rest)), out_specs=P(names), check_vma=False

@@ -118,6 +118,30 @@ class Node:
         """The same node with every hyper-parameter that is defined relative to the data filled in."""
         return self
 
+    @property
+    def discrete(self) -> bool:
+        """Whether `assign` can set a hidden variable of this node."""
+        return False
+
+    def assign(self, rule: Any) -> "Node":
+        """The same node with its discrete hidden variables, and those of its parts, set by a rule of `kernels.assign`.
+
+        Its `infer` gives the rule's posterior and what the rule says a unit is worth in place of `log p(x)`. Only a node that
+        says `discrete` needs to write it; `assign(model, rule)` finds these in a model.
+        """
+        return self
+
+    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
+        """The statistics as if gathered about the parameters `new`, from those gathered about `old`, posteriors unchanged.
+
+        What sums over several parameter values need: online and incremental EM. Statistics that do not refer to the
+        parameters stay as they are.
+        """
+        raise TypeError(
+            f"{type(self).__name__} does not define recentre(stats, old, new), so its statistics cannot be added across steps: "
+            "online, incremental and stochastic-approximation EM need it"
+        )
+
     def keep_units(self) -> Self:
         """The same node with statistics that hold the units of a chunk, where sums give Q only near where they were gathered.
 
@@ -229,6 +253,9 @@ class Wrapper(Node):
     def validate(self, x: Data) -> None:
         self.child.validate(x)
 
+    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
+        return self.child.recentre(stats, old, new)
+
     def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
         return self.child.hold(params, stats, fields)
 
@@ -248,6 +275,21 @@ def has_local_q(model: Node) -> bool:
 def keep_units(model: Node) -> Node:
     """The model with statistics that give Q at any parameters: `Node.keep_units` of every part with `local_q`."""
     return jax.tree.map(lambda part: part.keep_units() if _is_local(part) else part, model, is_leaf=_is_local)
+
+
+def _is_discrete(value: Any) -> bool:
+    return isinstance(value, Node) and value.discrete
+
+
+def has_discrete(model: Node) -> bool:
+    """Whether some node of a model, at any depth, has a hidden variable that `assign` can set."""
+    return any(_is_discrete(part) for part in jax.tree.leaves(model, is_leaf=_is_discrete))
+
+
+def assign(model: Node, rule: Any) -> Node:
+    """The model with all its discrete hidden variables set by a rule: `Node.assign` of every part that has some."""
+    parts, treedef = jax.tree.flatten(model, is_leaf=_is_discrete)
+    return treedef.unflatten([p.assign(rule.part(i)) if _is_discrete(p) else p for i, p in enumerate(parts)])
 
 
 def field_names(params: Params) -> tuple[str, ...]:

@@ -84,6 +84,9 @@ class Product(Node):
     def supports(self, params: Params) -> Any:
         return {n: c.supports(params[n]) for n, c in self.parts.items()}
 
+    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
+        return {n: c.recentre(stats[n], old[n], new[n]) for n, c in self.parts.items()}
+
     def features(self, x: Data) -> Array:
         return jnp.concatenate([c.features(x[n]) for n, c in self.parts.items()])
 

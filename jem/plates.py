@@ -91,6 +91,9 @@ class Stack(Node):
     def validate(self, x: Data) -> None:
         self.child.validate(x)
 
+    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
+        return jax.vmap(self.child.recentre)(stats, old, new)
+
     def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
         return jax.vmap(lambda p, s: self.child.hold(p, s, fields))(params, stats)
 
@@ -188,6 +191,10 @@ class Tied(Node):
     def validate(self, x: Data) -> None:
         self.child.validate(x)
 
+    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
+        axes = self.axes(old)
+        return jax.vmap(self.child.recentre, (0, axes, axes))(stats, old, new)
+
     def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
         return jax.vmap(lambda s: self.child.hold(params, s, fields))(stats)
 
@@ -271,6 +278,9 @@ class OneOf(Node):
 
     def supports(self, params: Params) -> Any:
         return tuple(c.supports(p) for c, p in zip(self.children, params, strict=True))
+
+    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
+        return tuple(c.recentre(*a) for c, *a in zip(self.children, stats, old, new, strict=True))
 
     def features(self, x: Data) -> Array:
         return self.children[0].features(x)

@@ -261,11 +261,15 @@ def test_restarts_name_what_failed():
         objective=jnp.array([-3.0, jnp.nan, -2.0, jnp.inf, -1.0]),
         trace=jnp.zeros((5, 2)),
         num_refusals=jnp.zeros(5, int),
+        bound=jnp.zeros(5),
+        rate=jnp.full(5, jnp.nan),
+        steps_left=jnp.array([0, 0, 40.0, 0, 0]),
     )
     with pytest.raises(jem.FitError) as error:
         fits.check()
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["MAX_STEPS", "NONFINITE"]
     assert "[restarts 1, 3; 2 of 5]" in str(error.value)
+    assert "loosen stop; about 40 more would do [restarts 2; 1 of 5]" in str(error.value)
     assert float(fits.best().params) == 2
     assert float(jax.jit(lambda f: f.best())(fits).params) == 2
     broken = fits._replace(status=jnp.full(5, Status.NONFINITE))

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem import tree
-from jem.engine.result import Status
-from jem.engine.step import Evaluated
-from jem.engine.stop import rounding
-from jem.engine.stream import Chunks, fold
+from jem.engine.rate import rate_of_gains, steps_left
+from jem.engine.result import Fit, Status
+from jem.engine.step import Evaluated, Standing
+from jem.engine.stop import Progress, rounding
+from jem.engine.stream import Chunks, Total
 from jem.node import Node, Params
 
 
@@ -45,7 +46,7 @@ class Lane(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What all lanes share."""
+    """What all lanes share; `reduce` sums over the devices that share the rows, of which this is number `place`."""
 
     model: Node
     solver: Any
@@ -55,14 +56,16 @@ class Problem(NamedTuple):
     total_weight: Array
     reduce: Callable[[Any], Any]
     max_steps: int
+    place: Any = 0
 
 
-def start_lane(problem: Problem, params: Params) -> Lane:
-    """A lane before its first E-step."""
+def start_lane(problem: Problem, params: Params, number: Array) -> Lane:
+    """A lane before its first E-step, and its number among all lanes."""
+    solver, total = problem.solver, Total(problem.data, problem.reduce, problem.place)
     low = jnp.array(-jnp.inf, problem.total_weight.dtype)
     return Lane(
         candidate=params,
-        solver=problem.solver.init(problem.model, params),
+        solver=solver.prepare(problem.model, params, total, solver.init(problem.model, params), number),
         params=params,
         status=jnp.array(Status.RUNNING, jnp.int32),
         num_steps=jnp.array(0, jnp.int32),
@@ -75,34 +78,34 @@ def start_lane(problem: Problem, params: Params) -> Lane:
 
 
 def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
-    """Evaluates the candidate, decides, and proposes the next one. Returns the lane and the objective at the candidate."""
-    model, stop, weight = problem.model, problem.stop, problem.total_weight
-    total = lambda fn: fold(fn, problem.data, problem.reduce)  # noqa: E731
-    stats, log_likelihood, bound = problem.solver.e_step(model, lane.candidate, total, lane.solver)
+    """Evaluates the candidate, decides, and proposes the next one. Returns the lane and the objective for its trace."""
+    model, solver, weight = problem.model, problem.solver, problem.total_weight
+    total = Total(problem.data, problem.reduce, problem.place)
+    stats, log_likelihood, bound, carry = solver.e_step(model, lane.candidate, total, lane.solver)
     objective = bound + model.log_prior(lane.candidate).astype(bound.dtype)
 
+    standing = solver.standing(lane.solver, lane.objective)
     finite = jnp.isfinite(objective) & tree.all_finite(lane.candidate)
-    fell = objective < lane.objective - rounding(lane.objective, weight)
-    steps_left = jnp.where(lane.num_steps >= problem.max_steps, Status.MAX_STEPS, Status.RUNNING)
-    status = jnp.where(stop.converged(objective, lane.objective, weight), Status.CONVERGED, steps_left)
-    status = jnp.where(fell, Status.DECREASED, status)
+    fell = objective < standing.floor - rounding(lane.objective, weight)
     accepted = finite & ~fell
+    progress = _progress(problem, lane, standing, objective)
+    close = finite & problem.stop.close(progress)
+    seen = Evaluated(lane.candidate, stats, objective, accepted, total, close, carry)
+    candidate, state = solver.step(model, seen, lane.solver)
+    progress = progress._replace(image=solver.image(candidate, state))
+
+    steps_left = jnp.where(lane.num_steps >= problem.max_steps, Status.MAX_STEPS, Status.RUNNING)
+    ended = problem.stop.converged(progress) & standing.settled
+    status = jnp.where(ended, Status.CONVERGED, steps_left)
+    status = jnp.where(fell, Status.DECREASED, status)
     # Where a floor holds the parameters up, it is also what ends the climb, or bends it.
     held_up = (status != Status.RUNNING) & model.degenerate(lane.candidate, stats)
     status = jnp.where(held_up, Status.DEGENERATE, status)
     status = jnp.where(finite, status, Status.NONFINITE)
     # A step that its solver can take back ends nothing.
-    refused = ~accepted & problem.solver.retries(lane.solver)
+    refused = ~accepted & solver.retries(lane.solver)
     status = jnp.where(refused, steps_left, status).astype(jnp.int32)
 
-    gain = jnp.where(refused, lane.gain, objective - lane.objective)
-    rate = gain / lane.gain
-    shrinks = (rate > 0) & (rate < 1)
-    rate = jnp.where(shrinks, rate, 0)
-    limit = jnp.where(shrinks, objective + gain * rate / (1 - rate), jnp.inf)
-    limit = jnp.where(refused, lane.limit, limit)
-    seen = Evaluated(lane.candidate, stats, objective, accepted, total)
-    candidate, state = problem.solver.step(model, seen, lane.solver)
     kept = tree.where(accepted, lane.candidate, lane.params)
     return Lane(
         candidate=candidate,
@@ -112,10 +115,31 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
         num_steps=lane.num_steps + (status == Status.RUNNING),
         log_likelihood=jnp.where(accepted, log_likelihood, lane.log_likelihood),
         objective=jnp.where(accepted, objective, lane.objective),
+        gain=jnp.where(refused, lane.gain, progress.gain),
+        limit=jnp.where(refused, lane.limit, progress.limit),
+        signature=_signature(problem, kept),
+    ), jnp.where(refused, lane.objective, objective)
+
+
+def _progress(problem: Problem, lane: Lane, standing: Standing, objective: Array) -> Progress:
+    """What the stopping rule sees, but for the image."""
+    gain = objective - standing.previous
+    rate = gain / lane.gain
+    shrinks = (rate > 0) & (rate < 1) & (standing.plain > 1)
+    rate = jnp.where(shrinks, rate, 0)
+    limit = jnp.where(shrinks, objective + gain * rate / (1 - rate), jnp.inf)
+    return Progress(
+        model=problem.model,
+        params=lane.candidate,
+        previous=lane.params,
+        image=lane.candidate,
+        objective=objective,
         gain=gain,
         limit=limit,
-        signature=_signature(problem, kept),
-    ), objective
+        plain=standing.plain,
+        total_weight=problem.total_weight,
+        num_steps=lane.num_steps,
+    )
 
 
 class _State(NamedTuple):
@@ -125,18 +149,19 @@ class _State(NamedTuple):
     waiting: Array  # next place in the queue
 
 
-def run(problem: Problem, starts: Params, num_slots: int) -> tuple[Lane, Array]:
+def run(problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
     """Runs all lanes.
 
     Args:
         problem: model, data and rules.
         starts: parameters with a leading axis R.
+        numbers: (R,) numbers of the lanes among all lanes, those on other devices included.
         num_slots: G, lanes advanced together; the others wait in a queue.
 
     Returns:
         The lanes, leading axis R, and their traces (R, max_steps + 1).
     """
-    table = jax.vmap(lambda p: start_lane(problem, p))(starts)
+    table = jax.vmap(lambda p, i: start_lane(problem, p, i))(starts, numbers)
     num = table.status.shape[0]
     trace = jnp.full((num, problem.max_steps + 1), jnp.nan, table.objective.dtype)
     order = jnp.arange(num)
@@ -185,6 +210,38 @@ def _run_rung(
         start = start._replace(slots=places)
     final = lax.while_loop(lambda state: jnp.any(state.slots != num), body, start)
     return final.table, final.trace
+
+
+def summary(model: Node, solver: Any, stop: Any, total_weight: Array, lane: Lane, trace: Array) -> Fit:
+    """What is said of a lane that has ended."""
+    prior = model.log_prior(lane.params).astype(lane.objective.dtype)
+    standing, image = solver.standing(lane.solver, lane.objective), solver.image(lane.candidate, lane.solver)
+    progress = Progress(
+        model=model,
+        params=lane.params,
+        previous=image,  # the next change stands for the last one
+        image=image,
+        objective=lane.objective,
+        gain=lane.gain,
+        limit=lane.limit,
+        plain=standing.plain,
+        total_weight=total_weight,
+        num_steps=lane.num_steps,
+    )
+    unknown = jnp.full((), jnp.nan, trace.dtype)
+    ended = lane.status != Status.MAX_STEPS
+    return Fit(
+        params=lane.params,
+        status=lane.status,
+        num_steps=lane.num_steps,
+        log_likelihood=lane.log_likelihood,
+        objective=lane.objective,
+        trace=trace,
+        num_refusals=solver.refusals(lane.solver),
+        bound=lane.objective - prior,
+        rate=rate_of_gains(trace, total_weight) if solver.shows_rate else unknown,
+        steps_left=jnp.where(ended, 0, steps_left(trace, *stop.measure(progress))),
+    )
 
 
 def _signature(problem: Problem, params: Params) -> Array:

@@ -58,6 +58,14 @@ class Fit(NamedTuple):
         objective: log-likelihood + log prior: what never falls.
         trace: (max_steps + 1,) the objective at the start and after each step, then NaN.
         num_refusals: steps that would have lowered the objective and were taken back; 0 with plain EM.
+        bound: the lower bound of the log-likelihood that was climbed, objective - log prior; with an exact E-step the
+            log-likelihood itself.
+        rate: rate of convergence of plain steps at the end, 0 to 1: the fraction of missing information in the slowest
+            direction. A step leaves `rate` of the distance to the limit; NaN where too few steps show it, and with accelerated
+            solvers, whose path is not EM's.
+        steps_left: with MAX_STEPS, how many more steps the stopping rule would have taken, as the gains shrink (NaN where they
+            do not, or the rule forecasts nothing); 0 with any other status.
+        adjoint: where the fit is differentiated, how far its derivatives are to be trusted (`jem.Adjoint`).
 
     Example:
         >>> import jax, jem
@@ -76,6 +84,15 @@ class Fit(NamedTuple):
     objective: Array
     trace: Array
     num_refusals: Array
+    bound: Array
+    rate: Array
+    steps_left: Array
+    adjoint: Any = None
+
+    @property
+    def kl(self) -> Array:
+        """`KL(q || p(z | x, params)) = log_likelihood - bound`, summed over rows: what a restricted E-step leaves; else 0."""
+        return self.log_likelihood - self.bound
 
     @property
     def converged(self) -> Array:
@@ -119,10 +136,22 @@ class Fit(NamedTuple):
             if code in (Status.CONVERGED, Status.SCREENED) or lanes.size == 0:
                 continue
             who = "" if self.objective.ndim == 0 else f" [restarts {_list(lanes)}; {lanes.size} of {status.size}]"
-            lines.append(f"{code.name}: {code.prose}{who}")
+            lines.append(f"{code.name}: {code.prose}{_forecast(self, lanes) if code == Status.MAX_STEPS else ''}{who}")
         if lines:
             raise FitError("\n".join(lines))
         return self
+
+
+def _forecast(fit: Fit, lanes: np.ndarray) -> str:
+    """What the gains say about the steps that are missing."""
+    left = np.atleast_1d(np.asarray(fit.steps_left))[lanes]
+    rate = np.atleast_1d(np.asarray(fit.rate))[lanes]
+    if not np.isfinite(left).any():
+        return ""
+    worst = int(np.nanargmax(left))
+    speed = f" (rate of convergence {rate[worst]:.4g})" if np.isfinite(rate[worst]) else ""
+    advice = "; jem.Anderson() or jem.SQUAREM() needs fewer" if rate[worst] > 0.9 and left[worst] > 20 else ""
+    return f"; about {left[worst]:.0f} more would do{speed}{advice}"
 
 
 def _list(lanes: np.ndarray) -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem.engine.stream import Chunks, fold
+from jem.engine.stream import Chunks, Total, fold
+from jem.kernels.support import ByGradient
 from jem.node import Node, Params, Stats, node
-
-Total = Callable[[Callable[[Any, Array], Any]], Any]
 
 
 def e_step(
@@ -32,12 +32,25 @@ def e_step_chunk(model: Node, params: Params, x: Any, weights: Array) -> tuple[S
     return model.expect(params, posterior, x, weights), jnp.sum(weights * log_prob)
 
 
+def gradient_fields(model: Node, params: Params) -> list[str]:
+    """Places in `params` that have no closed-form M-step; none in a node that does not say where its parameters lie."""
+    try:
+        supports = jax.tree_util.tree_leaves_with_path(model.supports(params))
+    except TypeError:
+        return []
+    return [jax.tree_util.keystr(path) for path, support in supports if isinstance(support, ByGradient)]
+
+
 class EStep(NamedTuple):
-    """Statistics, weighted log-likelihood, and the lower bound of it that the statistics belong to (itself if exact)."""
+    """Statistics, weighted log-likelihood, and the lower bound of it that the statistics belong to (itself if exact).
+
+    `carry` is what else the solver's `step` is to find in `Evaluated.carry`.
+    """
 
     stats: Stats
     log_likelihood: Array
     bound: Array
+    carry: Any = ()
 
 
 class Evaluated(NamedTuple):
@@ -49,6 +62,8 @@ class Evaluated(NamedTuple):
         objective: bound + log prior there.
         accepted: whether it is finite and no worse than the parameters accepted before; if not, these were kept.
         total: `total(fn)` is the sum of `fn(x, weights)` over all data, in chunks with the units last: a pass over the data.
+        close: whether the stopping rule would end the lane, were this a plain step: the next one should be.
+        carry: what the solver's `e_step` put beside the statistics.
     """
 
     params: Params
@@ -56,10 +71,34 @@ class Evaluated(NamedTuple):
     objective: Array
     accepted: Array
     total: Total
+    close: Array
+    carry: Any = ()
+
+
+class Standing(NamedTuple):
+    """What a candidate is compared with, and what may follow from it.
+
+    Attributes:
+        previous: objective from which the gain is counted; minus infinity where there is none to compare with.
+        floor: objective below which the candidate is a fall; minus infinity where it may fall.
+        plain: plain steps in a row that led to the candidate: 0 after an extrapolated one. A gain says how far the climb has
+            come where it is a plain step's, and how fast it goes where two follow each other.
+        settled: whether the lane may end here for any other reason than a failure or `max_steps`.
+    """
+
+    previous: Array
+    floor: Array
+    plain: Array | int
+    settled: Array | bool
 
 
 class Solver:
     """What makes the next parameters. Write `step`; the rest has defaults. The state is a tree of fixed shapes, one a lane."""
+
+    @property
+    def shows_rate(self) -> bool:
+        """Whether the gains of its steps shrink as EM's do, so that they tell EM's rate of convergence."""
+        return True
 
     def init(self, model: Node, params: Params) -> Any:
         """The state before the first E-step."""
@@ -74,6 +113,22 @@ class Solver:
         """The next candidate, and the next state."""
         raise TypeError(f"{type(self).__name__} does not define step")
 
+    def standing(self, state: Any, objective: Array) -> Standing:
+        """What the candidate just made is compared with; `objective` is that of the parameters accepted last."""
+        return Standing(objective, objective, 2, True)
+
+    def image(self, candidate: Params, state: Any) -> Params:
+        """Where the plain step goes from the parameters evaluated last; `step` has just made the candidate and the state."""
+        return candidate
+
+    def prepare(self, model: Node, params: Params, total: Total, state: Any, lane: Array) -> Any:
+        """The state from `init`, with what depends on the data, and on the lane's number: different random numbers in each."""
+        return state
+
+    def chunk(self, model: Node, params: Params, x: Any, weights: Array) -> Any:
+        """What the E-step computes of one chunk, units last: its size in memory decides how large chunks are."""
+        return e_step_chunk(model, params, x, weights)
+
     def retries(self, state: Any) -> Array:
         """Whether a candidate that is refused is followed by another one; if not, the lane ends there. A scalar bool."""
         return jnp.array(False)
@@ -81,6 +136,47 @@ class Solver:
     def refusals(self, state: Any) -> Array:
         """Steps refused so far. A scalar int."""
         return jnp.array(0, jnp.int32)
+
+
+class Inner(NamedTuple):
+    """The state of a solver around a solver that has none of its own."""
+
+    inner: Any
+
+
+class Around(Solver):
+    """A solver around a solver: what it does not write itself is the inner one's.
+
+    Subclasses have a field `solver`, and a record with a field `inner` as state.
+    """
+
+    solver: Any
+
+    @property
+    def shows_rate(self) -> bool:
+        return self.solver.shows_rate
+
+    def e_step(self, model: Node, params: Params, total: Total, state: Any) -> EStep:
+        return self.solver.e_step(model, params, total, state.inner)
+
+    def standing(self, state: Any, objective: Array) -> Standing:
+        return self.solver.standing(state.inner, objective)
+
+    def image(self, candidate: Params, state: Any) -> Params:
+        return self.solver.image(candidate, state.inner)
+
+
+    def prepare(self, model: Node, params: Params, total: Total, state: Any, lane: Array) -> Any:
+        return state._replace(inner=self.solver.prepare(model, params, total, state.inner, lane))
+
+    def chunk(self, model: Node, params: Params, x: Any, weights: Array) -> Any:
+        return self.solver.chunk(model, params, x, weights)
+
+    def retries(self, state: Any) -> Array:
+        return self.solver.retries(state.inner)
+
+    def refusals(self, state: Any) -> Array:
+        return self.solver.refusals(state.inner)
 
 
 @node
@@ -92,6 +188,16 @@ class EM(Solver):
         >>> jem.EM()
         EM()
     """
+
+    def init(self, model: Node, params: Params) -> Any:
+        """No state; raises where the model has parameters that no M-step moves."""
+        names = gradient_fields(model, params)
+        if names:
+            raise ValueError(
+                f"EM: params{names[0]} has no closed-form M-step ({len(names)} such fields in all); fit with "
+                "solver=jem.GEM(optax.adam, learning_rate=0.01), or hold it with jem.Frozen"
+            )
+        return ()
 
     def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Params, Any]:
         """The M-step."""

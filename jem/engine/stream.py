@@ -92,6 +92,46 @@ def fold(fn: Callable[[Any, Array], T], data: Chunks, reduce: Callable[[T], T] =
     return tree.add(reduce(total), reduce(error))
 
 
+class Total(NamedTuple):
+    """A pass over the data: `total(fn)` is the sum of `fn(x, weights)` over all units, chunk by chunk, units last.
+
+    Attributes:
+        data: the chunks of this device.
+        reduce: sums a tree over devices.
+        place: number of this device among those that share the rows, ().
+    """
+
+    data: Chunks
+    reduce: Callable[[Any], Any]
+    place: Array | int = 0
+
+    def __call__(self, fn: Callable[[Any, Array], Any]) -> Any:
+        return fold(fn, self.data, self.reduce)
+
+    def drawn(self, fn: Callable[[Any, Array, Array], Any], key: Array) -> Any:
+        """The sum of `fn(x, weights, key)`, with a key of its own for every chunk on every device."""
+        key = jax.random.fold_in(key, self.place)
+        numbered = Chunks((self.data.x, jnp.arange(self.data.weights.shape[0])), self.data.weights)
+        return fold(lambda x, weights: fn(x[0], weights, jax.random.fold_in(key, x[1])), numbered, self.reduce)
+
+    def num_batches(self, at_least: int) -> int:
+        """How many equal batches the chunks fall into: a multiple of their number, one unit a batch at most."""
+        chunks, size = self.data.weights.shape
+        return chunks * min(-(-at_least // chunks), size)
+
+    def batch(self, index: Array, num_batches: int, fn: Callable[[Any, Array], Any]) -> Any:
+        """`fn(x, weights)` of one of `num_batches` batches of consecutive units, summed over devices."""
+        chunks, size = self.data.weights.shape
+        parts = num_batches // chunks
+        length = -(-size // parts)
+        chunk = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index // parts, 0, keepdims=False), self.data)
+        first = (index % parts) * length
+        start = jnp.minimum(first, size - length)
+        x, weights = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, length, leaf.ndim - 1), chunk)
+        fresh = start + jnp.arange(length) >= first  # the last batch begins early enough to be full
+        return self.reduce(fn(x, jnp.where(fresh, weights, 0)))
+
+
 def map_units(fn: Callable[[Any], T], x: Any, weights: Array) -> T:
     """`fn` of every unit, chunk by chunk: maps rows x (N, ...) to a tree with leaves (..., N)."""
     num = weights.shape[0]

@@ -79,6 +79,9 @@ class Bernoulli(Node):
         more = jnp.asarray(self.concentration, params.probs.dtype) - 1
         return jnp.sum(xlogy(more, params.probs) + xlogy(more, 1 - params.probs))
 
+    def recentre(self, stats: BernoulliStats, old: BernoulliParams, new: BernoulliParams) -> BernoulliStats:
+        return stats
+
     def supports(self, params: BernoulliParams) -> BernoulliParams:
         return BernoulliParams(Interval())
 

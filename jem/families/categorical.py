@@ -73,6 +73,9 @@ class Categorical(Node):
     def num_parameters(self, params: CategoricalParams, fields: tuple[str, ...] | None = None) -> int:
         return 0 if fields == () else self.num_categories - 1
 
+    def recentre(self, stats: CategoricalStats, old: CategoricalParams, new: CategoricalParams) -> CategoricalStats:
+        return stats
+
     def supports(self, params: CategoricalParams) -> CategoricalParams:
         return CategoricalParams(Simplex())
 

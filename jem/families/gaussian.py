@@ -144,6 +144,9 @@ class Gaussian(Node):
     def supports(self, params: GaussianParams) -> GaussianParams:
         return GaussianParams(Real(), whitening_support(self.covariance))
 
+    def recentre(self, stats: GaussianStats, old: GaussianParams, new: GaussianParams) -> GaussianStats:
+        return stats._replace(moments=kernel.recentre(self.covariance, stats.count, stats.moments, *old, *new))
+
     def features(self, x: Array) -> Array:
         return x if self.scale is None else x / self.scale.deviation[:, None]
 

@@ -75,6 +75,9 @@ class Poisson(Node):
         more = jnp.asarray(self.shape, params.rate.dtype) - 1
         return jnp.sum(xlogy(more, params.rate) - jnp.asarray(self.inverse_scale, params.rate.dtype) * params.rate)
 
+    def recentre(self, stats: PoissonStats, old: PoissonParams, new: PoissonParams) -> PoissonStats:
+        return stats
+
     def supports(self, params: PoissonParams) -> PoissonParams:
         return PoissonParams(Positive())
 

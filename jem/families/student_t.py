@@ -136,6 +136,9 @@ class StudentT(Node):
     def supports(self, params: StudentTParams) -> StudentTParams:
         return StudentTParams(Real(), gaussian.whitening_support(self.covariance), Interval(0.05, 1e4))
 
+    def recentre(self, stats: StudentTStats, old: StudentTParams, new: StudentTParams) -> StudentTStats:
+        return stats._replace(moments=kernel.recentre(self.covariance, stats.mass, stats.moments, *old[:2], *new[:2]))
+
     def features(self, x: Array) -> Array:
         return x if self.scale is None else x / self.scale.deviation[:, None]
 

@@ -241,6 +241,19 @@ def expected_log_normal(
     return count * (log_det(structure, w, dim) - 0.5 * dim * LOG_2PI) - 0.5 * square
 
 
+def recentre(
+    structure: Structure, mass: Array, m: Moments, old_mean: Array, old_w: Array, new_mean: Array, new_w: Array
+) -> Moments:
+    """Moments of total `mass` about (new_mean, new_w), from those about (old_mean, old_w): `z' = A z + b`.
+
+    `A = W' W^{-1}` and `b = W' (old_mean - new_mean)`. Nothing cancels as long as b is of the order of z.
+    """
+    b = structure.whiten(new_w, (old_mean - new_mean)[:, None])[:, 0]
+    first = structure.whiten(new_w, structure.unwhiten(old_w, m.first[:, None]))[:, 0]
+    crossed = structure.outer(first + b) - structure.outer(first) - structure.outer(b)  # A first b^T and its transpose
+    return Moments(first + mass * b, structure.change(new_w, old_w, m.second) + crossed + mass * structure.outer(b))
+
+
 def log_student_t(structure: Structure, w: Array, square: Array, df: Array, dim: int) -> Array:
     """Multivariate Student-t log-density (N,) from squared whitened distances (N,), `df` degrees of freedom."""
     constant = gammaln(0.5 * (df + dim)) - gammaln(0.5 * df) - 0.5 * dim * jnp.log(df * jnp.pi)

@@ -14,7 +14,7 @@ from jem.kernels.simplex import log_dirichlet, maximize_simplex
 from jem.kernels.support import Simplex
 from jem.latents.mixture import KMeansPlusPlus
 from jem.latents.transition import Transition, TransitionParams
-from jem.node import Data, Node, Params, Posterior, Stats, node, set_once, static
+from jem.node import Data, Node, Params, Posterior, Stats, Wrapper, assign, node, replaced, set_once, static
 from jem.plates import Stack
 
 
@@ -116,6 +116,13 @@ class HMM(Node):
     def missing_ok(self) -> bool:
         return True
 
+    @property
+    def discrete(self) -> bool:
+        return True
+
+    def assign(self, rule: Any) -> "AssignedHMM":
+        return AssignedHMM(replaced(self, emission=assign(self.emission, rule.part(1))), rule.part(0))
+
     def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
         steps = self._steps(x)
         posterior, log_e = self._log_emissions(params, x, steps)
@@ -126,9 +133,12 @@ class HMM(Node):
         return HMMPosterior(s.smoothed, s.filtered, s.backward, posterior), s.log_normalizer + jnp.sum(top, 0)
 
     def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
+        return self.gather(params, posterior, x, weights, self.transition.matrix(params.transition))
+
+    def gather(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array, matrix: Array) -> HMMStats:
+        """The statistics, from messages that belong to `matrix` (K, K)."""
         steps = self._steps(x)
         within = jnp.where(steps.within, weights[None, :], 0)
-        matrix = self.transition.matrix(params.transition)
         pairs = chain.expected_transitions(matrix, posterior.filtered, posterior.backward, within[1:])
         gamma = jnp.where(steps.seen[:, None, :], posterior.smoothed * weights[None, None, :], 0)
         gamma = jnp.moveaxis(gamma, 1, 0).reshape(gamma.shape[1], -1)
@@ -207,6 +217,9 @@ class HMM(Node):
     def supports(self, params: HMMParams) -> Any:
         return HMMParams(Simplex(), self.transition.supports(params.transition), self.emission.supports(params.emission))
 
+    def recentre(self, stats: HMMStats, old: HMMParams, new: HMMParams) -> HMMStats:
+        return stats._replace(emission=self.emission.recentre(stats.emission, old.emission, new.emission))
+
     def features(self, x: Data) -> Array:
         # A sequence is described by the mean and the spread of its observations' features.
         steps = self._steps(x)
@@ -273,3 +286,26 @@ class HMM(Node):
                 ok = (labels[:, None, :] == jnp.arange(log_e.shape[1])[None, :, None]) | (labels[:, None, :] < 0)
             log_e = jnp.where(ok | ~steps.within[:, None, :], log_e, -jnp.inf)
         return posterior, log_e
+
+
+@node
+class AssignedHMM(Wrapper):
+    """A chain whose path is set by a rule; what it says of a sequence is the rule's value."""
+
+    child: HMM
+    rule: Any
+
+    @property
+    def missing_ok(self) -> bool:
+        return True
+
+    def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
+        steps = self.child._steps(x)
+        posterior, log_e = self.child._log_emissions(params, x, steps)
+        matrix = self.child.transition.matrix(params.transition)
+        path = self.rule.path(params.initial, matrix, log_e, steps.within, self.child.form)
+        return HMMPosterior(path.smoothed, path.filtered, path.backward, posterior), path.value
+
+    def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
+        matrix = self.rule.matrix(self.child.transition.matrix(params.transition))
+        return self.child.gather(params, posterior, x, weights, matrix)

@@ -12,7 +12,7 @@ from jem.data import Labelled, allowed, num_units
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, normalize_log
 from jem.kernels.support import Simplex
-from jem.node import Data, Node, Params, Posterior, Stats, node, set_once
+from jem.node import Data, Node, Params, Posterior, Stats, Wrapper, assign, node, replaced, set_once
 from jem.plates import Stack
 
 
@@ -113,14 +113,26 @@ class Mixture(Node):
     def missing_ok(self) -> bool:
         return self.components.missing_ok
 
+    @property
+    def discrete(self) -> bool:
+        return True
+
     def infer(self, params: MixtureParams, x: Data) -> tuple[MixturePosterior, Array]:
+        posterior, logits = self.log_joint(params, x)
+        responsibilities, evidence = normalize_log(logits)
+        return MixturePosterior(responsibilities, posterior), evidence
+
+    def log_joint(self, params: MixtureParams, x: Data) -> tuple[Posterior, Array]:
+        """The components' posteriors and `log weights_k p_k(x)` (K, N)."""
         values, labels = split(x)
         posterior, log_prob = self.components.infer(params.components, values)
         logits = log_prob + jnp.log(params.weights)[:, None]
         if labels is not None:
             logits = jnp.where(allowed(labels, logits.shape[0]), logits, -jnp.inf)
-        responsibilities, evidence = normalize_log(logits)
-        return MixturePosterior(responsibilities, posterior), evidence
+        return posterior, logits
+
+    def assign(self, rule: Any) -> "AssignedMixture":
+        return AssignedMixture(replaced(self, components=assign(self.components, rule.part(1))), rule.part(0))
 
     def expect(self, params: MixtureParams, posterior: MixturePosterior, x: Data, weights: Array) -> MixtureStats:
         r = posterior.responsibilities * weights[None, :]
@@ -177,6 +189,9 @@ class Mixture(Node):
     def supports(self, params: MixtureParams) -> Any:
         return MixtureParams(Simplex(), self.components.supports(params.components))
 
+    def recentre(self, stats: MixtureStats, old: MixtureParams, new: MixtureParams) -> MixtureStats:
+        return stats._replace(components=self.components.recentre(stats.components, old.components, new.components))
+
     def features(self, x: Data) -> Array:
         return self.components.features(split(x)[0])
 
@@ -185,6 +200,19 @@ class Mixture(Node):
         if labels is not None:
             checks.check_labels(labels, self.components.size)
         self.components.validate(values)
+
+
+@node
+class AssignedMixture(Wrapper):
+    """A mixture whose components are set by a rule; what it says of a unit is the rule's value."""
+
+    child: Mixture
+    rule: Any
+
+    def infer(self, params: MixtureParams, x: Data) -> tuple[MixturePosterior, Array]:
+        posterior, logits = self.child.log_joint(params, x)
+        responsibilities, value = self.rule.categories(logits)
+        return MixturePosterior(responsibilities, posterior), value
 
 
 def split(x: Data) -> tuple[Data, Array | None]:

@@ -1,0 +1,280 @@
+"""Solvers around a solver that need fewer steps: they extrapolate its path in free coordinates, and take back what falls."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jem import tree
+from jem.coordinates import ravel, unravel
+from jem.engine.step import EM, Around, Evaluated, Standing
+from jem.kernels.linalg import cholesky_solve_lower
+from jem.node import Node, Params, node, static
+
+_STIFF = 1e4  # a damping at which the extrapolated step is the plain one
+_PIVOT = 0.1  # least pivot of a curvature matrix of unit diagonal
+
+
+class Accelerator(Around):
+    """What accelerators share: only extrapolated steps are taken back. Their state has `image`, `plain` and `refused` too."""
+
+    @property
+    def shows_rate(self) -> bool:
+        """False: an accelerated path is not EM's."""
+        return False
+
+    def standing(self, state: Any, objective: Array) -> Standing:
+        """The inner solver's, with the extrapolated steps told apart."""
+        inner = self.solver.standing(state.inner, objective)
+        return inner._replace(plain=jnp.minimum(state.plain, inner.plain))
+
+    def image(self, candidate: Params, state: Any) -> Params:
+        """The inner solver's step, whether it was taken or not."""
+        return state.image
+
+    def retries(self, state: Any) -> Array:
+        """After an extrapolated step the plain one follows."""
+        return (state.plain == 0) | self.solver.retries(state.inner)
+
+    def refusals(self, state: Any) -> Array:
+        """Extrapolated steps taken back, and the inner solver's."""
+        return state.refused + self.solver.refusals(state.inner)
+
+
+class AndersonState(NamedTuple):
+    """The inner solver's state; the point accepted last with its gradient; the history; what is known of the steps."""
+
+    inner: Any
+    here: "_Point"
+    image: Params  # the plain step from the point
+    history: "_Point"  # differences, (m, n) each
+    slot: Array  # row to write next
+    length: Array  # rows in use
+    damping: Array
+    plain: Array  # plain steps in a row that led to the candidate
+    refused: Array
+
+
+class _Point(NamedTuple):
+    """Free coordinates, the residual of the plain step and the gradient of the objective there, (n,)."""
+
+    place: Array
+    residual: Array
+    gradient: Array
+
+
+@node
+class Anderson(Accelerator):
+    """Anderson acceleration of a solver's steps, damped, restarting and monotone.
+
+    With x the free coordinates, r = M(x) - x the plain step's residual, l the objective's gradient and dX, dR, dL the last m
+    differences of these, the next point is
+
+        x + r - (dX + dR) g,     -(dX^T dL) g = -dX^T l.
+
+    It is the plain step from where the gradient, were it linear, would vanish along all the directions gone before: on a
+    quadratic objective the conjugate-gradient point, with EM as the preconditioner. The gradient costs no pass over the data:
+    it is that of Q at the parameters at which the statistics were gathered. The matrix is made symmetric and of unit diagonal,
+    `damping` is added to that, and small pivots are raised, so that directions of the wrong curvature do no harm.
+
+    A point is accepted if the objective does not fall; else the plain step from x, which is known already, follows, the
+    history is dropped and the damping grows.
+
+    Attributes:
+        solver: the solver whose steps are accelerated.
+        memory: m, differences kept; never more than half as many as there are coordinates.
+        damping: the first damping, > 0; every accepted step divides it by `relax`, every refused one multiplies it by
+            `relax^2`.
+        relax: factor, > 1.
+
+    Example:
+        >>> import jax, jem
+        >>> x = jem.datasets.old_faithful()
+        >>> model = jem.Mixture(jem.Gaussian(), 3)
+        >>> start = jem.init(model, jax.random.key(0), x)
+        >>> slow, fast = [jem.fit(model, start, x, solver=s) for s in (jem.EM(), jem.Anderson())]
+        >>> bool(fast.num_steps < slow.num_steps), bool(fast.objective > slow.objective - 1e-2)
+        (True, True)
+
+    Source: Anderson (1965), J. ACM 12; Fang and Saad (2009), Numer. Linear Algebra Appl. 16 (type I, here in the metric of the
+    complete data's information); Jamshidian and Jennrich (1997), JRSS B 59; damping and restarts after Henderson and
+    Varadhan (2019), J. Comput. Graph. Stat. 28.
+    """
+
+    solver: Any = EM()
+    memory: int = static(default=10)
+    damping: Any = 1e-2
+    relax: Any = 10.0
+
+    def init(self, model: Node, params: Params) -> AndersonState:
+        """An empty history."""
+        place = ravel(model, params)
+        rows = jnp.zeros((max(1, min(self.memory, (place.shape[0] + 1) // 2)), place.shape[0]), place.dtype)
+        count = jnp.array(0, jnp.int32)
+        return AndersonState(
+            inner=self.solver.init(model, params),
+            here=_Point(place, jnp.zeros_like(place), jnp.zeros_like(place)),
+            image=params,
+            history=_Point(rows, rows, rows),
+            slot=count,
+            length=count - 1,  # the first point makes no difference
+            damping=jnp.asarray(self.damping, place.dtype),
+            plain=count + 1,
+            refused=count,
+        )
+
+    def step(self, model: Node, seen: Evaluated, state: AndersonState) -> tuple[Params, AndersonState]:
+        """The extrapolated step, or the plain one after a refusal and where the stopping rule waits for one."""
+        steady = self.solver.standing(state.inner, seen.objective).floor > -jnp.inf
+        bold = state.plain == 0
+        image, inner = self.solver.step(model, seen, state.inner)
+        here = _look(model, seen, image)
+        usable = seen.accepted & tree.all_finite(here)
+        eps = jnp.finfo(here.place.dtype).eps
+        eased = jnp.where(bold & seen.accepted, jnp.maximum(state.damping / self.relax, eps), state.damping)
+        new = _remember(state, here, usable)
+        g = _coefficients(new.history, here.gradient, eased)
+        ahead = here.place + here.residual - g @ (new.history.place + new.history.residual)
+        go = usable & steady & ~seen.close & (new.length > 0) & jnp.all(jnp.isfinite(ahead))
+        plain = jnp.where(go, 0, jnp.minimum(state.plain + 1, 2))
+        candidate = tree.where(go, unravel(model, ahead, image), image)
+        new = new._replace(inner=inner, image=image, damping=eased, plain=plain)
+        back = state._replace(
+            history=tree.zeros_like(state.history),
+            length=jnp.zeros_like(state.length),
+            damping=jnp.minimum(state.damping * self.relax**2, _STIFF),
+            plain=jnp.ones_like(state.plain),
+            refused=state.refused + 1,
+        )
+        return tree.where(bold & ~seen.accepted, (state.image, back), (candidate, new))
+
+
+def _look(model: Node, seen: Evaluated, image: Params) -> _Point:
+    """Where the candidate is, and what is known there."""
+    place = ravel(model, seen.params)
+
+    def q(x: Array) -> Array:
+        params = unravel(model, x, seen.params)
+        return model.expected_log_prob(params, seen.stats, seen.params) + model.log_prior(params)
+
+    return _Point(place, ravel(model, image) - place, jax.grad(q)(place))
+
+
+def _remember(state: AndersonState, here: _Point, usable: Array) -> AndersonState:
+    """The state with the last difference in its history."""
+    size = state.history.place.shape[0]
+    add = usable & (state.length >= 0)
+    row = (jnp.arange(size) == state.slot) & add
+    differences = jax.tree.map(lambda rows, new, old: jnp.broadcast_to(new - old, rows.shape), state.history, here, state.here)
+    return state._replace(
+        here=tree.where(usable, here, state.here),
+        history=tree.where(row, differences, state.history),
+        slot=jnp.where(add, (state.slot + 1) % size, state.slot),
+        length=jnp.where(usable, jnp.minimum(state.length + 1, size), state.length),
+    )
+
+
+def _coefficients(history: _Point, gradient: Array, damping: Array) -> Array:
+    """The coefficients g (m,); those of rows not in use, or of the wrong curvature, are zero."""
+    curvature = -(history.place @ history.gradient.T)
+    squares = jnp.diagonal(curvature)
+    tiny = jnp.finfo(squares.dtype).tiny
+    unit = jnp.where(squares > tiny, 1 / jnp.sqrt(jnp.maximum(squares, tiny)), 0)
+    size = unit.shape[0]
+    eye = jnp.eye(size, dtype=squares.dtype)
+    scaled = 0.5 * (curvature + curvature.T) * unit[:, None] * unit[None, :]
+    right = -unit * (history.place @ gradient)
+    floor = jnp.full(size, _PIVOT, squares.dtype)
+    solved = cholesky_solve_lower(scaled * (1 - eye) + (1 + damping) * eye, jnp.concatenate([right[:, None], eye], 1), floor)
+    return unit * (solved[:, 1:].T @ solved[:, 0])
+
+
+class SquaremState(NamedTuple):
+    """The inner solver's state; the cycle's first point and residual; the plain step to fall back on; the longest step."""
+
+    inner: Any
+    point: Array  # (n,)
+    residual: Array  # (n,)
+    image: Params
+    turn: Array  # what is evaluated: 0, 1 the cycle's plain points, 2 the extrapolated one, 3 the plain step from a worse one
+    longest: Array
+    plain: Array
+    refused: Array
+
+
+@node
+class SQUAREM(Accelerator):
+    """Squared extrapolation (scheme S3) of a solver's steps, with step bounds, monotone.
+
+    From x two plain steps give r = M(x) - x and v = (M(M(x)) - M(x)) - r in free coordinates, and the next point is
+    `x + 2 a r + a^2 v` with `a = |r| / |v|`, at least 1 and at most a bound that grows by `growth` whenever it is met, and
+    shrinks by it after a refusal. It is accepted if the objective does not fall, or does not after one plain step from there;
+    else the second plain step from x, which is known already, follows. Three evaluations a cycle; nothing but two vectors is
+    kept.
+
+    Attributes:
+        solver: the solver whose steps are accelerated.
+        growth: factor of the bound, > 1.
+
+    Example:
+        >>> import jax, jem
+        >>> x = jem.datasets.old_faithful()
+        >>> model = jem.Mixture(jem.Gaussian(), 3)
+        >>> start = jem.init(model, jax.random.key(0), x)
+        >>> slow, fast = [jem.fit(model, start, x, solver=s) for s in (jem.EM(), jem.SQUAREM())]
+        >>> bool(fast.num_steps < slow.num_steps), bool(fast.objective > slow.objective - 1e-2)
+        (True, True)
+
+    Source: Varadhan and Roland (2008), Scand. J. Stat. 35; the bounds are those of the R package SQUAREM.
+    """
+
+    solver: Any = EM()
+    growth: Any = 2.0
+
+    def init(self, model: Node, params: Params) -> SquaremState:
+        """The first point of the first cycle."""
+        point = ravel(model, params)
+        count, one = jnp.array(0, jnp.int32), jnp.ones((), point.dtype)
+        return SquaremState(
+            inner=self.solver.init(model, params),
+            point=point,
+            residual=jnp.zeros_like(point),
+            image=params,
+            turn=count,
+            longest=one,
+            plain=count + 1,
+            refused=count,
+        )
+
+    def step(self, model: Node, seen: Evaluated, state: SquaremState) -> tuple[Params, SquaremState]:
+        """A plain step, or after two of them the extrapolated one."""
+        steady = self.solver.standing(state.inner, seen.objective).floor > -jnp.inf
+        image, inner = self.solver.step(model, seen, state.inner)
+        point = ravel(model, seen.params)
+        residual = ravel(model, image) - point
+        worse = (state.turn >= 2) & ~seen.accepted
+        # A worse point may lie beside a better path: one plain step decides.
+        again = worse & (state.turn == 2) & jnp.all(jnp.isfinite(point + residual)) & tree.all_finite(image)
+        back = worse & ~again
+        second = (state.turn == 1) & seen.accepted & steady
+        change = residual - state.residual
+        length, bend = jnp.sqrt(jnp.sum(state.residual**2)), jnp.sqrt(jnp.sum(change**2))
+        wanted = length / jnp.where(bend > 0, bend, 1)
+        a = jnp.clip(wanted, 1, state.longest)
+        ahead = state.point + 2 * a * state.residual + a * a * change
+        go = second & ~seen.close & (a > 1) & (bend > 0) & jnp.all(jnp.isfinite(ahead))
+        candidate = tree.where(back, state.image, tree.where(go, unravel(model, ahead, image), image))
+        # A bound of 1 lets no step out: it grows all the same.
+        longest = jnp.where(second & (wanted >= state.longest), state.longest * self.growth, state.longest)
+        turn = jnp.where(go, 2, jnp.where(again, 3, jnp.where((state.turn == 0) & seen.accepted & ~back, 1, 0)))
+        return candidate, SquaremState(
+            inner=inner,
+            point=jnp.where(second, state.point, point),
+            residual=jnp.where(second, state.residual, residual),
+            image=tree.where(worse, state.image, image),
+            turn=turn.astype(jnp.int32),
+            longest=jnp.where(back, jnp.maximum(state.longest / self.growth, 1), longest),
+            plain=jnp.where(go | again, 0, jnp.where(state.turn >= 2, 1, jnp.minimum(state.plain + 1, 2))),
+            refused=state.refused + worse,
+        )

@@ -1,0 +1,215 @@
+"""Solvers for E-steps that are not exact: a variational family, a sampler, and statistics averaged over steps."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jem.engine.assigned import Numbered, step_key
+from jem.engine.step import EM, Around, EStep, Evaluated, Inner, Standing
+from jem.engine.stream import Total
+from jem.node import Node, Params, Stats, node, static
+
+
+@node
+class Variational(Around):
+    """Variational EM: the E-step's q comes from a family that the user gives.
+
+    What is climbed is the evidence lower bound `E_q[log p(x, z)] + H[q]`, `Fit.bound`, which never falls if `posterior` gives
+    the best q of the family, or one no worse than the last. It is not the log-likelihood: that is reported beside it where it
+    is known (`exact`), with `Fit.kl` the gap, and is NaN where it is not.
+
+    Attributes:
+        posterior: `posterior(model, params, x)`, units last, gives the q that `model.expect` takes and its bound (N,), one a
+            unit. Keep one function: another one is another program.
+        exact: whether `model.infer` gives the log-likelihood, for comparison; it costs the exact E-step.
+        solver: what makes the steps.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jem
+        >>> def two_best(model, params, x):  # only the two most probable components of a unit take part
+        ...     posterior, logits = model.log_joint(params, x)
+        ...     least = jax.lax.top_k(logits.T, 2)[0][:, 1]
+        ...     logits = jnp.where(logits >= least[None, :], logits, -jnp.inf)
+        ...     q = jem.MixturePosterior(jax.nn.softmax(logits, axis=0), posterior)
+        ...     return q, jax.nn.logsumexp(logits, axis=0)
+        >>> x, model = jem.datasets.iris()[0], jem.Mixture(jem.Gaussian(jem.Diagonal()), 3)
+        >>> start = jem.init(model, jax.random.key(0), x)
+        >>> fit = jem.fit(model, start, x, solver=jem.Variational(two_best, exact=True))
+        >>> bool(fit.converged), bool(fit.kl > 0)
+        (True, True)
+
+    Source: Neal and Hinton (1998); Jordan et al. (1999), Machine Learning 37.
+    """
+
+    posterior: Callable[[Node, Params, Any], tuple[Any, Array]] = static()
+    exact: bool = static(default=False)
+    solver: Any = EM()
+
+    def init(self, model: Node, params: Params) -> Inner:
+        """The inner solver's."""
+        return Inner(self.solver.init(model, params))
+
+    def chunk(self, model: Node, params: Params, x: Any, weights: Array) -> tuple[Stats, Array, Array]:
+        """Statistics, log-likelihood and bound of one chunk."""
+        q, bound = self.posterior(model, params, x)
+        if bound.shape != weights.shape:
+            raise ValueError(f"Variational: posterior must give one bound a unit, shape {weights.shape}; got {bound.shape}")
+        known = jnp.sum(weights * model.infer(params, x)[1]) if self.exact else jnp.full((), jnp.nan, weights.dtype)
+        return model.expect(params, q, x, weights), known, jnp.sum(weights * bound)
+
+    def e_step(self, model: Node, params: Params, total: Total, state: Inner) -> EStep:
+        """What `posterior` gives."""
+        return EStep(*total(lambda x, weights: self.chunk(model, params, x, weights)))
+
+    def step(self, model: Node, seen: Evaluated, state: Inner) -> tuple[Params, Inner]:
+        """The inner solver's step."""
+        candidate, inner = self.solver.step(model, seen, state.inner)
+        return candidate, Inner(inner)
+
+
+@node
+class MonteCarlo(Around):
+    """Monte-Carlo EM with the user's sampler: the E-step's expectations are averages over draws of the hidden variables.
+
+    For models without `infer`. The objective reported is the average of `log p(x, z)` over the draws, plus the log prior: a
+    trace to look at, neither a bound nor the log-likelihood, which is NaN. It goes up and down, so no rule on gains ends the
+    lane; `max_steps` does. Around it, `jem.SAEM` averages over steps as well.
+
+    Attributes:
+        key: a typed PRNG key; every restart, chunk and step draws for itself.
+        draw: `draw(key, model, params, x)`, units last, gives hidden variables of all units of a chunk as `model.expect`
+            takes them for a posterior: drawn from `p(z | x, params)`, or the end of a Markov chain that leaves it unchanged.
+        num_draws: draws a step.
+        solver: what makes the steps.
+
+    Example:
+        A BlackJAX kernel, one chain a unit (`log_joint(params, x, z)` is the user's, for one unit):
+
+            def draw(key, model, params, x):
+                def chain(key, x):
+                    nuts = blackjax.nuts(lambda z: log_joint(params, x, z), step_size=0.5, inverse_mass_matrix=jnp.ones(1))
+                    state = nuts.init(jnp.zeros(1))
+                    step = lambda state, key: (nuts.step(key, state)[0], None)
+                    return jax.lax.scan(step, state, jax.random.split(key, 20))[0].position
+                return jax.vmap(chain, (0, -1), -1)(jax.random.split(key, x.shape[-1]), x)
+
+            fit = jem.fit(model, start, x, solver=jem.SAEM(jem.MonteCarlo(jax.random.key(0), draw)), max_steps=200)
+
+    Source: Wei and Tanner (1990), JASA 85.
+    """
+
+    key: Array
+    draw: Callable[[Array, Node, Params, Any], Any] = static()
+    num_draws: int = static(default=1)
+    solver: Any = EM()
+
+    def init(self, model: Node, params: Params) -> Numbered:
+        """Nothing drawn yet."""
+        zero = jnp.array(0, jnp.int32)
+        return Numbered(self.solver.init(model, params), zero, zero)
+
+    def prepare(self, model: Node, params: Params, total: Total, state: Numbered, lane: Array) -> Numbered:
+        """Random numbers of its own for every lane."""
+        return super().prepare(model, params, total, state, lane)._replace(lane=jnp.asarray(lane, jnp.int32))
+
+    def chunk(self, model: Node, params: Params, x: Any, weights: Array) -> Stats:
+        """Statistics of one draw."""
+        return self._draw(model, params, x, weights, jax.random.clone(self.key))
+
+    def e_step(self, model: Node, params: Params, total: Total, state: Numbered) -> EStep:
+        """Averages over the draws."""
+
+        def chunk(x: Any, weights: Array, key: Array) -> Stats:
+            each = jax.vmap(lambda k: self._draw(model, params, x, weights, k))(jax.random.split(key, self.num_draws))
+            return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), each)
+
+        stats = total.drawn(chunk, step_key(self.key, state.lane, state.count))
+        value = model.expected_log_prob(params, stats, params)
+        return EStep(stats, jnp.full_like(value, jnp.nan), value)
+
+    def standing(self, state: Numbered, objective: Array) -> Standing:
+        """Nothing to compare with."""
+        low = jnp.full_like(objective, -jnp.inf)
+        return Standing(low, low, 2, False)
+
+    def step(self, model: Node, seen: Evaluated, state: Numbered) -> tuple[Params, Numbered]:
+        """The inner solver's step."""
+        candidate, inner = self.solver.step(model, seen, state.inner)
+        return candidate, state._replace(inner=inner, count=state.count + 1)
+
+    def _draw(self, model: Node, params: Params, x: Any, weights: Array, key: Array) -> Stats:
+        return model.expect(params, self.draw(key, model, params, x), x, weights)
+
+
+class Averaged(NamedTuple):
+    """The inner solver's state; running statistics and what they are about; the number of candidates evaluated."""
+
+    inner: Any
+    stats: Any
+    centre: Params
+    count: Array
+
+
+@node
+class SAEM(Around):
+    """Stochastic-approximation EM: statistics of noisy E-steps are averaged over the steps, recentred as the parameters move.
+
+    `s <- s + c (s_step - s)` with c = 1 for the first `burn_in` steps and `(steps since)^-exponent` then. The noise dies out
+    and the parameters converge, though no gain tells: the lane ends by a rule on the parameters' change, which after the
+    burn-in shrinks with c as well, or at `max_steps`.
+
+    Attributes:
+        solver: the solver with the noisy E-step, `jem.Stochastic(key, steps=float("inf"))` or `jem.MonteCarlo(key, draw)`.
+        burn_in: steps without averaging.
+        exponent: in (1/2, 1].
+
+    Raises:
+        TypeError: a node without `recentre`, named.
+
+    Example:
+        >>> import jax, jem
+        >>> x = jem.datasets.old_faithful()
+        >>> model = jem.Mixture(jem.Gaussian(), 2)
+        >>> solver = jem.SAEM(jem.Stochastic(jax.random.key(1), steps=float("inf")))
+        >>> fit = jem.fit(model, jem.init(model, jax.random.key(0), x), x, solver=solver, max_steps=100)
+        >>> -1140 < float(fit.log_likelihood) < -1130
+        True
+
+    Source: Delyon, Lavielle and Moulines (1999), Annals of Statistics 27.
+    """
+
+    solver: Any
+    burn_in: Any = 20
+    exponent: Any = 1.0
+
+    def init(self, model: Node, params: Params) -> Averaged:
+        """Everything that does not need the data."""
+        return Averaged(self.solver.init(model, params), (), params, jnp.array(0, jnp.int32))
+
+    def prepare(self, model: Node, params: Params, total: Total, state: Averaged, lane: Array) -> Averaged:
+        """Room for the statistics."""
+        state = super().prepare(model, params, total, state, lane)
+        shapes = jax.eval_shape(lambda: self.solver.e_step(model, params, total, state.inner).stats)
+        return state._replace(stats=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+
+    def e_step(self, model: Node, params: Params, total: Total, state: Averaged) -> EStep:
+        """The inner E-step, averaged with those before."""
+        seen = self.solver.e_step(model, params, total, state.inner)
+        since = jnp.maximum(state.count - self.burn_in + 1, 1)
+        step = jnp.where(state.count < self.burn_in, 1, since ** -jnp.asarray(self.exponent, float)).astype(seen.bound.dtype)
+        before = model.recentre(state.stats, state.centre, params)
+        stats = jax.tree.map(lambda old, new: jnp.where(step < 1, old + step * (new - old), new), before, seen.stats)
+        return seen._replace(stats=stats)
+
+    def standing(self, state: Averaged, objective: Array) -> Standing:
+        """Nothing to compare with; after the burn-in a rule that does not ask for gains may end the lane."""
+        low = jnp.full_like(objective, -jnp.inf)
+        return Standing(low, low, 2, state.count > self.burn_in)
+
+    def step(self, model: Node, seen: Evaluated, state: Averaged) -> tuple[Params, Averaged]:
+        """The inner solver's step from the average."""
+        candidate, inner = self.solver.step(model, seen, state.inner)
+        return candidate, Averaged(inner, seen.stats, seen.params, state.count + 1)

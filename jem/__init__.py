@@ -15,6 +15,7 @@ from jem.engine.assigned import Annealed as Annealed
 from jem.engine.assigned import Hard as Hard
 from jem.engine.assigned import Stochastic as Stochastic
 from jem.engine.blocks import ECM as ECM
+from jem.engine.gradient import GEM as GEM
 from jem.engine.online import Incremental as Incremental
 from jem.engine.online import Online as Online
 from jem.engine.restarts import FinishAll as FinishAll
@@ -87,6 +88,8 @@ from jem.latents.driven import StationaryHMM as StationaryHMM
 from jem.latents.factor import FactorAnalysis as FactorAnalysis
 from jem.latents.factor import FactorParams as FactorParams
 from jem.latents.factor import rows_with_moments as rows_with_moments
+from jem.latents.gated import GatedMixture as GatedMixture
+from jem.latents.gated import GatedParams as GatedParams
 from jem.latents.hmm import HMM as HMM
 from jem.latents.hmm import HMMParams as HMMParams
 from jem.latents.lds import LDS as LDS

@@ -12,9 +12,9 @@ from jax import Array
 from jem import checks
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine import step
-from jem.engine.stream import Chunks, chunk_size, lay_out, map_units, unit_bytes
+from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
 from jem.fit import checked
-from jem.node import Data, Node, Params, Posterior, Stats
+from jem.node import Data, Node, Params, Posterior, Stats, has_local_q, keep_units
 
 
 def bind(node: Node, x: Data, weights: Array | None = None) -> Node:
@@ -220,8 +220,15 @@ def elbo(node: Node, params: Params, x: Data, *, posterior_at: Params, weights: 
 
 @jax.jit
 def _elbo(node: Node, params: Params, old: Params, x: Data, weights: Array | None) -> Array:
-    stats, log_likelihood = step.e_step(node, old, _lay_out(node, old, x, row_weights(x, weights)))
-    return node.expected_log_prob(params, stats, old) - node.expected_log_prob(old, stats, old) + log_likelihood
+    data = _lay_out(node, old, x, row_weights(x, weights))
+
+    def bound(node: Node, stats: Stats, log_likelihood: Array) -> Array:
+        return node.expected_log_prob(params, stats, old) - node.expected_log_prob(old, stats, old) + log_likelihood
+
+    if not has_local_q(node):
+        return bound(node, *step.e_step(node, old, data))
+    kept = keep_units(node)
+    return fold(lambda x, weights: bound(kept, *step.e_step_chunk(kept, old, x, weights)), data)
 
 
 @functools.partial(jax.jit, static_argnames="num")

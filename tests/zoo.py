@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from coordinates import from_free, noise_like
+from jax.scipy.special import gammaln
 
 import jem
 from jem.data import to_units
@@ -120,6 +121,33 @@ def driven(rng, dtype):
 
 level = jem.LDS(1, 1, 1, Q=jem.Diagonal(), R=jem.Diagonal(), P0=jem.Diagonal(), fixed={"A": [[1]], "B": [[0]]})
 factors = jem.FactorAnalysis(2)
+class LaplaceParams(NamedTuple):
+    """Of a density written by hand: medians and mean deviations (D,)."""
+
+    mean: Any
+    scale: Any
+
+
+def log_laplace(params, x):
+    """Of one unit x (D,)."""
+    return jnp.sum(-jnp.abs(x - params.mean) / params.scale - jnp.log(2 * params.scale))
+
+
+def log_coins(params, x, z):
+    """Of one unit x (D,) of counts and which of two rates made it."""
+    return jnp.log(0.5) + jnp.sum(x * jnp.log(params.rate[z]) - params.rate[z] - gammaln(x + 1))
+
+
+WHERE = LaplaceParams(jem.Real(), jem.Positive())
+laplace = jem.Density(log_laplace, LaplaceParams(np.zeros(2), np.ones(2)), supports=WHERE, spread=0.5)
+log_joint = jem.LogJoint(
+    log_coins,
+    jem.Finite(2),
+    jem.PoissonParams(np.array([[2.0, 3.0], [6.0, 7.0]])),
+    supports=jem.Positive(),
+    statistics=lambda x, z: (jnp.ones(1), x),
+    maximize=lambda s: jem.PoissonParams(s[1] / s[0]),
+)
 full, diagonal, spherical = jem.Gaussian(), jem.Gaussian(jem.Diagonal()), jem.Gaussian(jem.Spherical())
 product = jem.Product(place=full, kind=jem.Categorical(3))
 ZOO = [
@@ -164,6 +192,8 @@ ZOO = [
     Row("tied_factor", jem.Mixture(jem.Tied(factors, 2, "loadings", "whitening")), factored),
     Row("lds", jem.LDS(2, 2), cells),
     Row("lds_level", level, driven, ("A", "B")),
+    Row("mixture_laplace", jem.Mixture(laplace, 2), reals, ("mean", "scale")),
+    Row("logjoint", log_joint, counts),
     Row("mixture_of_hmms", jem.Mixture(jem.HMM(jem.Poisson(), 2), 2), count_series),
 ]
 

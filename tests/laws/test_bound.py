@@ -16,7 +16,8 @@ from jem.latents.hmm import HMMPosterior
 from jem.latents.lds import LDSPosterior
 from jem.latents.lds_data import steps_of
 from jem.latents.mixture import MixturePosterior
-from jem.node import Wrapper, node
+from jem.latents.spaces import PointPosterior
+from jem.node import Wrapper, keep_units, node
 
 
 @jax.jit
@@ -34,6 +35,8 @@ def kl(q, p, old, params):
         r, s = q.responsibilities, p.responsibilities
         inner = kl_components(q.components, p.components, old.components, params.components, r.shape[0])
         return jnp.sum(xlogy(r, r) - xlogy(r, s), 0) + jnp.sum(jnp.where(r > 0, r * inner, 0), 0)
+    if isinstance(q, PointPosterior):
+        return jnp.sum(xlogy(q.probs, q.probs) - xlogy(q.probs, p.probs), 0)
     if isinstance(q, StudentTPosterior):
         (a, b), (c, d) = gamma_of(q, old), gamma_of(p, params)
         return (a - c) * digamma(a) - gammaln(a) + gammaln(c) + c * (jnp.log(b) - jnp.log(d)) + a * (d - b) / b
@@ -148,8 +151,9 @@ def gamma_of(posterior, params):
 def compare(model, params, old):
     """Log-likelihood at `params`, ELBO at the posterior of `old` from its statistics, and the KL divergence."""
     data = model.units, model.weights
-    stats, log_likelihood = e_step(model.node, old, *data)
-    q_new, q_old = (float(q_function(model.node, p, stats, old)[0]) for p in (params, old))
+    kept = keep_units(model.node)
+    stats, log_likelihood = e_step(kept, old, *data)
+    q_new, q_old = (float(q_function(kept, p, stats, old)[0]) for p in (params, old))
     elbo = q_new - q_old + float(log_likelihood)
     return float(e_step(model.node, params, *data)[1]), elbo, float(divergence(model.node, params, old, *data))
 

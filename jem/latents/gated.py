@@ -1,0 +1,128 @@
+"""Mixtures whose weights depend on inputs: mixtures of experts, with a gate of any kind."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+from jem.families.autodiff import Density
+from jem.kernels.simplex import normalize_log
+from jem.latents.driven import LogSoftmax
+from jem.latents.lds_data import Driven
+from jem.latents.mixture import Mixture, MixturePosterior
+from jem.node import Data, Params, Wrapper, node, replaced, set_once
+
+
+class GatedParams(NamedTuple):
+    """Parameters of the gate and of the components."""
+
+    gate: Params
+    components: Params
+
+
+class GatedStats(NamedTuple):
+    """Statistics of the gate and of the components."""
+
+    gate: Any
+    components: Any
+
+
+@node
+class GatedMixture(Wrapper):
+    """A mixture whose weights are a function of inputs u, `z | u ~ softmax(logits(params.gate, u))`, `x | z = k ~ component k`.
+
+    The gate has no closed-form M-step: fit with `jem.GEM`, which moves it by gradient while components that have a
+    closed form keep it. A linear gate is softmax regression; with networks for the gate and for the components it is a neural
+    mixture of experts.
+
+    x is `jem.Driven(outputs, inputs)` with N rows each: the gate sees the inputs, the components the outputs. Components that
+    look at inputs too have them among the outputs, a dict for example.
+
+    Params: `GatedParams(gate, components)`.
+
+    Args:
+        child: `jem.Mixture(node, K)`: its components; its own weights are not used.
+        logits: `logits(params, u)`, a vector (K,) of real numbers for one row u of inputs.
+        start: parameters of the gate, or `start(key, u, weights)`, which makes them from rows u.
+        supports: where they may lie; None is the real line.
+        log_prior: `log_prior(params)`, a scalar, added to the objective.
+        spread: standard deviation of the noise that `init` adds to `start`.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> gate = {"constant": jnp.zeros(2), "slope": jnp.zeros((2, 1))}
+        >>> model = jem.GatedMixture(jem.Mixture(jem.Gaussian(), 2), lambda p, u: p["constant"] + p["slope"] @ u, gate)
+        >>> model.gate.shape
+        (2,)
+
+    Source: Jacobs, Jordan, Nowlan and Hinton (1991), Neural Computation 3; Jordan and Jacobs (1994), Neural Computation 6.
+    """
+
+    child: Mixture
+    gate: Density
+
+    def __init__(
+        self,
+        child: Mixture,
+        logits: Callable[..., Array],
+        start: Any,
+        *,
+        supports: Any = None,
+        log_prior: Callable[..., Array] | None = None,
+        spread: Any = 0.1,
+    ):
+        size = child.components.size
+        gate = Density(LogSoftmax(logits), start, supports=supports, log_prior=log_prior, size=size, spread=spread)
+        set_once(self, child=child, gate=gate)
+
+    def infer(self, params: GatedParams, x: Driven) -> tuple[MixturePosterior, Array]:
+        posterior, log_prob = self.child.components.infer(params.components, x.outputs)
+        responsibilities, evidence = normalize_log(log_prob + self.gate.infer(params.gate, x.inputs)[1])
+        return MixturePosterior(responsibilities, posterior), evidence
+
+    def expect(self, params: GatedParams, posterior: MixturePosterior, x: Driven, weights: Array) -> GatedStats:
+        r = posterior.responsibilities * weights[None, :]
+        components = self.child.components.expect(params.components, posterior.components, x.outputs, r)
+        return GatedStats(self.gate.expect(params.gate, (), x.inputs, r), components)
+
+    def maximize(self, params: GatedParams, stats: GatedStats) -> GatedParams:
+        return GatedParams(params.gate, self.child.components.maximize(params.components, stats.components))
+
+    def expected_log_prob(self, params: GatedParams, stats: GatedStats, old: GatedParams) -> Array:
+        components = self.child.components.expected_log_prob(params.components, stats.components, old.components)
+        return self.gate.expected_log_prob(params.gate, stats.gate, old.gate) + components
+
+    def init(self, key: Array, x: Driven, weights: Array) -> GatedParams:
+        gate_key, child_key = jax.random.split(key)
+        components = self.child.init(child_key, x.outputs, weights).components
+        return GatedParams(self.gate.init(gate_key, x.inputs, weights), components)
+
+    def sample(self, key: Array, params: GatedParams, num: int) -> tuple[Any, Data]:
+        raise TypeError("GatedMixture: inputs are given, not drawn; there is nothing to sample from")
+
+    def bind(self, x: Driven, weights: Array) -> "GatedMixture":
+        return replaced(self, child=self.child.bind(x.outputs, weights))
+
+    def log_prior(self, params: GatedParams) -> Array:
+        return self.gate.log_prior(params.gate) + self.child.components.log_prior(params.components)
+
+    def degenerate(self, params: GatedParams, stats: GatedStats) -> Array:
+        return self.child.components.degenerate(params.components, stats.components)
+
+    def num_parameters(self, params: GatedParams, fields: tuple[str, ...] | None = None) -> int:
+        names = params._fields if fields is None else fields
+        gate = self.gate.num_parameters(params.gate) if "gate" in names else 0
+        return gate + (self.child.components.num_parameters(params.components) if "components" in names else 0)
+
+    def supports(self, params: GatedParams) -> Any:
+        return GatedParams(self.gate.supports(params.gate), self.child.components.supports(params.components))
+
+    def features(self, x: Driven) -> Array:
+        return self.child.features(x.outputs)
+
+    def validate(self, x: Driven) -> None:
+        if not isinstance(x, Driven):
+            raise ValueError(f"GatedMixture: x must be jem.Driven(outputs, inputs) with N rows; got {type(x).__name__}")
+        self.gate.validate(x.inputs)
+        self.child.validate(x.outputs)

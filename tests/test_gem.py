@@ -1,0 +1,356 @@
+"""Generalised EM: equal to closed forms where there are any, safe where steps are too long, honest where nothing can move."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from zoo import build
+
+import jem
+
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, _, **__: COMPILED.append(name) if name.endswith("backend_compile_duration") else None
+)
+LBFGS = jem.GEM(optax.lbfgs, linesearch=None)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def log_laplace(params, x):
+    """Of one unit x (D,)."""
+    return jnp.sum(-jnp.abs(x - params["mean"]) / params["scale"] - jnp.log(2 * params["scale"]))
+
+
+def log_normal(params, x):
+    """Of one unit x (D,)."""
+    z = (x - params["mean"]) / params["scale"]
+    return jnp.sum(-0.5 * z**2 - jnp.log(params["scale"]) - 0.5 * jnp.log(2 * jnp.pi))
+
+
+WHERE = {"mean": jem.Real(), "scale": jem.Positive()}
+
+
+def leaf(log_prob, dim=1, **options):
+    return jem.Density(log_prob, {"mean": jnp.zeros(dim), "scale": jnp.ones(dim)}, supports=WHERE, **options)
+
+
+def close(got, want, tol):
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tol, atol=tol, err_msg=jax.tree_util.keystr(path))
+
+
+# Closed forms --------------------------------------------------------------------------------------
+
+
+def latent_class():
+    """Three answers of two classes of people."""
+    rng = np.random.default_rng(2)
+    kind = rng.integers(0, 2, 200)
+    probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+    x = {name: jnp.asarray([rng.choice(3, p=probs[k]) for k in kind], jnp.int32) for name in "abc"}
+    model = jem.Mixture(jem.Product(**{name: jem.Categorical(3) for name in "abc"}), 2)
+    return model, jem.init(model, jax.random.key(0), x, jnp.ones(200)), x, jnp.ones(200)
+
+
+@pytest.mark.parametrize("name", ["mixture_no_prior", "mixture_poisson", "latent_class", "hmm_categorical"])
+def test_equals_the_closed_form(x64, name):
+    """Everything by gradient from the statistics, against the M-steps in closed form; from not far off the optimum."""
+    if name == "latent_class":
+        node, params, x, weights = latent_class()
+    else:
+        row = build(name, "float64")
+        node, params, x, weights = row.row.node, row.params, row.x, row.weights
+    args = {"weights": weights, "max_steps": 4000}
+    params = jem.fit(node, params, x, stop=jem.RelativeGain(1e-5), **args).params
+    want = jem.fit(node, params, x, stop=jem.RelativeGain(1e-15), **args)
+    got = jem.fit(node, params, x, stop=jem.RelativeGain(1e-15), solver=LBFGS, **args).check()
+    assert got.objective == pytest.approx(float(want.objective), rel=1e-9)
+    close(got.params, want.params, 1e-6)
+
+
+def test_a_leaf_equals_the_family_it_writes_out(x64):
+    """A mixture of normal densities written by hand, weights in closed form and the rest by gradient."""
+    x = jem.datasets.old_faithful()[:, :1]
+    node = jem.Mixture(jem.Gaussian(prior=None), 2)
+    params = node.components.child.params(jnp.array([[2.0], [4.5]]), jnp.array([[[0.1]], [[0.2]]]))
+    want = jem.fit(node, jem.MixtureParams(jnp.array([0.5, 0.5]), params), x, stop=jem.RelativeGain(1e-15)).check()
+    model = jem.Mixture(leaf(log_normal), 2)
+    start = jem.MixtureParams(jnp.array([0.5, 0.5]), {"mean": jnp.array([[2.0], [4.5]]), "scale": jnp.array([[0.3], [0.4]])})
+    fit = jem.fit(model, start, x, stop=jem.RelativeGain(1e-15), solver=LBFGS).check()
+    np.testing.assert_allclose(fit.params.weights, want.params.weights, atol=1e-6)
+    np.testing.assert_allclose(fit.params.components["mean"], want.params.components.mean, rtol=1e-6)
+    np.testing.assert_allclose(fit.params.components["scale"][:, 0] ** 2, want.params.components.covariance[:, 0, 0], rtol=1e-6)
+    assert fit.log_likelihood == pytest.approx(float(want.log_likelihood), rel=1e-12)
+
+
+# The safeguard -------------------------------------------------------------------------------------
+
+FAR = {
+    "adam": lambda **o: jem.GEM(optax.adam, learning_rate=1e3, **o),
+    "sgd": lambda **o: jem.GEM(optax.sgd, learning_rate=1e6, **o),
+    "several steps": lambda **o: jem.GEM(optax.adam, learning_rate=1e3, num_steps=3, **o),
+    "refused at once": lambda **o: jem.GEM(optax.adam, learning_rate=1e3, num_halvings=0, **o),
+}
+
+
+def falls(fit):
+    """How far the trace ever falls."""
+    trace = np.asarray(fit.trace)[np.isfinite(fit.trace)]
+    return -min(0.0, np.diff(trace).min(initial=0.0)) / max(1.0, abs(trace[0]))
+
+
+@pytest.mark.parametrize("how", FAR)
+@pytest.mark.parametrize("kind", ["statistics", "units"])
+def test_a_far_too_large_learning_rate(x64, kind, how):
+    """With the safeguard the objective never falls and the fit still arrives; without, it falls and the status says so."""
+    x = jem.datasets.old_faithful()[:, :1]
+    weights = jnp.array([0.5, 0.5])
+    if kind == "statistics":
+        model = jem.Mixture(jem.Poisson(), 2)
+        x, start = np.round(10 * x), jem.MixtureParams(weights, jem.PoissonParams(jnp.array([[10.0], [50.0]])))
+    else:
+        model = jem.Mixture(leaf(log_laplace), 2)
+        start = jem.MixtureParams(weights, {"mean": jnp.array([[1.0], [5.0]]), "scale": jnp.ones((2, 1))})
+    safe = jem.fit(model, start, x, solver=FAR[how](), max_steps=300)
+    assert falls(safe) < 1e-14
+    assert safe.status in (jem.Status.CONVERGED, jem.Status.MAX_STEPS)
+    best = jem.fit(model, start, x, solver=LBFGS, max_steps=300)
+    first = float(safe.trace[0])
+    assert float(safe.objective) - first > 0.9 * (float(best.objective) - first)
+    assert safe.num_refusals > 0 if how == "refused at once" else safe.num_refusals <= 1
+    bold = jem.fit(model, start, x, solver=FAR[how](safeguard=False), max_steps=300)
+    assert bold.status in (jem.Status.DECREASED, jem.Status.NONFINITE, jem.Status.DEGENERATE)
+    assert float(bold.objective) < float(safe.objective)
+
+
+def test_a_refused_step_is_not_convergence(x64):
+    """Where every step is refused the lane runs out of steps, refusals counted, and does not say that it has converged."""
+    x = jem.datasets.old_faithful()[:, :1]
+    model = leaf(log_laplace)
+    fit = jem.fit(model, model.start, x, solver=jem.GEM(optax.sgd, learning_rate=1e12, num_halvings=0), max_steps=10)
+    assert fit.status == jem.Status.MAX_STEPS
+    assert fit.num_refusals == 11  # the last one is made when the steps are used up
+    assert float(fit.objective) == float(fit.trace[0])
+
+
+def test_a_direction_that_leads_down_is_replaced(x64):
+    """An optimiser that ascends the loss: the gradient takes over."""
+    x = jem.datasets.old_faithful()[:, :1]
+    model = leaf(log_normal)
+    fit = jem.fit(model, model.start, x, solver=jem.GEM(optax.sgd, learning_rate=-0.1), stop=jem.RelativeGain(1e-12)).check()
+    np.testing.assert_allclose(fit.params["mean"], x.mean(0), rtol=1e-3)
+
+
+def test_plain_em_refuses_what_it_cannot_fit():
+    model = jem.Mixture(leaf(log_laplace), 2)
+    with pytest.raises(ValueError, match=r"components\['mean'\].*solver=jem.GEM"):
+        jem.fit_restarts(model, jax.random.key(0), np.ones((5, 1), np.float32), num_restarts=2)
+
+
+# Optimisers x models x transformations -------------------------------------------------------------
+
+OPTIMISERS = {
+    "adam": jem.GEM(optax.adam, learning_rate=0.05),
+    "lbfgs": jem.GEM(optax.lbfgs),
+    "chain": jem.GEM(lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate, momentum=0.9)), rate=0.5),
+    "schedule": jem.GEM(optax.adam, learning_rate=optax.exponential_decay(0.1, 50, 0.5), num_steps=2, gradient_tol=1e-5),
+}
+MODELS = ["mixture_poisson", "mixture_laplace", "logjoint"]
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("name", MODELS)
+def test_optimisers_and_models(name, optimiser):
+    """Restarts climb, and lane by lane they are the single fits, inside jit and under vmap."""
+    model, solver = build(name, "float32"), OPTIMISERS[optimiser]
+    node, x, weights = model.row.node, model.x, model.weights
+    options = {"weights": weights, "solver": solver, "max_steps": 8, "stop": jem.NeverStop()}
+    fits = jem.fit_restarts(node, jax.random.key(1), x, num_restarts=2, **options)
+    trace = np.asarray(fits.trace, float)
+    assert np.isfinite(trace).all()
+    assert (np.diff(trace) > -2e-6 * np.abs(trace[:, :1])).all()
+    assert (trace[:, -1] > trace[:, 0]).all()
+    keys = jax.random.split(jax.random.key(1), 2)
+
+    @jax.jit
+    @jax.vmap
+    def alone(key):
+        return jem.fit(node, jem.init(node, key, x, weights), x, **options).trace
+
+    np.testing.assert_allclose(alone(keys), trace, rtol=2e-5)
+
+
+# Compilations and traces ---------------------------------------------------------------------------
+
+
+def test_learning_rates_are_values():
+    """Another rate, tolerance or start is the same program, and the user's function is not traced again."""
+    calls = []
+
+    def counted(params, x):
+        calls.append(x.shape)
+        return log_normal(params, x)
+
+    x = np.asarray(np.random.default_rng(0).standard_normal((30, 2)), np.float32)
+    model = jem.Mixture(leaf(counted, 2), 2)
+
+    def run(rate):
+        solver = jem.GEM(optax.adam, learning_rate=rate, gradient_tol=rate)
+        jem.fit_restarts(model, jax.random.key(0), x + np.float32(rate), num_restarts=2, solver=solver, max_steps=3)
+
+    run(0.1)
+    compiled = len(COMPILED)
+    run(0.01)
+    run(0.5)
+    assert len(COMPILED) == compiled
+    assert len(calls) == 2  # at the door, where it is tried, and in the program
+    run(jnp.float32(0.3))  # a program of its own, as an array is not weakly typed
+    compiled = len(COMPILED)
+    run(jnp.float32(0.2))
+    assert len(COMPILED) == compiled
+    assert len(calls) == 2
+
+
+# Mixed models --------------------------------------------------------------------------------------
+
+
+def test_closed_forms_and_gradients_in_one_model(x64):
+    """Counts in closed form beside a hand-written density: the Poisson block takes its own M-step at every step."""
+    rng = np.random.default_rng(0)
+    x = {
+        "size": rng.standard_normal((60, 1)) + 3 * (np.arange(60)[:, None] % 2),
+        "count": rng.poisson(3.0, (60, 1)).astype(float),
+    }
+    model = jem.Mixture(jem.Product(size=leaf(log_normal), count=jem.Poisson()), 2)
+    start = jem.init(model, jax.random.key(0), x)
+    one = jem.fit(model, start, x, solver=LBFGS, max_steps=1, stop=jem.NeverStop())
+    closed = jem.em_step(model, start, x)[0]
+    close(one.params.components["count"], closed.components["count"], 1e-12)
+    close(closed.components["size"], start.components["size"], 0)
+    assert np.abs(one.params.components["size"]["mean"] - start.components["size"]["mean"]).max() > 1e-3
+    held = jem.Mixture(jem.Product(size=jem.Frozen(leaf(log_normal), "mean"), count=jem.Poisson()), 2)
+    kept = jem.fit(held, start, x, solver=LBFGS, max_steps=3, stop=jem.NeverStop())
+    close(kept.params.components["size"]["mean"], start.components["size"]["mean"], 0)
+    assert jem.num_parameters(held, start) == jem.num_parameters(model, start) - 2
+
+
+def test_tied_leaves_share_their_parameters(x64):
+    x = jem.datasets.old_faithful()[:, :1]
+    model = jem.Mixture(jem.Tied(leaf(log_normal), 2, "scale"))
+    start = jem.MixtureParams(jnp.array([0.5, 0.5]), {"mean": jnp.array([[2.0], [4.5]]), "scale": jnp.array([0.4])})
+    fit = jem.fit(model, start, x, solver=LBFGS, stop=jem.RelativeGain(1e-13)).check()
+    node = jem.Mixture(jem.Tied(jem.Gaussian(prior=None), 2, "whitening"))
+    params = jem.GaussianParams(jnp.array([[2.0], [4.5]]), jnp.array([[2.5]]))
+    want = jem.fit(node, jem.MixtureParams(start.weights, params), x, stop=jem.RelativeGain(1e-13)).check()
+    np.testing.assert_allclose(1 / fit.params.components["scale"], want.params.components.whitening[0], rtol=1e-5)
+
+
+def test_a_penalty_is_a_prior(x64):
+    """Ridge on a mean, in closed form: `n mean / (n + strength)` at variance one."""
+    x = jem.datasets.old_faithful()[:, :1]
+    prior = lambda params: -0.5 * 100.0 * jnp.sum(params["mean"] ** 2)
+    model = jem.Density(lambda params, x: jnp.sum(-0.5 * (x - params["mean"]) ** 2), {"mean": jnp.zeros(1)}, log_prior=prior)
+    fit = jem.fit(model, model.start, x, solver=LBFGS, stop=jem.RelativeGain(1e-14)).check()
+    np.testing.assert_allclose(fit.params["mean"], x.sum(0) / (len(x) + 100), rtol=1e-6)
+    assert float(fit.objective) < float(fit.log_likelihood)
+
+
+# What is wrong is named ----------------------------------------------------------------------------
+
+X = np.array([[0.5], [1.0], [2.0]], np.float32)
+
+
+def vector_valued(params, x):
+    """Forgets to sum."""
+    return -jnp.abs(x - params["mean"])
+
+
+def always_nan(params, x):
+    """The logarithm of a negative number."""
+    return jnp.sum(jnp.log(-jnp.abs(x) - params["mean"] ** 2))
+
+
+def nan_slope(params, x):
+    """Finite, with a slope that is not."""
+    return jnp.sum(-jnp.abs(x)) - jnp.sum(jnp.sqrt(params["mean"] - params["mean"]))
+
+
+def off_the_end(params, x, z):
+    """Two rates for three values."""
+    return jnp.sum(-params["mean"][z] * x)
+
+
+def twice(params, x):
+    """A probability too large by two."""
+    return jnp.log(2.0) + jnp.where(x == 1, jnp.log(params["p"]), jnp.log1p(-params["p"]))
+
+
+MEAN = {"mean": jnp.zeros(1)}
+WRONG = {
+    "shape": (lambda: jem.Density(vector_valued, MEAN), X, r"vector_valued must return a scalar.*got float32 of shape \(1,\)"),
+    "nan": (lambda: jem.Density(always_nan, MEAN), X, "always_nan is NaN at the node's start, in row 0"),
+    "slope": (lambda: jem.Density(nan_slope, MEAN), X, r"gradient of nan_slope.*\['mean'\] is not finite"),
+    "support": (
+        lambda: jem.LogJoint(off_the_end, jem.Finite(3), {"mean": jnp.ones(2)}), X, "off_the_end looks outside an array"
+    ),
+    "sum": (
+        lambda: jem.Density(twice, {"p": jnp.array(0.5)}, observations=jnp.arange(2)), np.array([0, 1]),
+        "probabilities that twice gives to all observations sum to 2",
+    ),
+    "integers": (lambda: jem.Density(vector_valued, {"mean": jnp.zeros(1, int)}), X, r"\['mean'\] must hold real numbers"),
+    "chain": (
+        lambda: jem.LogJoint(
+            lambda p, x, z: -x[0], jem.ChainOf(2, lambda p: jnp.log(p["start"]), lambda p: jnp.zeros((2, 2))),
+            {"start": jnp.ones(3)},
+        ),
+        X[None], r"must return an array of shape \(2,\)",
+    ),
+    "maximize": (
+        lambda: jem.LogJoint(
+            lambda p, x, z: -x[0] * p[z], jem.Finite(2), jnp.ones(2), statistics=lambda x, z: x, maximize=lambda s: s
+        ),
+        X, r"must return parameters of the shapes \(2,\); got \(2, 1\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_function_is_named(what):
+    make, x, message = WRONG[what]
+    with pytest.raises(ValueError, match=message):
+        jem.fit_restarts(make(), jax.random.key(0), x, num_restarts=2, solver=LBFGS)
+
+
+def test_an_error_inside_names_the_function():
+    def broken(params, x):
+        return jnp.sum(x @ jnp.ones((5, 2)))
+
+    with pytest.raises(TypeError) as caught:
+        jem.log_prob(jem.Density(broken, MEAN), MEAN, X)
+    assert any("broken" in note for note in caught.value.__notes__)
+
+
+def later_nan(params, x):
+    """NaN once the mean has moved."""
+    return jnp.sum(-jnp.abs(x - params["mean"])) + 0 * jnp.log(0.6 - params["mean"][0])
+
+
+def test_nan_on_the_way_ends_the_lane_not_the_fit(x64):
+    """Steps into NaN are shortened; where there is only NaN the status says so."""
+    model = jem.Density(later_nan, {"mean": jnp.zeros(1)})
+    fit = jem.fit(model, model.start, X.astype(float), solver=jem.GEM(optax.sgd, learning_rate=0.5), max_steps=50)
+    assert np.isfinite(fit.objective) and fit.params["mean"] < 0.6
+    inside = jem.fit(model, {"mean": jnp.array([0.7])}, X.astype(float), solver=LBFGS, max_steps=50)
+    assert inside.status == jem.Status.NONFINITE
+
+
+def test_wrong_solvers():
+    with pytest.raises(ValueError, match="optimizer must be a function"):
+        jem.GEM(0.1)
+    with pytest.raises(ValueError, match="ready made"):
+        jem.GEM(optax.adam(0.1), learning_rate=0.1)
+    with pytest.raises(ValueError, match="num_steps must be an integer of at least 1"):
+        jem.GEM(optax.adam, num_steps=0, learning_rate=0.1)
+    with pytest.raises(ValueError, match="both or neither"):
+        jem.LogJoint(off_the_end, jem.Finite(2), MEAN, maximize=lambda s: s)

@@ -218,6 +218,7 @@ class _Polishing(NamedTuple):
     step: Array
     point: Array
     curvature: Curvature | Array
+    first: Curvature | Array  # the one at the start
     taken_at: Array  # distance at which the curvature was taken
     distance: Array
     residual: Array
@@ -228,13 +229,13 @@ def _polish(t: Target, fit: Fit, dense_limit: int, tol: Any) -> _Found:
     """Newton steps on the score; the information is formed anew only where the last one no longer does.
 
     Steps longer than about one standard error are damped to that (Nesterov and Nemirovskii, 1994): the climb stays in its
-    basin. A fit that ended at a floor or failed is left where it is.
+    basin. Where they lead nowhere the point stays where it was, and so does a fit that failed.
     """
     start = ravel(t.model, fit.params)
     eps = jnp.finfo(start.dtype).eps
     tol = eps ** (2 / 3) if tol is None else tol
     dense = start.shape[0] <= dense_limit
-    may_move = (fit.status == Status.CONVERGED) | (fit.status == Status.MAX_STEPS)
+    may_move = (fit.status == Status.CONVERGED) | (fit.status == Status.MAX_STEPS) | (fit.status == Status.DEGENERATE)
     near = eps**0.5
 
     def direction(c: Any, z: Array, score: Array) -> tuple[Array, Array]:
@@ -260,7 +261,14 @@ def _polish(t: Target, fit: Fit, dense_limit: int, tol: Any) -> _Found:
         damped = move * jnp.where(length > 0.25, 1 / (1 + length), 1)
         go = may_move & jnp.isfinite(distance)
         return _Polishing(
-            s.step + 1, jnp.where(go, s.point + damped, s.point), c, taken_at, distance, jnp.max(jnp.abs(score)), done
+            step=s.step + 1,
+            point=jnp.where(go, s.point + damped, s.point),
+            curvature=c,
+            first=tree.where(s.step == 0, c, s.first),
+            taken_at=taken_at,
+            distance=distance,
+            residual=jnp.max(jnp.abs(score)),
+            done=done,
         )
 
     far = jnp.array(jnp.inf, start.dtype)
@@ -269,11 +277,15 @@ def _polish(t: Target, fit: Fit, dense_limit: int, tol: Any) -> _Found:
         first: Curvature | Array = Curvature(square, start, far)
     else:
         first = _scale(t, start)
-    begin = _Polishing(jnp.array(0), start, first, far, far, far, jnp.array(False))
+    begin = _Polishing(jnp.array(0), start, first, first, far, far, far, jnp.array(False))
     end = lax.while_loop(lambda s: ~s.done & (s.step < _MANY), body, begin)
+    arrived = end.distance <= 10 * near
+    end = end._replace(
+        point=jnp.where(arrived, end.point, start), curvature=tree.where(arrived, end.curvature, end.first)
+    )
     if isinstance(end.curvature, Curvature):
         # At a distance from the fixed point, what is flat curves by about that much.
-        flat = jnp.maximum(eps ** (2 / 3), 8 * end.taken_at)
+        flat = jnp.maximum(eps ** (2 / 3), jnp.where(arrived, 8 * end.taken_at, 0))
         end = end._replace(curvature=end.curvature._replace(tolerance=flat.astype(start.dtype)))
     return _Found(end.point, end.curvature, _report(t, end, near))
 

@@ -6,6 +6,7 @@ By Fisher's identity F is the gradient of the objective where the E-step is exac
 through the E-step, is the Hessian. Nothing is differentiated twice but Q, and the M-step is not differentiated at all.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +16,10 @@ from jax import Array, lax
 from jem.coordinates import constrain, unconstrain, unravel
 from jem.data import row_weights, to_units, used_rows
 from jem.engine.step import e_step, e_step_chunk
-from jem.engine.stream import Chunks, chunk_size, lay_out, unit_bytes
+from jem.engine.stream import Chunks, chunk_size, fold, lay_out, unit_bytes
 from jem.kernels.spectral import eigh, right_singular
 from jem.kernels.support import Cells, Simplex
-from jem.node import Data, Node, Params, Stats
+from jem.node import Data, Node, Params, Stats, has_local_q, keep_units
 
 TOGETHER = 16  # directions in which the score is differentiated at once
 
@@ -112,11 +113,27 @@ def observed_information(t: Target, z: Array) -> Array:
 
 
 def complete_information(t: Target, z: Array, stats: Stats) -> Array:
-    """Minus the second derivative of Q + log p with the statistics as they were gathered at z, (n, n)."""
+    """Minus the second derivative of Q + log p with the posterior as it is at z, where the statistics were gathered, (n, n)."""
     params = params_at(t, z)
     gradient = jax.grad(lambda new: _climbed(t, new, stats, params))
+    if has_local_q(t.model):
+        gradient = _gradient_by_units(t, params)
     matrix = -columns(lambda direction: jax.jvp(gradient, (z,), (direction,))[1], z.shape[0], z.dtype)
     return 0.5 * (matrix + matrix.T)
+
+
+def _gradient_by_units(t: Target, old: Params) -> Callable[[Array], Array]:
+    """The gradient of Q + log p at any coordinates, of statistics that give it nowhere but where they were gathered."""
+    kept = keep_units(t.model)
+
+    def gradient(z: Array) -> Array:
+        def chunk(x: Any, weights: Array) -> Array:
+            stats = kept.expect(old, kept.infer(old, x)[0], x, weights)
+            return jax.grad(lambda z: kept.expected_log_prob(params_at(t, z), stats, old))(z)
+
+        return fold(chunk, t.data) + jax.grad(lambda z: t.model.log_prior(params_at(t, z)))(z)
+
+    return gradient
 
 
 class Curvature(NamedTuple):
@@ -158,7 +175,9 @@ class Curvature(NamedTuple):
 
 def curvature(t: Target, z: Array, stats: Stats) -> Curvature:
     """The information at z, where the statistics were gathered, taken apart."""
-    return take_apart(t, z, observed_information(t, z), complete_information(t, z, stats))
+    observed = observed_information(t, z)
+    # A scale is all that is asked for here, and not worth further passes over the data.
+    return take_apart(t, z, observed, observed if has_local_q(t.model) else complete_information(t, z, stats))
 
 
 def take_apart(t: Target, z: Array, observed: Array, complete: Array) -> Curvature:

@@ -1,0 +1,206 @@
+"""Standard errors of parameters on their own scale, and of any function of them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jem.engine.score import Target, flat, natural, params_at
+from jem.fit import checked
+from jem.kernels.support import ByGradient, Cells, CholeskyFactor, Held, Interval, Positive, PositiveDefinite, Simplex
+from jem.node import Data, Node, Params
+from jem.uncertainty.information import Asked, InformationStatus, Oakes, ask, check_status, distance_of, status_of
+
+
+class StandardErrors(NamedTuple):
+    """Standard errors, and what they rest on.
+
+    Attributes:
+        estimate: what they are the errors of: parameters, or the value of a function of them.
+        errors: the same tree with standard errors; NaN where there is none, 0 for what the model holds.
+        covariance: (p, p) of all numbers of `estimate`, in the order of its leaves; singular where they are constrained (a
+            simplex, a symmetric matrix). NaN rows and columns where there is none.
+        distance: distance to the maximum of the objective in standard errors.
+        num_flat: number of directions in parameter space without information.
+        status: int code of `jem.InformationStatus`.
+    """
+
+    estimate: Any
+    errors: Any
+    covariance: Array
+    distance: Array
+    num_flat: Array
+    status: Array
+
+    def check(self) -> "StandardErrors":
+        """Returns itself where the status is REGULAR, and raises `FitError` otherwise. Not for use inside jit."""
+        check_status(self.status)
+        return self
+
+    def interval(self, level: float = 0.95) -> tuple[Any, Any]:
+        """Wald intervals, `estimate -+ quantile * errors`: both ends, as trees like `estimate`."""
+        quantile = jax.scipy.stats.norm.ppf(0.5 + 0.5 * level)
+        low = jax.tree.map(lambda e, s: e - quantile * s, self.estimate, self.errors)
+        return low, jax.tree.map(lambda e, s: e + quantile * s, self.estimate, self.errors)
+
+
+def standard_errors(
+    node: Node, params: Params, x: Data, weights: Array | None = None, *, method: Any = Oakes()  # noqa: B008
+) -> StandardErrors:
+    """Standard errors of parameters as they are, constraints respected.
+
+    `cov(theta) = C I^+ C^T`, C the derivative of the parameters in the free coordinates, I the information there. A
+    probability or variance on the edge of its domain has no standard error, and neither has what moves along a direction
+    without information: both are NaN, and the status says so.
+
+    Args:
+        node: the model.
+        params: parameters at the maximum: a fit to a small tolerance.
+        x: data with N rows.
+        weights: (N,) or None.
+        method: as for `information`.
+
+    Returns:
+        A `StandardErrors`, its trees like `params`.
+
+    Raises:
+        TypeError: as for `information`.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> found = jem.standard_errors(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), [[1], [4]]).check()
+        >>> round(float(found.errors.rate[0]), 3)  # sqrt(2.5 / 2)
+        1.118
+    """
+    return _standard_errors(method, node, params, *checked(node, x, weights))
+
+
+def delta_method(
+    fn: Callable[[Params], Any], node: Node, params: Params, x: Data, weights: Array | None = None, *,
+    method: Any = Oakes(),  # noqa: B008
+) -> StandardErrors:  # fmt: skip
+    """Standard errors of any differentiable function of the parameters.
+
+    `cov(fn) = G I^+ G^T`, G the derivative of `fn` in the free coordinates.
+
+    Args:
+        fn: from parameters to an array or a tree of arrays; keep one function object, a new one is a new program.
+        node: the model.
+        params: parameters at the maximum.
+        x: data with N rows.
+        weights: (N,) or None.
+        method: as for `information`.
+
+    Returns:
+        A `StandardErrors`, its trees like what `fn` returns.
+
+    Raises:
+        TypeError: as for `information`.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> p = jem.PoissonParams(jnp.array([2.5]))
+        >>> never = jem.delta_method(lambda p: jnp.exp(-p.rate[0]), jem.Poisson(), p, [[1], [4]])
+        >>> round(float(never.errors), 3)  # exp(-2.5) sqrt(2.5 / 2)
+        0.092
+
+    Source: Dorfman (1938); Oehlert (1992), The American Statistician 46.
+    """
+    return _delta_method(fn, method, node, params, *checked(node, x, weights))
+
+
+@jax.jit
+def _standard_errors(method: Any, model: Node, params: Params, x: Data, weights: Array | None) -> StandardErrors:
+    asked = ask(method, model, params, x, weights)
+    moves = jax.jacfwd(lambda z: natural(asked.target, z))(asked.z)
+    lost = at_edge(asked, moves)
+    status = status_of(asked)
+    status = jnp.where((status == InformationStatus.REGULAR) & jnp.any(lost), InformationStatus.BOUNDARY, status)
+    return _propagate(asked, params, moves, lost, status)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _delta_method(
+    fn: Callable[[Params], Any], method: Any, model: Node, params: Params, x: Data, weights: Array | None
+) -> StandardErrors:
+    asked = ask(method, model, params, x, weights)
+    edge = jnp.any(at_edge(asked, jax.jacfwd(lambda z: natural(asked.target, z))(asked.z)))
+    status = status_of(asked)
+    status = jnp.where((status == InformationStatus.REGULAR) & edge, InformationStatus.BOUNDARY, status)
+    moves = jax.jacfwd(lambda z: flat(fn(params_at(asked.target, z))))(asked.z)
+    return _propagate(asked, fn(params), moves, jnp.zeros(moves.shape[0], bool), status)
+
+
+def _propagate(asked: Asked, estimate: Any, moves: Array, lost: Array, status: Array) -> StandardErrors:
+    """From the covariance of the free coordinates to that of what moves with them by `moves` (p, n)."""
+    c = asked.curvature
+    along = moves @ c.basis
+    # What moves along a direction without information, or one in which the objective rises, has no error.
+    bad = c.values <= c.tolerance
+    reach = jnp.sqrt(jnp.sum(along**2, 1))
+    astray = jnp.sqrt(jnp.sum(jnp.where(bad[None, :], along, 0) ** 2, 1))
+    lost = lost | (astray > 1e3 * c.tolerance * reach) | ~jnp.all(jnp.isfinite(c.values))
+    spread = jnp.where(bad, 0, 1 / jnp.where(bad, 1, c.values))
+    if asked.parts.meat is None:
+        covariance = (along * spread[None, :]) @ along.T
+    else:
+        influence = (along * spread[None, :]) @ c.basis.T
+        covariance = influence @ asked.parts.meat @ influence.T
+    covariance = jnp.where(lost[:, None] | lost[None, :], jnp.nan, covariance)
+    leaves, treedef = jax.tree.flatten(estimate)
+    ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
+    errors = jnp.split(jnp.sqrt(jnp.diagonal(covariance)), ends)
+    tree = treedef.unflatten([e.reshape(np.shape(leaf)) for e, leaf in zip(errors, leaves, strict=True)])
+    return StandardErrors(estimate, tree, covariance, distance_of(asked), c.num_flat, status)
+
+
+def at_edge(asked: Asked, moves: Array) -> Array:
+    """(p,) bool: parameters at, or on their way to, the edge of their domain.
+
+    A logarithm that runs away does so by about one a Newton step, whatever the gain, when that of an estimate inside of its
+    domain hardly moves at all.
+    """
+    t = asked.target
+    step = jnp.abs(moves @ asked.curvature.ascend(asked.score))
+    room, held = _room(t, asked.z)
+    still = jnp.sqrt(jnp.sum(moves**2, 1)) <= 32 * jnp.finfo(room.dtype).eps * (1 + jnp.abs(natural(t, asked.z)))
+    return ~held & jnp.isfinite(room) & ((step > 0.1 * room) | still)
+
+
+def _room(t: Target, z: Array) -> tuple[Array, Array]:
+    """(p,) distance of every parameter to the edge of its domain, infinite where it has none; and which ones are held."""
+    params = params_at(t, z)
+    room, held = [], []
+    for support, value in zip(jax.tree.leaves(t.model.supports(params)), jax.tree.leaves(params), strict=True):
+        a, b = _room_of(support, value)
+        room.append(jnp.ravel(a))
+        held.append(np.ravel(b))
+    return jnp.concatenate(room), jnp.concatenate(held)
+
+
+def _room_of(support: Any, value: Array) -> tuple[Array, np.ndarray]:
+    nothing, everywhere = np.zeros(value.shape, bool), jnp.full_like(value, jnp.inf)
+    match support:
+        case ByGradient():
+            return _room_of(support.support, value)
+        case Held():
+            return everywhere, ~nothing
+        case Positive():
+            return value, nothing
+        case Interval():
+            return jnp.minimum(value - support.low, support.high - value), nothing
+        case Simplex():
+            held = nothing if support.held is None else np.broadcast_to(np.asarray(support.held), value.shape)
+            return jnp.minimum(value, 1 - value), held
+        case CholeskyFactor() | PositiveDefinite():
+            eye = jnp.eye(value.shape[-1], dtype=bool)
+            upper = np.triu(np.ones(value.shape[-2:], bool), 1) if isinstance(support, CholeskyFactor) else nothing
+            return jnp.where(eye, value, jnp.inf), np.broadcast_to(upper, value.shape)
+        case Cells():
+            held = np.broadcast_to(np.asarray(support.held), value.shape)
+            return jnp.where(held, jnp.inf, _room_of(support.inner, value)[0]), held
+    return everywhere, nothing

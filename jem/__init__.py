@@ -18,6 +18,10 @@ from jem.engine.blocks import ECM as ECM
 from jem.engine.gradient import GEM as GEM
 from jem.engine.online import Incremental as Incremental
 from jem.engine.online import Online as Online
+from jem.engine.implicit import Adjoint as Adjoint
+from jem.engine.implicit import AdjointStatus as AdjointStatus
+from jem.engine.implicit import ImplicitAdjoint as ImplicitAdjoint
+from jem.engine.implicit import UnrolledAdjoint as UnrolledAdjoint
 from jem.engine.restarts import FinishAll as FinishAll
 from jem.engine.restarts import Halving as Halving
 from jem.engine.restarts import MergeDuplicates as MergeDuplicates
@@ -121,5 +125,32 @@ from jem.selection import icl as icl
 from jem.selection import sweep as sweep
 from jem.streaming import Streamed as Streamed
 from jem.streaming import fit_stream as fit_stream
+from jem.uncertainty.bootstrap import BayesianWeights as BayesianWeights
+from jem.uncertainty.bootstrap import Bootstrap as Bootstrap
+from jem.uncertainty.bootstrap import LikelihoodRatioTest as LikelihoodRatioTest
+from jem.uncertainty.bootstrap import Multinomial as Multinomial
+from jem.uncertainty.bootstrap import Parametric as Parametric
+from jem.uncertainty.bootstrap import bootstrap as bootstrap
+from jem.uncertainty.bootstrap import likelihood_ratio_test as likelihood_ratio_test
+from jem.uncertainty.density import LogDensity as LogDensity
+from jem.uncertainty.density import log_density as log_density
+from jem.uncertainty.errors import StandardErrors as StandardErrors
+from jem.uncertainty.errors import delta_method as delta_method
+from jem.uncertainty.errors import standard_errors as standard_errors
+from jem.uncertainty.influence import Influence as Influence
+from jem.uncertainty.influence import LeaveOneOut as LeaveOneOut
+from jem.uncertainty.influence import influence as influence
+from jem.uncertainty.influence import leave_one_out as leave_one_out
+from jem.uncertainty.information import OPG as OPG
+from jem.uncertainty.information import SEM as SEM
+from jem.uncertainty.information import Hessian as Hessian
+from jem.uncertainty.information import Information as Information
+from jem.uncertainty.information import InformationStatus as InformationStatus
+from jem.uncertainty.information import Louis as Louis
+from jem.uncertainty.information import Oakes as Oakes
+from jem.uncertainty.information import Sandwich as Sandwich
+from jem.uncertainty.information import information as information
+from jem.uncertainty.profile import ProfileInterval as ProfileInterval
+from jem.uncertainty.profile import profile_interval as profile_interval
 
 __version__ = "0.1.0"

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from jem import checks
 from jem.data import as_arrays, row_weights, to_units, used_rows
-from jem.engine.loop import Lane, Problem, run, summary
+from jem.engine.implicit import ImplicitAdjoint
+from jem.engine.loop import Lane, Problem, summary
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit
 from jem.engine.step import EM
@@ -31,6 +32,7 @@ def fit(
     solver: Any = EM(),  # noqa: B008
     stop: Any = RelativeGain(),  # noqa: B008
     max_steps: int = 1000,
+    adjoint: Any = ImplicitAdjoint(),  # noqa: B008
 ) -> Fit:
     """Fits a model by EM from one start.
 
@@ -45,6 +47,8 @@ def fit(
         solver: what makes the next parameters from the statistics; `jem.EM()`.
         stop: the stopping rule, `jem.RelativeGain(tol)` or `jem.NeverStop()`.
         max_steps: largest number of EM steps.
+        adjoint: what a derivative of the fit is: `jem.ImplicitAdjoint()`, that of the fixed point it leads to, or
+            `jem.UnrolledAdjoint()`, that of its steps.
 
     Returns:
         A `Fit` with scalar fields. `params` are those whose log-likelihood is reported.
@@ -68,7 +72,10 @@ def fit(
     params = jax.tree.map(lambda p: jnp.asarray(p)[None], params)
     return jax.tree.map(
         lambda leaf: leaf[0],
-        _run(node, params, None, x, weights, solver, stop, FinishAll(), max_steps=max_steps, slots=1, mesh=mesh_of(x, 1)),
+        _run(
+            node, params, None, x, weights, solver, stop, FinishAll(), adjoint,
+            max_steps=max_steps, slots=1, mesh=mesh_of(x, 1),
+        ),
     )
 
 
@@ -84,6 +91,7 @@ def fit_restarts(
     stop: Any = RelativeGain(),  # noqa: B008
     max_steps: int = 1000,
     batch_size: int | None = None,
+    adjoint: Any = ImplicitAdjoint(),  # noqa: B008
 ) -> Fit:
     """Fits a model by EM from many data-driven starts, all in one program.
 
@@ -102,6 +110,7 @@ def fit_restarts(
         stop: as for `fit`.
         max_steps: largest number of EM steps of a lane.
         batch_size: lanes advanced together (memory and speed, never the answer); None chooses by backend and size.
+        adjoint: as for `fit`; every lane has a derivative of its own.
 
     Returns:
         A `Fit` whose fields have a leading axis R. `.best()` is the winner, `.num_optima()` counts the optima found,
@@ -125,7 +134,7 @@ def fit_restarts(
     x, weights = checked(node, x, weights)
     mesh = mesh_of(x, num_restarts)
     return _run(
-        node, None, jax.random.split(key, num_restarts), x, weights, solver, stop, schedule,
+        node, None, jax.random.split(key, num_restarts), x, weights, solver, stop, schedule, adjoint,
         max_steps=max_steps, slots=batch_size, mesh=mesh,
     )  # fmt: skip
 
@@ -162,12 +171,15 @@ def _run(
     solver: Any,
     stop: Any,
     schedule: Any,
+    adjoint: Any,
     *,
     max_steps: int,
     slots: int | None,
     mesh: tuple[Any, str | None] | None,
 ) -> Fit:
-    """The compiled program of both doors: bind, compress, start, lay out, loop."""
+    """The compiled program of both doors: bind, compress, start, lay out, loop; derivatives are put on at the end."""
+    given = model, x, weights
+    model, starts, x, weights, solver, stop, schedule = adjoint.inputs((model, starts, x, weights, solver, stop, schedule))
     x, weights = used_rows(x, weights), row_weights(x, weights)
     units = to_units(x)
     model = model.bind(units, weights)
@@ -182,12 +194,13 @@ def _run(
         checks.check_params(jax.tree.map(lambda p: p[0], starts), expected)
     starts = jax.tree.map(lambda p, s: p.astype(s.dtype), starts, expected)
     total_weight = jnp.sum(weights)
-    program = functools.partial(_lanes, max_steps=max_steps, slots=slots)
+    program = functools.partial(_lanes, run=adjoint.run, max_steps=max_steps, slots=slots)
     if mesh is not None:
         program = _on_mesh(program, *mesh)
     numbers = jnp.arange(jax.tree.leaves(starts)[0].shape[0])
     table, trace = program(model, (starts, numbers), x, weights, total_weight, solver, stop, schedule)
-    return jax.vmap(lambda lane, values: summary(model, solver, stop, total_weight, lane, values))(table, trace)
+    fits = jax.vmap(lambda lane, values: summary(model, solver, stop, total_weight, lane, values))(table, trace)
+    return adjoint.attach(fits, *given)
 
 
 def compressed(
@@ -217,6 +230,7 @@ def _lanes(
     stop: Any,
     schedule: Any,
     *,
+    run: Callable[..., Any],
     max_steps: int,
     slots: int | None,
     axis: str | None = None,

@@ -260,7 +260,7 @@ def _test(
 
     def fits(key: Array, x: Data) -> tuple[Any, Any]:
         first, second = jax.random.split(key)
-        options = dict(num_restarts=num_restarts, solver=solver, stop=stop, max_steps=max_steps)
+        options: dict[str, Any] = {"num_restarts": num_restarts, "solver": solver, "stop": stop, "max_steps": max_steps}
         return fit_restarts(null, first, x, **options).best(), fit_restarts(alternative, second, x, **options).best()
 
     key, first = jax.random.split(key)

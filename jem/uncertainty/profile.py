@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 
 from jem.coordinates import ravel
 from jem.engine.score import Curvature, Target, curvature, level, observed_information, params_at, target
@@ -71,7 +72,7 @@ def profile_interval(
     shape = jax.eval_shape(fn, params).shape
     if shape != ():
         raise ValueError(f"profile_interval: fn must return a scalar; got the shape {shape}; profile one number at a time")
-    if not isinstance(confidence, jax.core.Tracer) and not 0 < confidence < 1:
+    if not isinstance(confidence, Tracer) and not 0 < confidence < 1:
         raise ValueError(f"profile_interval: confidence must lie between 0 and 1; got {confidence}")
     return _profile(fn, node, params, x, weights, jnp.asarray(confidence, float))
 

@@ -16,12 +16,12 @@ from jem.engine.assigned import Hard as Hard
 from jem.engine.assigned import Stochastic as Stochastic
 from jem.engine.blocks import ECM as ECM
 from jem.engine.gradient import GEM as GEM
-from jem.engine.online import Incremental as Incremental
-from jem.engine.online import Online as Online
 from jem.engine.implicit import Adjoint as Adjoint
 from jem.engine.implicit import AdjointStatus as AdjointStatus
 from jem.engine.implicit import ImplicitAdjoint as ImplicitAdjoint
 from jem.engine.implicit import UnrolledAdjoint as UnrolledAdjoint
+from jem.engine.online import Incremental as Incremental
+from jem.engine.online import Online as Online
 from jem.engine.restarts import FinishAll as FinishAll
 from jem.engine.restarts import Halving as Halving
 from jem.engine.restarts import MergeDuplicates as MergeDuplicates

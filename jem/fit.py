@@ -178,7 +178,7 @@ def _run(
     mesh: tuple[Any, str | None] | None,
 ) -> Fit:
     """The compiled program of both doors: bind, compress, start, lay out, loop; derivatives are put on at the end."""
-    given = model, x, weights
+    given = solver, model, x, weights
     model, starts, x, weights, solver, stop, schedule = adjoint.inputs((model, starts, x, weights, solver, stop, schedule))
     x, weights = used_rows(x, weights), row_weights(x, weights)
     units = to_units(x)

@@ -48,6 +48,11 @@ class Variational(Around):
     exact: bool = static(default=False)
     solver: Any = EM()
 
+    @property
+    def stationary(self) -> bool:
+        """The bound is stationary, not the objective."""
+        return False
+
     def init(self, model: Node, params: Params) -> Inner:
         """The inner solver's."""
         return Inner(self.solver.init(model, params))
@@ -105,6 +110,11 @@ class MonteCarlo(Around):
     draw: Callable[[Array, Node, Params, Any], Any] = static()
     num_draws: int = static(default=1)
     solver: Any = EM()
+
+    @property
+    def stationary(self) -> bool:
+        """Only up to the noise of the draws."""
+        return False
 
     def init(self, model: Node, params: Params) -> Numbered:
         """Nothing drawn yet."""
@@ -184,6 +194,11 @@ class SAEM(Around):
     solver: Any
     burn_in: Any = 20
     exponent: Any = 1.0
+
+    @property
+    def stationary(self) -> bool:
+        """Only up to what is left of the noise of the draws."""
+        return False
 
     def init(self, model: Node, params: Params) -> Averaged:
         """Everything that does not need the data."""

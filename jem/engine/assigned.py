@@ -128,6 +128,11 @@ class Hard(Around):
 
     solver: Any = EM()
 
+    @property
+    def stationary(self) -> bool:
+        """EM ends elsewhere."""
+        return False
+
     def init(self, model: Node, params: Params) -> Inner:
         """The inner solver's."""
         check_discrete(model, "Hard")
@@ -183,6 +188,11 @@ class Stochastic(Unsettled):
     num_draws: int = static(default=1)
     solver: Any = EM()
 
+    @property
+    def stationary(self) -> bool:
+        """It does not come to rest."""
+        return False
+
     def init(self, model: Node, params: Params) -> Numbered:
         """Nothing drawn yet."""
         check_discrete(model, "Stochastic")
@@ -199,13 +209,15 @@ class Stochastic(Unsettled):
         def chunk(x: Any, weights: Array, key: Array) -> tuple[Stats, Array]:
             posterior, log_prob = model.infer(params, x)
 
-            def draw(key: Array) -> Stats:
-                drawn = assign(model, Drawn(key))
+            # A branch takes the bits of keys: under vmap it selects its arguments, which would use a key up.
+            bits = jax.random.key_data(jax.random.split(key, self.num_draws))
+
+            def draw(bits: Array) -> Stats:
+                drawn = assign(model, Drawn(jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))))
                 return drawn.expect(params, drawn.infer(params, x)[0], x, weights)
 
             def average() -> Stats:
-                each = jax.vmap(draw)(jax.random.split(key, self.num_draws))
-                return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), each)
+                return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), jax.vmap(draw)(bits))
 
             stats = lax.cond(state.count < self.steps, average, lambda: model.expect(params, posterior, x, weights))
             return stats, jnp.sum(weights * log_prob)

@@ -94,6 +94,9 @@ class ImplicitAdjoint:
     Of restarts every lane is polished and solved for; for the derivative of the winner alone, fit again from
     `fits.best().params` and differentiate that.
 
+    Raises:
+        ValueError: when differentiated, after a solver that ends elsewhere: `jem.Hard()`, `jem.Variational(...)`.
+
     Attributes:
         dense_limit: number of coordinates up to which the information is formed and taken apart; above it, products with it
             are enough (MINRES), and flat directions are noticed only where they matter.
@@ -121,10 +124,18 @@ class ImplicitAdjoint:
         """The loop as it is."""
         return loop.run(problem, starts, numbers, num_slots)
 
-    def attach(self, fits: Fit, model: Node, x: Data, weights: Array | None) -> Fit:
+    def attach(self, fits: Fit, solver: Any, model: Node, x: Data, weights: Array | None) -> Fit:
         """The fits (leading axis R) with their derivatives in model, x and weights."""
         fits = fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))
-        return _attach(self.dense_limit, lax.stop_gradient(fits), lax.stop_gradient(self.tol), model, x, weights)
+        options = _Options(self.dense_limit, "" if solver.stationary else type(solver).__name__)
+        return _attach(options, lax.stop_gradient(fits), lax.stop_gradient(self.tol), model, x, weights)
+
+
+class _Options(NamedTuple):
+    """What is known when the program is made: the dense limit, and the name of a solver that does not end where EM does."""
+
+    dense_limit: int
+    wanders: str
 
 
 def _not_taken(objective: Array) -> Adjoint:
@@ -133,14 +144,19 @@ def _not_taken(objective: Array) -> Adjoint:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _attach(dense_limit: int, fits: Fit, tol: Any, model: Node, x: Data, weights: Array | None) -> Fit:
+def _attach(options: _Options, fits: Fit, tol: Any, model: Node, x: Data, weights: Array | None) -> Fit:
     """The identity, until it is differentiated."""
     return fits
 
 
 @_attach.defjvp
-def _attach_jvp(dense_limit: int, primals: Any, tangents: Any) -> tuple[Fit, Fit]:
-    return jax.jvp(functools.partial(_refine_all, dense_limit), primals, tangents)
+def _attach_jvp(options: _Options, primals: Any, tangents: Any) -> tuple[Fit, Fit]:
+    if options.wanders:
+        raise ValueError(
+            f"ImplicitAdjoint: expected a solver that ends where the objective is stationary; got jem.{options.wanders}; "
+            "differentiate its steps with adjoint=jem.UnrolledAdjoint(), or go on from its parameters with jem.EM()"
+        )
+    return jax.jvp(functools.partial(_refine_all, options.dense_limit), primals, tangents)
 
 
 def _refine_all(dense_limit: int, fits: Fit, tol: Any, model: Node, x: Data, weights: Array | None) -> Fit:
@@ -340,6 +356,6 @@ class UnrolledAdjoint:
         table, trace = lax.scan(turn, table, None, length=problem.max_steps + 1)
         return table, trace.T
 
-    def attach(self, fits: Fit, model: Node, x: Data, weights: Array | None) -> Fit:
+    def attach(self, fits: Fit, solver: Any, model: Node, x: Data, weights: Array | None) -> Fit:
         """The fits as they are."""
         return fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))

@@ -100,6 +100,11 @@ class Solver:
         """Whether the gains of its steps shrink as EM's do, so that they tell EM's rate of convergence."""
         return True
 
+    @property
+    def stationary(self) -> bool:
+        """Whether it ends where the objective is stationary, so that the fit has the derivatives of a fixed point of EM."""
+        return True
+
     def init(self, model: Node, params: Params) -> Any:
         """The state before the first E-step."""
         return ()
@@ -155,6 +160,10 @@ class Around(Solver):
     @property
     def shows_rate(self) -> bool:
         return self.solver.shows_rate
+
+    @property
+    def stationary(self) -> bool:
+        return self.solver.stationary
 
     def e_step(self, model: Node, params: Params, total: Total, state: Any) -> EStep:
         return self.solver.e_step(model, params, total, state.inner)

@@ -10,6 +10,7 @@ COMMANDS = {
     "lds": "the same of linear-Gaussian state-space models",
     "factor": "a whole factor analysis, beside the peers",
     "restarts": "a whole search with 256 restarts, and what each screening schedule gains and loses",
+    "accelerate": "evaluations, time and end of accelerated EM and of L-BFGS; a search with 64 restarts",
     "startup": "import, first fit in a new process, and compilations on a second fit",
 }
 

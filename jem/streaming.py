@@ -32,9 +32,7 @@ class Streamed(NamedTuple):
     finite: Array
 
 
-def fit_stream(
-    node: Node, params: Params, batches: Iterable[Data], *, total_weight: Any, exponent: Any = 0.6
-) -> Streamed:
+def fit_stream(node: Node, params: Params, batches: Iterable[Data], *, total_weight: Any, exponent: Any = 0.6) -> Streamed:
     """Fits a model by online EM to batches of rows as they come.
 
     Each batch moves the running expected statistics, `s <- (1 - c) s + c s_batch`, c = (t + 2)^-exponent for batch t, and the

@@ -48,9 +48,7 @@ def absorb(model: Node, state: Running, batch: tuple[Stats, Array, Array], total
     step = jnp.where(weight > 0, step, 0)
     mixed = jax.tree.map(lambda old, new: (1 - step) * old + step * share * new, state.stats, stats)
     params = model.maximize(state.params, mixed)
-    return Running(
-        params, model.recentre(mixed, state.params, params), state.count + 1, state.log_score + log_likelihood
-    )
+    return Running(params, model.recentre(mixed, state.params, params), state.count + 1, state.log_score + log_likelihood)
 
 
 def batch_statistics(model: Node, params: Params, x: Any, weights: Array) -> tuple[Stats, Array, Array]:

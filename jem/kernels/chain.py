@@ -247,14 +247,18 @@ def sample_path(key: Array, initial: Array, transition: Array, steps: int, lanes
 
 def sample_posterior(key: Array, transition: Array, filtered: Array) -> Array:
     """Draws state paths (T, S) from `p(z | x)`, backwards from the filtered probabilities (T, K, S)."""
-    keys = jax.random.split(key, filtered.shape[0])
-    draw = lambda key, p: jax.random.categorical(key, jnp.log(p).T)  # noqa: E731
-    last = draw(keys[-1], filtered[-1])
+    # The bits of keys, as under vmap a scan moves its inputs about, which would use keys up.
+    bits, impl = jax.random.key_data(jax.random.split(key, filtered.shape[0])), jax.random.key_impl(key)
+
+    def draw(bits: Array, p: Array) -> Array:
+        return jax.random.categorical(jax.random.wrap_key_data(bits, impl=impl), jnp.log(p).T)
+
+    last = draw(bits[-1], filtered[-1])
 
     def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        key, alpha = inputs
-        state = draw(key, alpha * transition[:, state])
+        bits, alpha = inputs
+        state = draw(bits, alpha * transition[:, state])
         return state, state
 
-    rest = lax.scan(step, last, (keys[:-1], filtered[:-1]), reverse=True)[1]
+    rest = lax.scan(step, last, (bits[:-1], filtered[:-1]), reverse=True)[1]
     return jnp.concatenate([rest, last[None]])

@@ -176,7 +176,10 @@ def _refine(
     ok = found.adjoint.status != AdjointStatus.FAILED
     # Where nothing is finite the graph of the derivatives still has to be, or zeros times NaN would spoil the other lanes.
     like = tree.where(ok, fit.params, fallback)
-    found = found._replace(point=jnp.where(ok, found.point, ravel(fixed.model, like)))
+    found = found._replace(
+        point=jnp.where(ok, found.point, ravel(fixed.model, like)),
+        curvature=tree.where(ok, found.curvature, jax.tree.map(jnp.zeros_like, found.curvature)),
+    )
     z = _fixed_point(found, like, model, x, weights)
     t = target(model, x, weights, like)
     here = level(t, z)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.scipy.special import digamma, gammaln
+from jax.scipy.special import digamma, gammaln, polygamma
 
 from jem.kernels.linalg import cholesky_solve_lower, solve_lower
 
@@ -271,9 +271,14 @@ def solve_degrees_of_freedom(target: Array, start: Array, low: float = 0.05, hig
         lo, hi = bounds
         mid = 0.5 * (lo + hi)
         half = 0.5 * jnp.exp(mid)
-        rising = jnp.log(half) + 1 - digamma(half) + target > 0
+        rising = jnp.log(half) + 1 - digamma(half) + lax.stop_gradient(target) > 0
         return jnp.where(rising, mid, lo), jnp.where(rising, hi, mid)
 
     bounds = jnp.full_like(start, jnp.log(low)), jnp.full_like(start, jnp.log(high))
-    lo, hi = lax.fori_loop(0, 30 if start.dtype == jnp.float32 else 58, halve, bounds)
-    return jnp.exp(0.5 * (lo + hi))
+    lo, hi = lax.fori_loop(0, 30 if start.dtype == jnp.float32 else 58, halve, lax.stop_gradient(bounds))
+    mid = lax.stop_gradient(0.5 * (lo + hi))
+    # Bisection has no derivative of its own: that of the root is put on, with nothing added to its value.
+    half = 0.5 * jnp.exp(mid)
+    slope = 1 - half * polygamma(1, half)
+    inside = (lo > jnp.log(low)) & (hi < jnp.log(high))
+    return jnp.exp(mid - jnp.where(inside, (target - lax.stop_gradient(target)) / slope, 0))

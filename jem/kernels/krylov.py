@@ -57,15 +57,16 @@ def minres(matvec: Callable[[Array], Array], b: Array, tolerance: float, max_ste
         gamma = jnp.maximum(jnp.sqrt(gamma_bar**2 + beta**2), jnp.finfo(b.dtype).eps * jnp.where(size > 0, size, 1))
         cosine, sine = gamma_bar / gamma, beta / gamma
         w = (s.v - s.epsilon * s.old_w - delta * s.w) / gamma
-        x = s.x + cosine * s.residual * w
-        residual = sine * s.residual
         gradient = jnp.sqrt(gamma_bar**2 + bar**2)
+        # What is left lies outside of the range of A: a further step would go along directions that A does not see.
+        last = gradient <= tolerance * size
+        x = jnp.where(last, s.x, s.x + cosine * s.residual * w)
+        residual = jnp.where(last, s.residual, sine * s.residual)
         v = u / jnp.where(beta > 0, beta, 1)
         return _Lanczos(s.step + 1, x, s.v, v, beta, s.w, w, cosine, sine, bar, epsilon, residual, gradient, size)
 
     def going(s: _Lanczos) -> Array:
         solved = (s.residual <= tolerance * norm) | ((s.step > 0) & (s.beta <= jnp.finfo(b.dtype).eps * s.size))
-        # What is left lies outside of the range of A.
         smallest = (s.step > 0) & (s.gradient <= tolerance * s.size)
         return ~(solved | smallest) & (s.step < max_steps)
 

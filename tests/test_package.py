@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 FOUNDATION = {"tree", "checks", "data"}
 MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates"}, {"families"}, {"parts", "plates"}, {"latents"}]
 MODELS = {"families", "parts", "plates", "latents"}
-ABOVE = {"fit", "inference", "selection", "uncertainty"}
+ABOVE = {"fit", "inference", "selection", "streaming", "uncertainty"}
 OUTSIDE = {"__init__", "__main__", "cli"}  # these may import anything
 
 

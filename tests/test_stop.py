@@ -110,7 +110,7 @@ def test_rules_say_what_they_measure(x64, faithful):
     gains = np.diff(np.asarray(alone["gain"].trace)[: int(alone["gain"].num_steps) + 1])
     assert gains[-2] > 1e-8 * abs(alone["gain"].objective) >= gains[-1]
     path = [start]
-    for _ in range(int(alone["residual"].num_steps) + 1):
+    for _ in range(max(int(alone[name].num_steps) for name in ("residual", "change")) + 1):
         path.append(jem.em_step(model, path[-1], x)[0])
 
     def change(step):

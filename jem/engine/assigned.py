@@ -79,7 +79,7 @@ class Annealed(Unsettled):
     """
 
     start: Any = 0.5
-    steps: Any = 20
+    steps: Any = 40
     solver: Any = EM()
 
     def init(self, model: Node, params: Params) -> Counted:

@@ -28,7 +28,8 @@ def rate_of_gains(trace: Array, total_weight: Array) -> Array:
     index = jnp.arange(gains.shape[0])
     # The climb begins after the last fall, where a noisy phase had any, and counts as long as its gains are clear.
     first = jnp.max(jnp.where(gains < -level, index + 1, 0))
-    last = jnp.sum(jnp.cumprod(((gains > _CLEAR * level) | (index < first)).astype(jnp.int32))) - 1
+    blurred = (gains <= _CLEAR * level) | jnp.isnan(gains)
+    last = jnp.argmax(jnp.append(blurred & (index >= first), True)) - 1
     back = jnp.minimum(_WINDOW, jnp.maximum((last - first) // 2, 1))
     ratio = gains[last] / gains[jnp.maximum(last - back, 0)]
     rate = ratio ** (0.5 / back)

@@ -10,12 +10,20 @@ import numpy as np
 from jax import Array, lax
 
 from jem import tree
-from jem.coordinates import ravel
 from jem.engine import loop
 from jem.engine.loop import Lane, Problem
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit, FitError, Status
-from jem.engine.score import Curvature, Target, complete_information, curvature, level, params_at, target
+from jem.engine.score import (
+    Curvature,
+    Target,
+    complete_information,
+    curvature,
+    level,
+    params_at,
+    start_of,
+    target,
+)
 from jem.kernels.krylov import solve_symmetric
 from jem.node import Data, Node, Params, node, static
 
@@ -177,7 +185,7 @@ def _refine(
     # Where nothing is finite the graph of the derivatives still has to be, or zeros times NaN would spoil the other lanes.
     like = tree.where(ok, fit.params, fallback)
     found = found._replace(
-        point=jnp.where(ok, found.point, ravel(fixed.model, like)),
+        point=jnp.where(ok, found.point, start_of(target(*lax.stop_gradient((model, x, weights)), like))),
         curvature=tree.where(ok, found.curvature, jax.tree.map(jnp.zeros_like, found.curvature)),
     )
     z = _fixed_point(found, like, model, x, weights)
@@ -250,7 +258,7 @@ def _polish(t: Target, fit: Fit, dense_limit: int, tol: Any) -> _Found:
     Steps longer than about one standard error are damped to that (Nesterov and Nemirovskii, 1994): the climb stays in its
     basin. Where they lead nowhere the point stays where it was, and so does a fit that failed.
     """
-    start = ravel(t.model, fit.params)
+    start = start_of(t)
     eps = jnp.finfo(start.dtype).eps
     tol = eps ** (2 / 3) if tol is None else tol
     dense = start.shape[0] <= dense_limit

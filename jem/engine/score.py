@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jem.coordinates import constrain, unconstrain, unravel
+from jem.coordinates import constrain, ravel, unconstrain, unravel
 from jem.data import row_weights, to_units, used_rows
 from jem.engine.step import e_step, e_step_chunk
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, unit_bytes
@@ -52,10 +52,19 @@ def target(model: Node, x: Data, weights: Array | None, like: Params) -> Target:
     weights = row_weights(x, weights)
     weights = jnp.where(weights > 0, weights, 0)
     model = model.bind(to_units(x), weights)
-    like = lax.stop_gradient(like)
+    like = _rounded(model, lax.stop_gradient(like))
     per_unit = unit_bytes(lambda x, w: e_step_chunk(model, like, x, w), x, weights)
     data = lay_out(x, weights, chunk_size(per_unit * TOGETHER, weights.shape[0]))
     return Target(model, data, _held_by_model(model, data, like), jnp.sum(weights))
+
+
+def _rounded(model: Node, like: Params) -> Params:
+    """`like` with probabilities of next to nothing at zero, where they stay: squares of the slopes of their logarithms overflow."""
+
+    def leaf(support: Any, value: Array) -> Array:
+        return jnp.where(value < jnp.finfo(value.dtype).eps ** 4, 0, value) if isinstance(support, Simplex) else value
+
+    return jax.tree.map(leaf, model.supports(like), like)
 
 
 def _held_by_model(model: Node, data: Chunks, like: Params) -> Params:
@@ -65,6 +74,11 @@ def _held_by_model(model: Node, data: Chunks, like: Params) -> Params:
         return like
     stats, _ = lax.stop_gradient(e_step(model, like, data))
     return constrain(model, unconstrain(model, like), model.maximize(like, stats))
+
+
+def start_of(t: Target) -> Array:
+    """Free coordinates (n,) of the parameters that the target was made with."""
+    return ravel(t.model, t.like)
 
 
 def params_at(t: Target, z: Array) -> Params:

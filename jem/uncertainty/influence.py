@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jem.coordinates import ravel
 from jem.data import row_weights, to_units
-from jem.engine.score import Curvature, Target, curvature, flat, level, params_at, target
+from jem.engine.score import Curvature, Target, curvature, flat, level, params_at, start_of, target
 from jem.fit import checked
 from jem.node import Data, Node, Params
 from jem.uncertainty.information import InformationStatus
@@ -148,7 +147,7 @@ def _leave_one_out(model: Node, params: Params, x: Data, weights: Array) -> Leav
 
 def _at(model: Node, params: Params, x: Data, weights: Array) -> tuple[Target, Array, Curvature]:
     t = target(model, x, weights, params)
-    z = ravel(t.model, params)
+    z = start_of(t)
     return t, z, curvature(t, z, level(t, z).stats)
 
 

@@ -19,6 +19,7 @@ from jem.engine.score import (
     level,
     observed_information,
     params_at,
+    start_of,
     take_apart,
     target,
 )
@@ -284,7 +285,7 @@ class Asked(NamedTuple):
 def ask(method: Any, model: Node, params: Params, x: Data, weights: Array | None) -> Asked:
     """The information at parameters by a method."""
     t = target(model, x, weights, params)
-    z = ravel(t.model, params)
+    z = start_of(t)
     here = level(t, z)
     parts, complete = method.parts(t, z), complete_information(t, z, here.stats)
     return Asked(t, z, here.score, complete, parts, take_apart(t, z, parts.information, complete))

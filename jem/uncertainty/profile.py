@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
 
-from jem.coordinates import ravel
-from jem.engine.score import Curvature, Target, curvature, level, observed_information, params_at, target
+from jem.engine.score import Curvature, Target, curvature, level, observed_information, params_at, start_of, target
 from jem.fit import checked
 from jem.kernels.spectral import least_squares
 from jem.node import Data, Node, Params
@@ -82,7 +81,7 @@ def _profile(
     fn: Callable[[Params], Array], model: Node, params: Params, x: Data, weights: Array | None, confidence: Array
 ) -> ProfileInterval:
     t = target(model, x, weights, params)
-    z = ravel(t.model, params)
+    z = start_of(t)
     here = level(t, z)
     c = curvature(t, z, here.stats)
     depth = _chi_squared_quantile(confidence.astype(z.dtype))

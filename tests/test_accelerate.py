@@ -20,10 +20,10 @@ names = lambda solver: type(solver).__name__  # noqa: E731
 
 
 def assert_never_falls(trace, total_weight):
-    """Along each trace, up to what rounding may do."""
+    """Along each trace, up to what rounding may do; the difference taken here is rounded too."""
     trace = np.asarray(trace)
     fall = np.diff(trace) / np.asarray(rounding(jnp.asarray(trace[..., 1:]), jnp.asarray(total_weight, trace.dtype)))
-    assert np.nanmin(fall) >= -1
+    assert np.nanmin(fall) >= -1.1
 
 
 def first_within(trace, best, gap):

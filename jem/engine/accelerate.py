@@ -199,6 +199,7 @@ class SquaremState(NamedTuple):
     image: Params
     turn: Array  # what is evaluated: 0, 1 the cycle's plain points, 2 the extrapolated one, 3 the plain step from a worse one
     longest: Array
+    stride: Array  # a of the extrapolated point
     plain: Array
     refused: Array
 
@@ -208,10 +209,10 @@ class SQUAREM(Accelerator):
     """Squared extrapolation (scheme S3) of a solver's steps, with step bounds, monotone.
 
     From x two plain steps give r = M(x) - x and v = (M(M(x)) - M(x)) - r in free coordinates, and the next point is
-    `x + 2 a r + a^2 v` with `a = |r| / |v|`, at least 1 and at most a bound that grows by `growth` whenever it is met, and
-    shrinks by it after a refusal. It is accepted if the objective does not fall, or does not after one plain step from there;
-    else the second plain step from x, which is known already, follows. Three evaluations a cycle; nothing but two vectors is
-    kept.
+    `x + 2 a r + a^2 v` with `a = |r| / |v|`, at least 1 and at most a bound that grows by `growth` when a step that met it is
+    accepted, and shrinks by it when one is refused. A point is accepted if the objective does not fall, or does not after one
+    plain step from there; else the second plain step from x, which is known already, follows. Three evaluations a cycle;
+    nothing but two vectors is kept.
 
     Attributes:
         solver: the solver whose steps are accelerated.
@@ -230,7 +231,7 @@ class SQUAREM(Accelerator):
     """
 
     solver: Any = EM()
-    growth: Any = 2.0
+    growth: Any = 4.0
 
     def init(self, model: Node, params: Params) -> SquaremState:
         """The first point of the first cycle."""
@@ -243,6 +244,7 @@ class SQUAREM(Accelerator):
             image=params,
             turn=count,
             longest=one,
+            stride=one,
             plain=count + 1,
             refused=count,
         )
@@ -265,8 +267,10 @@ class SQUAREM(Accelerator):
         ahead = state.point + 2 * a * state.residual + a * a * change
         go = second & ~seen.close & (a > 1) & (bend > 0) & jnp.all(jnp.isfinite(ahead))
         candidate = tree.where(back, state.image, tree.where(go, unravel(model, ahead, image), image))
-        # A bound of 1 lets no step out: it grows all the same.
-        longest = jnp.where(second & (wanted >= state.longest), state.longest * self.growth, state.longest)
+        bolder = jnp.where(
+            state.turn >= 2, seen.accepted & (state.stride >= state.longest), second & ~go & (a >= state.longest)
+        )
+        longest = jnp.where(bolder, state.longest * self.growth, state.longest)
         turn = jnp.where(go, 2, jnp.where(again, 3, jnp.where((state.turn == 0) & seen.accepted & ~back, 1, 0)))
         return candidate, SquaremState(
             inner=inner,
@@ -274,7 +278,8 @@ class SQUAREM(Accelerator):
             residual=jnp.where(second, state.residual, residual),
             image=tree.where(worse, state.image, image),
             turn=turn.astype(jnp.int32),
-            longest=jnp.where(back, jnp.maximum(state.longest / self.growth, 1), longest),
+            longest=jnp.where(back & (state.stride >= longest), jnp.maximum(longest / self.growth, 1), longest),
+            stride=jnp.where(go, a, state.stride),
             plain=jnp.where(go | again, 0, jnp.where(state.turn >= 2, 1, jnp.minimum(state.plain + 1, 2))),
             refused=state.refused + worse,
         )

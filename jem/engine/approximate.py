@@ -35,7 +35,7 @@ class Variational(Around):
         ...     logits = jnp.where(logits >= least[None, :], logits, -jnp.inf)
         ...     q = jem.MixturePosterior(jax.nn.softmax(logits, axis=0), posterior)
         ...     return q, jax.nn.logsumexp(logits, axis=0)
-        >>> x, model = jem.datasets.iris()[0], jem.Mixture(jem.Gaussian(jem.Diagonal()), 3)
+        >>> x, model = jem.datasets.old_faithful(), jem.Mixture(jem.Gaussian(jem.Diagonal()), 5)
         >>> start = jem.init(model, jax.random.key(0), x)
         >>> fit = jem.fit(model, start, x, solver=jem.Variational(two_best, exact=True))
         >>> bool(fit.converged), bool(fit.kl > 0)

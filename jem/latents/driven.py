@@ -15,7 +15,7 @@ from jem.families.autodiff import Density
 from jem.kernels import driven_chain
 from jem.kernels.simplex import log_dirichlet, maximize_simplex
 from jem.kernels.stationary import stationary
-from jem.kernels.support import ByGradient, Simplex
+from jem.kernels.support import ByGradient
 from jem.latents.hmm import HMM, HMMParams, HMMStats
 from jem.latents.lds_data import Driven
 from jem.node import Data, Params, Wrapper, node, replaced, set_once
@@ -167,7 +167,7 @@ class DrivenHMM(Wrapper):
         steps, size = self.child._steps(x), self.child.emission.size
         pairs = jnp.where(steps.within[1:, None, None, :], posterior.pairs * weights[None, None, None, :], 0)
         pairs = jnp.moveaxis(pairs, 0, 2).reshape(size, size, -1)
-        moves = self.transition.expect(params.transition, (), _flat(inputs), pairs)
+        moves: Any = self.transition.expect(params.transition, (), _flat(inputs), pairs)
         gamma = jnp.where(steps.seen[:, None, :], posterior.smoothed * weights[None, None, :], 0)
         gamma = jnp.moveaxis(gamma, 1, 0).reshape(size, -1)
         emission = self.child.emission.expect(params.emission, posterior.emission, steps.flat, gamma)
@@ -207,8 +207,7 @@ class DrivenHMM(Wrapper):
         return own + self.child.num_parameters(params, tuple(n for n in names if n != "transition"))
 
     def supports(self, params: HMMParams) -> Any:
-        law, emission = self.transition.supports(params.transition), self.child.emission.supports(params.emission)
-        return HMMParams(Simplex(), law, emission)
+        return self.child.supports(params)._replace(transition=self.transition.supports(params.transition))
 
     def features(self, x: Data) -> Array:
         return self.child.features(split(x)[0])

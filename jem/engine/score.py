@@ -59,7 +59,7 @@ def target(model: Node, x: Data, weights: Array | None, like: Params) -> Target:
 
 
 def _rounded(model: Node, like: Params) -> Params:
-    """`like` with probabilities of next to nothing at zero, where they stay: squares of the slopes of their logarithms overflow."""
+    """`like` with probabilities of next to nothing at zero, where they stay: slopes of their logarithms overflow."""
 
     def leaf(support: Any, value: Array) -> Array:
         return jnp.where(value < jnp.finfo(value.dtype).eps ** 4, 0, value) if isinstance(support, Simplex) else value

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem import checks
-from jem.data import as_arrays, row_weights, to_rows, to_units, used_rows
+from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine.result import Status
 from jem.engine.step import EM, e_step_chunk
 from jem.engine.stop import RelativeGain
@@ -42,16 +42,19 @@ class Parametric:
 class Multinomial:
     """Replicates of rows drawn with replacement: weights are counts. The usual nonparametric bootstrap.
 
-    Rows are drawn in proportion to their weights, as many as these sum to.
+    Raises:
+        ValueError: with weights; rows that stand for many must be repeated.
 
     Source: Efron (1979), Ann. Statist. 7.
     """
 
     def draw(self, key: Array, model: Node, params: Params, x: Data, weights: Array | None) -> tuple[Data, Array]:
         """Data and weights of one replicate."""
-        weights = row_weights(x, weights)
-        num = jnp.round(jnp.sum(weights))
-        return x, jax.random.multinomial(key, num, weights / jnp.sum(weights)).astype(weights.dtype)
+        if weights is not None:
+            raise ValueError("Multinomial: cannot draw rows with weights; repeat the rows, or use jem.BayesianWeights()")
+        counts = row_weights(x, None)
+        num = counts.shape[0]
+        return x, jnp.zeros_like(counts).at[jax.random.randint(key, (num,), 0, num)].add(1)
 
 
 @node
@@ -210,7 +213,6 @@ def likelihood_ratio_test(
     solver: Any = EM(),  # noqa: B008
     stop: Any = RelativeGain(),  # noqa: B008
     max_steps: int = 1000,
-    batch_size: int = 1,
 ) -> LikelihoodRatioTest:
     """Tests a model against a larger one, as K components against K + 1, by the parametric bootstrap.
 
@@ -227,7 +229,6 @@ def likelihood_ratio_test(
         solver: as for `fit`.
         stop: as for `fit`.
         max_steps: as for `fit`.
-        batch_size: replicates advanced together.
 
     Returns:
         A `LikelihoodRatioTest`.
@@ -243,20 +244,17 @@ def likelihood_ratio_test(
     Source: McLachlan (1987), JRSS C 36.
     """
     checks.check_key(key)
-    for value, name in ((num_replicates, "num_replicates"), (num_restarts, "num_restarts"), (batch_size, "batch_size")):
-        checks.check_positive_int(value, name)
+    checks.check_positive_int(num_replicates, "num_replicates")
+    checks.check_positive_int(num_restarts, "num_restarts")
     x, _ = checked(null, x, None)
-    return _test(
-        null, alternative, key, as_arrays(x), solver, stop,
-        sizes=(num_replicates, num_restarts, max_steps, batch_size),
-    )  # fmt: skip
+    return _test(null, alternative, key, x, solver, stop, sizes=(num_replicates, num_restarts, max_steps))
 
 
 @functools.partial(jax.jit, static_argnames="sizes")
 def _test(
-    null: Node, alternative: Node, key: Array, x: Data, solver: Any, stop: Any, *, sizes: tuple[int, int, int, int]
+    null: Node, alternative: Node, key: Array, x: Data, solver: Any, stop: Any, *, sizes: tuple[int, int, int]
 ) -> LikelihoodRatioTest:
-    num_replicates, num_restarts, max_steps, together = sizes
+    num_replicates, num_restarts, max_steps = sizes
 
     def fits(key: Array, x: Data) -> tuple[Any, Any]:
         first, second = jax.random.split(key)
@@ -275,6 +273,6 @@ def _test(
         return jnp.where(failed, jnp.nan, 2 * (b.log_likelihood - a.log_likelihood))
 
     statistic = 2 * (large.log_likelihood - small.log_likelihood)
-    simulated = lax.map(one, jax.random.split(key, num_replicates), batch_size=together)
+    simulated = lax.map(one, jax.random.split(key, num_replicates))
     p_value = (1 + jnp.sum(simulated >= statistic)) / (1 + jnp.sum(jnp.isfinite(simulated)))
     return LikelihoodRatioTest(statistic, p_value, simulated, small.params, large.params)

@@ -113,9 +113,8 @@ def test_no_false_standard_errors_at_the_edge(cases):
     case = load(cases, "hmm_earthquakes_free")
     x = jnp.asarray(case["data"]["counts"], float).reshape(1, -1, 1)
     first = case["init"]["3"]
-    start = jem.HMMParams(
-        jnp.array(first["pi"]), jem.TransitionParams(jnp.array(first["A"])), jem.PoissonParams(jnp.array(first["lambda"])[:, None])
-    )
+    moves, rates = jem.TransitionParams(jnp.array(first["A"])), jem.PoissonParams(jnp.array(first["lambda"])[:, None])
+    start = jem.HMMParams(jnp.array(first["pi"]), moves, rates)
     model = jem.HMM(jem.Poisson(), 3)
     params = jem.fit(model, start, x, stop=jem.NeverStop(), max_steps=3000).params
     found = jem.standard_errors(model, params, x)

@@ -1,0 +1,202 @@
+"""Standard errors, intervals and influence beside closed forms, refits and peers; and where there are none, that it is said."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import optimize, stats
+
+import jem
+from jem.kernels import support
+from jem.uncertainty.density import log_volume
+
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+COUNTS = jnp.array([[1.0], [4.0], [2.0], [7.0], [3.0]])
+
+
+def poisson_mixture(num=150):
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.poisson(np.where(rng.random(num) < 0.4, 1.0, 6.0))[:, None], float)
+    model = jem.Mixture(jem.Poisson(), 2)
+    start = jem.MixtureParams(jnp.array([0.4, 0.6]), jem.PoissonParams(jnp.array([[1.0], [6.0]])))
+    return model, x, jem.fit(model, start, x, stop=jem.RelativeGain(0), max_steps=3000).params
+
+
+def test_gaussian():
+    """The mean's errors, and by the delta method those of the covariance; the upper half of a factor is held."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((40, 2)) @ [[1.0, 0.5], [0.0, 2.0]])
+    model = jem.Gaussian(prior=None)
+    params = jem.fit(model, model.params(jnp.zeros(2), jnp.eye(2)), x).params
+    found = jem.standard_errors(model, params, x).check()
+    cov = np.cov(x.T, bias=True)
+    np.testing.assert_allclose(found.errors.mean, np.sqrt(np.diag(cov) / 40), rtol=1e-9)
+    assert float(found.errors.whitening[0, 1]) == 0
+    whole = jem.delta_method(lambda p: p.covariance, model, params, x).check()
+    want = np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / 40)
+    np.testing.assert_allclose(whole.errors, want, rtol=1e-8)
+    np.testing.assert_allclose(whole.covariance[1], whole.covariance[2], rtol=1e-9)  # a symmetric matrix moves as one
+    low, high = found.interval(0.9)
+    np.testing.assert_allclose(high.mean - low.mean, 2 * stats.norm.ppf(0.95) * found.errors.mean, rtol=1e-9)
+
+
+def test_what_is_not_identified_has_no_error():
+    """Two components that are one: neither their rates nor their shares, but the mean of both."""
+    model = jem.Mixture(jem.Poisson(), 2)
+    mean = jnp.mean(COUNTS)
+    params = jem.MixtureParams(jnp.array([0.3, 0.7]), jem.PoissonParams(jnp.array([[1.0], [1.0]]) * mean))
+    found = jem.standard_errors(model, params, COUNTS)
+    assert int(found.status) in (jem.InformationStatus.SINGULAR, jem.InformationStatus.NOT_AT_MAXIMUM)
+    assert np.isnan(found.errors.weights).all()
+    whole = jem.delta_method(lambda p: p.weights @ p.components.rate[:, 0], model, params, COUNTS)
+    assert float(whole.errors) == pytest.approx(float(jnp.sqrt(mean / len(COUNTS))), rel=1e-6)
+    assert int(whole.num_flat) > 0
+    with pytest.raises(jem.FitError):
+        whole.check()
+
+
+def test_away_from_the_maximum_it_is_said():
+    found = jem.information(jem.Poisson(), jem.PoissonParams(jnp.array([5.0])), COUNTS)
+    assert int(found.status) == jem.InformationStatus.NOT_AT_MAXIMUM
+    assert float(found.distance) == pytest.approx(abs(17 - 25) / np.sqrt(25), rel=1e-9)  # score over its deviation
+
+
+def test_routes_that_need_what_a_model_has_not():
+    with pytest.raises(TypeError, match="Louis: needs a mixture"):
+        jem.information(jem.Poisson(), jem.PoissonParams(jnp.array([3.0])), COUNTS, method=jem.Louis())
+    model = jem.Density(lambda p, x: -0.5 * jnp.sum((x - p) ** 2), jnp.zeros(1))
+    with pytest.raises(TypeError, match="SEM: needs an M-step"):
+        jem.information(model, jnp.array([3.4]), COUNTS, method=jem.SEM())
+
+
+def test_profile_interval():
+    """Ends at which the likelihood ratio is what the quantile says, and none where the likelihood does not fall so far."""
+    params = jem.PoissonParams(jnp.array([3.4]))
+    found = jem.profile_interval(lambda p: p.rate[0], jem.Poisson(), params, COUNTS, confidence=0.9)
+    log_likelihood = lambda rate: stats.poisson.logpmf(COUNTS, rate).sum()
+    gap = lambda rate: 2 * (log_likelihood(3.4) - log_likelihood(rate)) - stats.chi2.ppf(0.9, 1)
+    assert float(found.low) == pytest.approx(optimize.brentq(gap, 0.5, 3.4), rel=1e-6)
+    assert float(found.high) == pytest.approx(optimize.brentq(gap, 3.4, 12), rel=1e-6)
+
+    model, x, params = poisson_mixture()
+    low = lambda p: p.components.rate[0, 0]
+    found = jem.profile_interval(low, model, params, x)
+    assert bool(found.found.all())
+    top = jem.log_prob(model, params, x).sum()
+    for side, end in enumerate((found.low, found.high)):
+        # With the rate held at the end, the others' maximum lies half a quantile lower.
+        at_end = jax.tree.map(lambda leaf: leaf[side], found.params)
+        held = jem.Mixture(jem.OneOf(jem.Frozen(jem.Poisson()), jem.Poisson()))
+        start = at_end._replace(components=tuple(jem.PoissonParams(r) for r in at_end.components.rate))
+        fit = jem.fit(held, start, x, stop=jem.RelativeGain(1e-13), max_steps=3000)
+        assert float(fit.params.components[0].rate[0]) == pytest.approx(float(end))
+        assert 2 * float(top - fit.log_likelihood) == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-5)
+
+
+def test_influence_and_leave_one_out():
+    """Beside refits with a row's weight changed, and without a row."""
+    model, x, params = poisson_mixture()
+    refit = jax.jit(lambda w: jem.fit(model, params, x, weights=w, stop=jem.NeverStop(), max_steps=3000).params)
+    found, left_out = jem.influence(model, params, x), jem.leave_one_out(model, params, x)
+    ones = jnp.ones(len(x))
+    for n in (0, int(jnp.argmax(x[:, 0]))):
+        up, down = refit(ones.at[n].add(1e-3)), refit(ones.at[n].add(-1e-3))
+        for a, b, got in zip(*map(jax.tree.leaves, (up, down, found.derivatives)), strict=True):
+            np.testing.assert_allclose(got[n], (a - b) / 2e-3, rtol=1e-3, atol=1e-6)
+        without = jem.log_prob(model, refit(ones.at[n].set(0)), x)[n]
+        within = jem.log_prob(model, params, x)[n]
+        assert float(left_out.log_density[n]) == pytest.approx(float(without), abs=0.1 * abs(float(without - within)) + 1e-4)
+    assert 1 < float(left_out.num_effective) < 6
+    share = jem.influence(model, params, x, fn=lambda p: p.weights[0])
+    np.testing.assert_allclose(share.derivatives, found.derivatives.weights[:, 0], atol=1e-12)
+
+
+MATRIX = np.array([[2.0, 0.5, -0.3], [0.5, 1.0, 0.2], [-0.3, 0.2, 0.7]])
+SCALE = np.sqrt(np.diag(MATRIX))
+VOLUMES = {
+    "positive": (support.Positive(), np.array([0.3, 2.0]), lambda v: v),
+    "interval": (support.Interval(-1.0, 3.0), np.array([0.3, 2.0]), lambda v: v),
+    "simplex": (support.Simplex(), np.array([0.2, 0.5, 0.3]), lambda v: v[:-1]),
+    "factor": (support.CholeskyFactor(), np.linalg.cholesky(MATRIX), lambda v: v[np.tril_indices(3)]),
+    "definite": (support.PositiveDefinite(), MATRIX, lambda v: v[np.tril_indices(3)]),
+    "correlation": (support.Correlation(), MATRIX / np.outer(SCALE, SCALE), lambda v: v[np.tril_indices(3, -1)]),
+    "cells": (support.Cells(np.array([True, False]), support.Positive()), np.array([0.3, 2.0]), lambda v: v[1:]),
+}
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_volume(name):
+    """The volume element beside the determinant of the Jacobian; both are known up to a constant."""
+    where, value, free_part = VOLUMES[name]
+
+    @jem.node
+    class Point(jem.Node):
+        def supports(self, params):
+            return where
+
+    value = jnp.asarray(value)
+    free = where.unconstrain(value)
+    jacobian = jax.jacfwd(lambda f: free_part(where.constrain(f, value)))
+    gaps = []
+    for move in (0.0, 0.3):
+        there = free + move * jnp.linspace(-1, 1.5, free.size)
+        gaps.append(float(log_volume(Point(), there, value) - jnp.linalg.slogdet(jacobian(there))[1]))
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-10)
+
+
+def test_log_density_for_optax():
+    """Without the volume it is what a fit climbs: an optimiser of optax comes to the same place."""
+    model, x, params = poisson_mixture()
+    density = jem.log_density(model, params, x, volume=False)
+    optimizer = optax.lbfgs()
+    value = lambda free: -density(free)
+
+    @jax.jit
+    def climb(free):
+        def step(carry, _):
+            free, state = carry
+            loss, grad = optax.value_and_grad_from_state(value)(free, state=state)
+            updates, state = optimizer.update(grad, state, free, value=loss, grad=grad, value_fn=value)
+            return (optax.apply_updates(free, updates), state), None
+
+        return jax.lax.scan(step, (free, optimizer.init(free)), None, length=40)[0][0]
+
+    found = density.params(climb(jax.tree.map(lambda f: f + 0.3, density.initial)))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def gamma_density():
+    """A rate whose posterior is a gamma distribution of shape 3 + 17 and scale 1 / (1 + 5)."""
+    model = jem.Poisson(shape=3.0, inverse_scale=1.0)
+    return jem.log_density(model, jem.PoissonParams(jnp.array([19 / 6])), COUNTS)
+
+
+def test_blackjax():
+    blackjax = pytest.importorskip("blackjax")
+    density = gamma_density()
+    sampler = blackjax.nuts(density, step_size=0.5, inverse_mass_matrix=jnp.full(1, 0.05))
+
+    @jax.jit
+    def draw(key):
+        step = lambda state, key: (lambda new: (new, density.params(new.position).rate[0]))(sampler.step(key, state)[0])
+        return jax.lax.scan(step, sampler.init(density.initial), jax.random.split(key, 2000))[1]
+
+    rates = np.asarray(draw(jax.random.key(0)))
+    assert rates.mean() == pytest.approx(20 / 6, abs=0.1)
+    assert rates.std() == pytest.approx(np.sqrt(20) / 6, abs=0.1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_numpyro():
+    infer = pytest.importorskip("numpyro.infer")
+    density = gamma_density()
+    sampler = infer.MCMC(
+        infer.NUTS(potential_fn=lambda free: -density(free)), num_warmup=200, num_samples=1000, progress_bar=False
+    )
+    with jax.debug_key_reuse(False):  # numpyro splits keys its own way
+        sampler.run(jax.random.PRNGKey(0), init_params=density.initial)
+    rates = np.asarray(jax.vmap(density.params)(sampler.get_samples()).rate)
+    assert rates.mean() == pytest.approx(20 / 6, abs=0.15)
+    assert rates.std() == pytest.approx(np.sqrt(20) / 6, abs=0.15)

@@ -44,8 +44,9 @@ def fit(
         x: data with N rows: an array (N, D), or a tree of arrays as the node takes it. Rows sharded over a mesh axis
             (`jax.device_put(x, NamedSharding(mesh, P("rows")))`) are worked on where they lie.
         weights: (N,) weights >= 0; an integer weight repeats the row, weight 0 removes it, whatever it holds.
-        solver: what makes the next parameters from the statistics; `jem.EM()`.
-        stop: the stopping rule, `jem.RelativeGain(tol)` or `jem.NeverStop()`.
+        solver: what makes the next parameters from the statistics: `jem.EM()`, accelerated by `jem.Anderson()` or
+            `jem.SQUAREM()` around it, or a variant of it; engine/README.md lists them.
+        stop: the stopping rule, `jem.RelativeGain(tol)`; `jem.Aitken(tol)` looks at what is left, not at the last gain.
         max_steps: largest number of EM steps.
         adjoint: what a derivative of the fit is: `jem.ImplicitAdjoint()`, that of the fixed point it leads to, or
             `jem.UnrolledAdjoint()`, that of its steps.

@@ -65,7 +65,8 @@ class PruneByLimit:
     """Gives up a lane whose predicted limit lies below the best lane already converged.
 
     The limit is Aitken's, `l + gain * r / (1 - r)` with r the ratio of the last two gains. A lane goes where even
-    `safety` times its predicted remaining gain does not reach the best; before `first` steps none goes.
+    `safety` times its predicted remaining gain does not reach the best; before `first` steps none goes. An accelerated path
+    predicts nothing, so with an accelerated solver hardly a lane goes.
 
     Attributes:
         safety: factor on the predicted remaining gain, >= 1.

@@ -56,8 +56,8 @@ class LogJoint(Differentiable):
         >>> model = jem.LogJoint(
         ...     two_coins, jem.Finite(2), jnp.array([0.6, 0.5]), supports=jem.Interval(),
         ...     statistics=lambda heads, z: {"heads": heads, "tosses": 10.0}, maximize=lambda s: s["heads"] / s["tosses"])
-        >>> jem.fit(model, model.start, jnp.array([5.0, 9, 8, 4, 7]), max_steps=10).params.round(2).tolist()  # doctest: +SKIP
-        [0.8, 0.52]
+        >>> bool(abs(jem.fit(model, model.start, jnp.array([5.0, 9, 8, 4, 7])).params[0] - 0.797) < 0.002)
+        True
 
     Source: Dempster, Laird and Rubin (1977); the two coins: Do and Batzoglou (2008), Nature Biotechnology 26.
     """

@@ -16,6 +16,7 @@ from jem.kernels.quadrature import fit_gaussian, gauss_hermite
 from jem.kernels.simplex import normalize_log
 from jem.node import Data, Params, node, set_once, static
 
+_UNROLL = 16  # values up to which the sum over them is straight-line code
 LogJointFn = Callable[[Params, Any, Any], Array]
 
 
@@ -106,7 +107,12 @@ class Finite(Space):
         user.check_output("LogJoint", log_joint, (), params, user.one_row(x), user.one_row(self.values))
 
     def _table(self, log_joint: LogJointFn, params: Params, x: Data) -> Array:
-        return jax.vmap(jax.vmap(log_joint, (None, -1, None), -1), (None, None, 0))(params, x, self.values)
+        of_units = jax.vmap(log_joint, (None, -1, None), -1)
+        size = jax.tree.leaves(self.values)[0].shape[0]
+        if size > _UNROLL:
+            return jax.vmap(of_units, (None, None, 0))(params, x, self.values)
+        # Value by value: what the function looks up by z is then looked up once, not again for every unit.
+        return jnp.stack([of_units(params, x, jax.tree.map(lambda v: v[k], self.values)) for k in range(size)])
 
 
 @node

@@ -185,8 +185,8 @@ class Density(Differentiable):
         >>> start = {"mean": jnp.zeros(1), "scale": jnp.ones(1)}
         >>> model = jem.Density(laplace, start, supports={"mean": jem.Real(), "scale": jem.Positive()})
         >>> fit = jem.fit(model, start, [[0.0], [1.0], [5.0]], solver=jem.GEM(optax.lbfgs), stop=jem.RelativeGain(1e-7))
-        >>> fit.params["scale"].round(2).tolist()
-        [1.67]
+        >>> round(float(fit.params["scale"][0]), 2)
+        1.67
 
     Source: Dempster, Laird and Rubin (1977), section 3; Fisher's identity: Louis (1982), JRSS B 44, eq. 3.1.
     """

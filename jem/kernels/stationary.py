@@ -18,8 +18,8 @@ def stationary(transition: Array) -> Array:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> stationary(jnp.array([[0.5, 0.5], [0.25, 0.75]])).round(3).tolist()
-        [0.333, 0.667]
+        >>> (3 * stationary(jnp.array([[0.5, 0.5], [0.25, 0.75]]))).round(2).tolist()
+        [1.0, 2.0]
 
     Source: Grassmann, Taksar and Heyman (1985), Operations Research 33.
     """

@@ -33,7 +33,8 @@ def data():
 def assert_same_fit(got, want):
     np.testing.assert_array_equal(got.status, want.status)
     np.testing.assert_array_equal(got.num_steps, want.num_steps)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(got.rate, want.rate, rtol=1e-4)  # a ratio of gains, which are small differences
+    for a, b in zip(jax.tree.leaves(got._replace(rate=0)), jax.tree.leaves(want._replace(rate=0)), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-9, atol=1e-12)
 
 

@@ -16,9 +16,10 @@ QUICK = ("student_t", "mixture_poisson_prior")
 ALL = bool(os.environ.get("JEM_ALL_ROWS"))
 # Directions that the data say nothing about, or no maximum inside of the domain: these have no derivative.
 FLAT = {"mixture_categorical", "tied_part", "factor", "factor_spherical_no_prior", "tied_factor"}
-NOWHERE = {"mixture_full", "mixture_factor", "lds", "lds_level", "mixture_of_hmms"}
+NOWHERE = {"mixture_factor", "lds", "lds_level", "mixture_of_hmms"}
+NO_LOOP = {"mixed_product"}  # a probability reaches zero, where the derivative of the steps is 0 / 0
 BINARY = {"mixture_bernoulli", "mixture_bernoulli_prior"}
-NAMES = [row.name for row in ZOO if ALL or row.name in QUICK]
+NAMES = [row.name for row in ZOO if (ALL or row.name in QUICK) and row.name != "mixture_laplace"]  # which has a kink
 STEP = 3e-5
 slow = pytest.mark.skipif(not ALL, reason="compiles for long; JEM_ALL_ROWS=1 runs it")
 
@@ -55,12 +56,13 @@ def test_zoo(x64, quick_compilation, name):
         lambda p: jax.jvp(
             lambda h: fit(h, p, max_steps=2000, stop=jem.NeverStop(), adjoint=jem.UnrolledAdjoint()), (0.0,), (1.0,)
         )[1]
-    )(jax.tree.map(lambda a: a[0], fits.params))
+    )(m.params)
     leaves = zip(*map(jax.tree.leaves, (fits.params, tangents.params, unrolled.params)), strict=True)
     for value, tangent, loop in leaves:
         size = 1 + np.abs(difference(value))
         np.testing.assert_allclose(tangent[0] / size, difference(value) / size, atol=1e-5)
-        np.testing.assert_allclose(tangent[0] / size, loop / size, atol=1e-5)
+        if name not in NO_LOOP:
+            np.testing.assert_allclose(tangent[0] / size, loop / size, atol=1e-5)
 
 
 def closed_form(x, weights, strength):

@@ -159,6 +159,14 @@ def _messages_in_blocks(start: Array, transition: Array, e: Array, form: Blocks)
     return in_turn(alpha), in_turn(c[:, None])[:, 0], in_turn(b)
 
 
+def scaled(log_e: Array) -> tuple[Array, Array]:
+    """The largest log-likelihood of each step (T, S), and the likelihoods (T, K, S) relative to it."""
+    states_first = jnp.moveaxis(log_e, 1, 0)
+    top = lax.stop_gradient(jnp.max(states_first, 0))  # it cancels
+    top = jnp.where(top == -jnp.inf, 0, top)
+    return top, jnp.moveaxis(jnp.exp(states_first - top[None]), 0, 1)
+
+
 def smooth(initial: Array, transition: Array, e: Array, form: Form = Automatic()) -> Smoothed:  # noqa: B008
     """Forward-backward: the posterior of every state and, through its messages, of every pair.
 
@@ -180,9 +188,11 @@ def smooth(initial: Array, transition: Array, e: Array, form: Form = Automatic()
     start = first / total[None]
     alpha, c, b = messages(start, transition, e[1:], choose(form, steps, states, lanes))
     alpha = jnp.concatenate([start[None], alpha])
-    beta = jnp.concatenate([jnp.einsum("ij,tjs->tis", transition, b), jnp.ones((1, states, lanes), e.dtype)])
-    gamma = alpha * beta
-    gamma = gamma / jnp.sum(gamma, 1, keepdims=True)
+    # States first, so that with a single sequence the loops below still run along a long axis.
+    ahead, behind = jnp.moveaxis(alpha, 1, 0), jnp.moveaxis(b, 1, 0)
+    beta = _backward_product(transition, behind.reshape(states, -1)).reshape(behind.shape)
+    gamma = ahead * jnp.concatenate([beta, jnp.ones((states, 1, lanes), e.dtype)], 1)
+    gamma = jnp.moveaxis(gamma / jnp.sum(gamma, 0)[None], 0, 1)
     return Smoothed(alpha, b, gamma, jnp.log(total) + jnp.sum(jnp.log(c), 0))
 
 

@@ -126,10 +126,8 @@ class HMM(Node):
     def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
         steps = self._steps(x)
         posterior, log_e = self._log_emissions(params, x, steps)
-        top = jax.lax.stop_gradient(jnp.max(log_e, 1))  # it cancels
-        top = jnp.where(top == -jnp.inf, 0, top)
-        matrix = self.transition.matrix(params.transition)
-        s = chain.smooth(params.initial, matrix, jnp.exp(log_e - top[:, None, :]), self.form)
+        top, e = chain.scaled(log_e)
+        s = chain.smooth(params.initial, self.transition.matrix(params.transition), e, self.form)
         return HMMPosterior(s.smoothed, s.filtered, s.backward, posterior), s.log_normalizer + jnp.sum(top, 0)
 
     def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:

@@ -83,7 +83,7 @@ class Bernoulli(Node):
         return stats
 
     def supports(self, params: BernoulliParams) -> BernoulliParams:
-        return BernoulliParams(Interval())
+        return params._replace(probs=Interval())
 
     def features(self, x: Array) -> Array:
         return x.astype(float_dtype(x))

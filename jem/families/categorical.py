@@ -77,7 +77,7 @@ class Categorical(Node):
         return stats
 
     def supports(self, params: CategoricalParams) -> CategoricalParams:
-        return CategoricalParams(Simplex())
+        return params._replace(probs=Simplex())
 
     def features(self, x: Array) -> Array:
         return (x.astype(jnp.int32)[None, :] == jnp.arange(self.num_categories)[:, None]).astype(float_dtype(x))

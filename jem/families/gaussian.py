@@ -142,7 +142,7 @@ class Gaussian(Node):
         return count_location_scale(self.covariance, params, fields)
 
     def supports(self, params: GaussianParams) -> GaussianParams:
-        return GaussianParams(Real(), whitening_support(self.covariance))
+        return params._replace(mean=Real(), whitening=whitening_support(self.covariance))
 
     def recentre(self, stats: GaussianStats, old: GaussianParams, new: GaussianParams) -> GaussianStats:
         return stats._replace(moments=kernel.recentre(self.covariance, stats.count, stats.moments, *old, *new))

@@ -79,7 +79,7 @@ class Poisson(Node):
         return stats
 
     def supports(self, params: PoissonParams) -> PoissonParams:
-        return PoissonParams(Positive())
+        return params._replace(rate=Positive())
 
     def features(self, x: Array) -> Array:
         # The square root of a count has a nearly constant variance.

@@ -78,7 +78,7 @@ class Exponential(Node):
         return jnp.sum(xlogy(more, params.rate) - jnp.asarray(self.inverse_scale, params.rate.dtype) * params.rate)
 
     def supports(self, params: ExponentialParams) -> ExponentialParams:
-        return ExponentialParams(Positive())
+        return params._replace(rate=Positive())
 
     def features(self, x: Array) -> Array:
         # The logarithm of a waiting time has the same spread at every rate.

@@ -134,7 +134,7 @@ class StudentT(Node):
         return gaussian.count_location_scale(self.covariance, params, fields)
 
     def supports(self, params: StudentTParams) -> StudentTParams:
-        return StudentTParams(Real(), gaussian.whitening_support(self.covariance), Interval(0.05, 1e4))
+        return params._replace(mean=Real(), whitening=gaussian.whitening_support(self.covariance), df=Interval(0.05, 1e4))
 
     def recentre(self, stats: StudentTStats, old: StudentTParams, new: StudentTParams) -> StudentTStats:
         return stats._replace(moments=kernel.recentre(self.covariance, stats.mass, stats.moments, *old[:2], *new[:2]))

@@ -200,7 +200,7 @@ class FactorAnalysis(Node):
         return Offset(jnp.broadcast_to(origin, rows.shape), rows), jnp.full(dim + 1, count / (dim + 1), weights.dtype)
 
     def supports(self, params: FactorParams) -> FactorParams:
-        return FactorParams(Real(), Real(), Positive())
+        return params._replace(mean=Real(), loadings=Real(), whitening=Positive())
 
     def log_prior(self, params: FactorParams) -> Array:
         return log_prior_whitening(self.noise, prior_of(self), params)

@@ -213,7 +213,11 @@ class HMM(Node):
         return sum(counts[n]() for n in names)
 
     def supports(self, params: HMMParams) -> Any:
-        return HMMParams(Simplex(), self.transition.supports(params.transition), self.emission.supports(params.emission))
+        return params._replace(
+            initial=Simplex(),
+            transition=self.transition.supports(params.transition),
+            emission=self.emission.supports(params.emission),
+        )
 
     def recentre(self, stats: HMMStats, old: HMMParams, new: HMMParams) -> HMMStats:
         return stats._replace(emission=self.emission.recentre(stats.emission, old.emission, new.emission))

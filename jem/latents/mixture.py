@@ -187,7 +187,7 @@ class Mixture(Node):
         return weights + (self.components.num_parameters(params.components) if "components" in names else 0)
 
     def supports(self, params: MixtureParams) -> Any:
-        return MixtureParams(Simplex(), self.components.supports(params.components))
+        return params._replace(weights=Simplex(), components=self.components.supports(params.components))
 
     def recentre(self, stats: MixtureStats, old: MixtureParams, new: MixtureParams) -> MixtureStats:
         return stats._replace(components=self.components.recentre(stats.components, old.components, new.components))

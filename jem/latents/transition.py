@@ -106,7 +106,7 @@ class Transition:
 
     def supports(self, params: TransitionParams) -> TransitionParams:
         """Rows on the simplex, fixed cells held."""
-        return TransitionParams(Simplex(None if self.fixed is None else ~jnp.isnan(self.fixed)))
+        return params._replace(probs=Simplex(None if self.fixed is None else ~jnp.isnan(self.fixed)))
 
     def num_parameters(self, params: TransitionParams) -> int:
         """Free cells less one in each row that has any; needs concrete fixed cells."""

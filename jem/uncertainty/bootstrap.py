@@ -10,10 +10,9 @@ from jax import Array, lax
 from jem import checks
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine.result import Status
-from jem.engine.step import EM, e_step_chunk
+from jem.engine.step import EM
 from jem.engine.stop import RelativeGain
-from jem.engine.stream import unit_bytes
-from jem.fit import checked, default_slots, fit, fit_restarts
+from jem.fit import checked, fit, fit_restarts
 from jem.node import Data, Node, Params, node
 from jem.uncertainty.align import align, labelled_part, memberships
 
@@ -138,7 +137,7 @@ def bootstrap(
         solver: as for `fit`.
         stop: as for `fit`.
         max_steps: as for `fit`.
-        batch_size: replicates advanced together (memory and speed, never the answer); None chooses by backend and size.
+        batch_size: replicates advanced together (memory and speed, never the answer); None chooses by backend.
 
     Returns:
         A `Bootstrap`.
@@ -156,11 +155,8 @@ def bootstrap(
     checks.check_key(key)
     checks.check_positive_int(num_replicates, "num_replicates")
     x, weights = checked(node, x, weights)
-    num = jax.tree.leaves(x)[0].shape[0]
-    if batch_size is None:
-        one = jax.tree.map(jnp.asarray, params)
-        per_unit = unit_bytes(lambda x, w: e_step_chunk(node.bind(x, w), one, x, w), x, row_weights(x, weights))
-        batch_size = default_slots(per_unit * num, num_replicates)
+    if batch_size is None:  # together all wait for the slowest, which pays on an accelerator only
+        batch_size = 1 if jax.default_backend() == "cpu" else num_replicates
     checks.check_positive_int(batch_size, "batch_size")
     keys = jax.random.split(key, num_replicates)
     return _bootstrap(node, keys, params, x, weights, replicates, solver, stop, max_steps=max_steps, together=batch_size)
@@ -181,7 +177,7 @@ def _bootstrap(
         aligned = found.params if reference is None else align(bound, found.params, reference, units, w)
         return Bootstrap(aligned, found.status, found.objective, found.num_steps)
 
-    return lax.map(one, keys, batch_size=together)
+    return lax.map(one, keys, batch_size=together if together > 1 else None)
 
 
 class LikelihoodRatioTest(NamedTuple):

@@ -72,6 +72,7 @@ def test_poisson_mixture(cases):
 
 
 def test_mites(cases):
+    """By quadrature over a real vector, with the score of the E-step and with second derivatives of the likelihood."""
     case = load(cases, "negbin_mites")
     params = {name: jnp.array(case["expected"][name]["value"]) for name in ("k", "mean")}
     counts = jnp.asarray(case["data"]["counts"], float)

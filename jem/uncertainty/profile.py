@@ -63,7 +63,7 @@ def profile_interval(
         >>> p = jem.PoissonParams(jnp.array([2.5]))
         >>> ends = jem.profile_interval(lambda p: p.rate[0], jem.Poisson(), p, [[1], [4]])
         >>> round(float(ends.low), 2), round(float(ends.high), 2)
-        (0.88, 5.4)
+        (0.9, 5.37)
 
     Source: Venzon and Moolgavkar (1988), JRSS C 37.
     """

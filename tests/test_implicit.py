@@ -17,6 +17,7 @@ ALL = bool(os.environ.get("JEM_ALL_ROWS"))
 # Directions that the data say nothing about, or no maximum inside of the domain: these have no derivative.
 FLAT = {"mixture_categorical", "tied_part", "factor", "factor_spherical_no_prior", "tied_factor"}
 NOWHERE = {"mixture_factor", "lds", "lds_level", "mixture_of_hmms"}
+SLOW = {"mixture_student_t": 80_000}  # its rate of convergence is 0.9999
 NO_LOOP = {"mixed_product"}  # a probability reaches zero, where the derivative of the steps is 0 / 0
 BINARY = {"mixture_bernoulli", "mixture_bernoulli_prior"}
 NAMES = [row.name for row in ZOO if (ALL or row.name in QUICK) and row.name != "mixture_laplace"]  # which has a kink
@@ -52,17 +53,18 @@ def test_zoo(x64, quick_compilation, name):
     assert status == {jem.AdjointStatus.SOLVED}
     difference = lambda a: (a[1] - a[2]) / (2 * STEP)
     np.testing.assert_allclose(tangents.log_likelihood[0], difference(fits.log_likelihood), rtol=1e-5, atol=1e-5)
+    loop = jem.UnrolledAdjoint()
     unrolled = jax.jit(
         lambda p: jax.jvp(
-            lambda h: fit(h, p, max_steps=2000, stop=jem.NeverStop(), adjoint=jem.UnrolledAdjoint()), (0.0,), (1.0,)
+            lambda h: fit(h, p, max_steps=SLOW.get(name, 2000), stop=jem.NeverStop(), adjoint=loop), (0.0,), (1.0,)
         )[1]
     )(m.params)
     leaves = zip(*map(jax.tree.leaves, (fits.params, tangents.params, unrolled.params)), strict=True)
-    for value, tangent, loop in leaves:
+    for value, tangent, by_steps in leaves:
         size = 1 + np.abs(difference(value))
         np.testing.assert_allclose(tangent[0] / size, difference(value) / size, atol=1e-5)
         if name not in NO_LOOP:
-            np.testing.assert_allclose(tangent[0] / size, loop / size, atol=1e-5)
+            np.testing.assert_allclose(tangent[0] / size, by_steps / size, atol=1e-5)
 
 
 def closed_form(x, weights, strength):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jem.node import Node, Params
 
@@ -51,6 +52,23 @@ def constrain(node: Node, free: Any, like: Params) -> Params:
         [1.0, 1.0]
     """
     return jax.tree.map(lambda support, f, value: support.constrain(f, value), node.supports(like), free, like)
+
+
+def check_values(node: Node, params: Params) -> None:
+    """Raises ValueError, naming the field and the row, where probabilities of `params` do not sum to one.
+
+    Inside a transformation there are no values to look at; a node that does not define `supports` says nothing of its own.
+    """
+    try:
+        supports = jax.tree.leaves(node.supports(params))
+    except (TypeError, AttributeError):  # parameters of another form are named by their shapes
+        return
+    for (path, value), support in zip(jax.tree_util.tree_leaves_with_path(params), supports, strict=False):
+        if isinstance(value, Tracer) or not np.all(np.isfinite(value)):
+            continue
+        wrong = support.fault(np.asarray(value))
+        if wrong is not None:
+            raise ValueError(f"params{jax.tree_util.keystr(path)}: {wrong}")
 
 
 def ravel(node: Node, params: Params) -> Array:

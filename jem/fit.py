@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jem import checks
+from jem.coordinates import check_values
 from jem.data import as_arrays, row_weights, to_units, used_rows
 from jem.engine.implicit import ImplicitAdjoint
 from jem.engine.loop import Lane, Problem, summary
@@ -70,7 +71,9 @@ def fit(
     """
     x, weights = checked(node, x, weights)
     checks.check_positive_int(max_steps, "max_steps", 0)
-    params = jax.tree.map(lambda p: jnp.asarray(p)[None], params)
+    params = jax.tree.map(jnp.asarray, params)
+    check_values(node, params)
+    params = jax.tree.map(lambda p: p[None], params)
     return jax.tree.map(
         lambda leaf: leaf[0],
         _run(

@@ -10,6 +10,7 @@ import jax
 from jax import Array
 
 from jem import checks
+from jem.coordinates import check_values
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine import step
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
@@ -81,6 +82,7 @@ def log_prob(node: Node, params: Params, x: Data) -> Array:
         >>> round(float(jem.log_prob(g, g.params([0.0], [[1.0]]), [[0.0]])[0]), 4)
         -0.9189
     """
+    check_values(node, params)
     return _log_prob(node, params, checked(node, x, None)[0])
 
 
@@ -108,6 +110,7 @@ def infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
         >>> jem.infer(m, p, [[1], [8]])[0].responsibilities.round(2).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
+    check_values(node, params)
     return _infer(node, params, checked(node, x, None)[0])
 
 
@@ -134,6 +137,7 @@ def e_step(node: Node, params: Params, x: Data, weights: Array | None = None) ->
         >>> stats.total.tolist()
         [5.0]
     """
+    check_values(node, params)
     return _e_step(node, params, *checked(node, x, weights))
 
 
@@ -312,6 +316,7 @@ def _ask_jit(node: Any, params: Params, x: Data, question: str, args: tuple[Any,
 def _ask(node: Node, params: Params, x: Data, question: str, *args: Any) -> Any:
     if not hasattr(node, question):
         raise ValueError(f"{question}: {type(node).__name__} has no {question}; pass a chain, as jem.HMM")
+    check_values(node, params)
     return _ask_jit(node, params, x, question, args)
 
 

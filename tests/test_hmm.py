@@ -261,3 +261,13 @@ def test_ice_cream_with_and_without_stop(x64, cases):
     np.testing.assert_allclose(fit.params.transition.probs[:2, :2], expected["stop_iter10_A"], atol=1e-8)
     np.testing.assert_allclose(fit.params.transition.probs[:2, 2], expected["stop_iter10_stop"], atol=1e-8)
     np.testing.assert_allclose(fit.params.emission.probs[:2, :3], expected["stop_iter10_B"], atol=1e-8)
+
+
+@pytest.mark.parametrize("ask", [jem.fit, jem.log_prob, jem.infer, jem.e_step, jem.viterbi])
+def test_rows_that_do_not_sum_to_one_are_named(ask):
+    model, x = jem.HMM(jem.Poisson(), 2), np.array([[[1], [2], [9], [8]]])
+    good = jem.init(model, jax.random.key(0), x)
+    bad = good._replace(transition=jem.TransitionParams(jnp.array([[0.5, 0.5], [0.5, 0.6]])))
+    with pytest.raises(ValueError, match=r"params\.transition\.probs: .* sum to one; row 1 sums to 1\.1"):
+        ask(model, bad, x)
+    jem.log_prob(model, good, x)

@@ -53,10 +53,6 @@ class Variational(Around):
         """The bound is stationary, not the objective."""
         return False
 
-    def init(self, model: Node, params: Params) -> Inner:
-        """The inner solver's."""
-        return Inner(self.solver.init(model, params))
-
     def chunk(self, model: Node, params: Params, x: Any, weights: Array) -> tuple[Stats, Array, Array]:
         """Statistics, log-likelihood and bound of one chunk."""
         q, bound = self.posterior(model, params, x)
@@ -68,11 +64,6 @@ class Variational(Around):
     def e_step(self, model: Node, params: Params, total: Total, state: Inner) -> EStep:
         """What `posterior` gives."""
         return EStep(*total(lambda x, weights: self.chunk(model, params, x, weights)))
-
-    def step(self, model: Node, seen: Evaluated, state: Inner) -> tuple[Params, Inner]:
-        """The inner solver's step."""
-        candidate, inner = self.solver.step(model, seen, state.inner)
-        return candidate, Inner(inner)
 
 
 @node
@@ -147,8 +138,8 @@ class MonteCarlo(Around):
 
     def step(self, model: Node, seen: Evaluated, state: Numbered) -> tuple[Params, Numbered]:
         """The inner solver's step."""
-        candidate, inner = self.solver.step(model, seen, state.inner)
-        return candidate, state._replace(inner=inner, count=state.count + 1)
+        candidate, state = super().step(model, seen, state)
+        return candidate, state._replace(count=state.count + 1)
 
     def _draw(self, model: Node, params: Params, x: Any, weights: Array, key: Array) -> Stats:
         return model.expect(params, self.draw(key, model, params, x), x, weights)

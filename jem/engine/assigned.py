@@ -6,48 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jem.engine.step import EM, Around, EStep, Evaluated, Inner, Standing
+from jem.engine.step import EM, Around, Counted, EStep, Inner, Unsettled
 from jem.engine.stream import Total
 from jem.kernels.assign import Drawn, Hardest, Tempered
 from jem.node import Node, Params, Stats, assign, has_discrete, node, static
 
 
-class Counted(NamedTuple):
-    """The inner solver's state, and the number of candidates evaluated."""
-
-    inner: Any
-    count: Array
-
-
 class Numbered(NamedTuple):
-    """The same with the lane's number."""
+    """The inner solver's state, the number of candidates evaluated, and the lane's number."""
 
     inner: Any
     count: Array
     lane: Array
-
-
-class Unsettled(Around):
-    """A solver whose steps may lower the objective for a while: the first `steps` of them.
-
-    The lane takes them all, finite ones, and asks neither whether it fell nor whether it has converged until they are made.
-    """
-
-    steps: Any
-
-    def standing(self, state: Any, objective: Array) -> Standing:
-        """Nothing to compare with while the steps last, and for the candidate that the last of them made."""
-        inner = self.solver.standing(state.inner, objective)
-        loose = state.count <= self.steps
-        low = -jnp.inf
-        return Standing(
-            jnp.where(loose, low, inner.previous), jnp.where(loose, low, inner.floor), inner.plain, inner.settled & ~loose
-        )
-
-    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Params, Any]:
-        """The inner solver's step from the statistics at hand."""
-        candidate, inner = self.solver.step(model, seen, state.inner)
-        return candidate, state._replace(inner=inner, count=state.count + 1)
 
 
 @node
@@ -85,7 +55,7 @@ class Annealed(Unsettled):
     def init(self, model: Node, params: Params) -> Counted:
         """The first temperature."""
         check_discrete(model, "Annealed")
-        return Counted(self.solver.init(model, params), jnp.array(0, jnp.int32))
+        return super().init(model, params)
 
     def e_step(self, model: Node, params: Params, total: Total, state: Counted) -> EStep:
         """Tempered statistics, and the log-likelihood as it is."""
@@ -136,7 +106,7 @@ class Hard(Around):
     def init(self, model: Node, params: Params) -> Inner:
         """The inner solver's."""
         check_discrete(model, "Hard")
-        return Inner(self.solver.init(model, params))
+        return super().init(model, params)
 
     def e_step(self, model: Node, params: Params, total: Total, state: Inner) -> EStep:
         """Statistics of the most probable values, the log-likelihood, and the joint log-density as its bound."""
@@ -148,11 +118,6 @@ class Hard(Around):
             return stats, jnp.sum(weights * model.infer(params, x)[1]), jnp.sum(weights * value)
 
         return EStep(*total(chunk))
-
-    def step(self, model: Node, seen: Evaluated, state: Inner) -> tuple[Params, Inner]:
-        """The inner solver's step from hard statistics."""
-        candidate, inner = self.solver.step(model, seen, state.inner)
-        return candidate, Inner(inner)
 
 
 @node

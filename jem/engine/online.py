@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem import tree
-from jem.engine.step import EM, Around, EStep, Evaluated, Solver, Standing, e_step_chunk
+from jem.engine.step import EM, Counted, EStep, Evaluated, Solver, Standing, Unsettled, e_step_chunk
 from jem.engine.stream import Total
 from jem.node import Node, Params, Stats, node, static
 
@@ -56,15 +56,8 @@ def batch_statistics(model: Node, params: Params, x: Any, weights: Array) -> tup
     return (*e_step_chunk(model, params, x, weights), jnp.sum(weights))
 
 
-class PassState(NamedTuple):
-    """The inner solver's state, and the number of candidates evaluated."""
-
-    inner: Any
-    count: Array
-
-
 @node
-class Online(Around):
+class Online(Unsettled):
     """Online EM on minibatches for the first `passes` steps, then EM (or the solver given).
 
     A step is a pass over the data in batches of consecutive rows: shuffle rows that come in an order. Each batch moves the
@@ -96,19 +89,12 @@ class Online(Around):
     exponent: Any = 0.6
     solver: Any = EM()
 
-    def init(self, model: Node, params: Params) -> PassState:
-        """Before the first pass."""
-        return PassState(self.solver.init(model, params), jnp.array(0, jnp.int32))
+    @property
+    def steps(self) -> Any:
+        """The steps that are passes."""
+        return self.passes
 
-    def standing(self, state: PassState, objective: Array) -> Standing:
-        """Nothing to compare with while the candidate is a pass's."""
-        inner = self.solver.standing(state.inner, objective)
-        loose, low = state.count <= self.passes, -jnp.inf
-        return Standing(
-            jnp.where(loose, low, inner.previous), jnp.where(loose, low, inner.floor), inner.plain, inner.settled & ~loose
-        )
-
-    def step(self, model: Node, seen: Evaluated, state: PassState) -> tuple[Params, PassState]:
+    def step(self, model: Node, seen: Evaluated, state: Counted) -> tuple[Params, Counted]:
         """A pass, or the inner solver's step."""
         active = state.count < self.passes
         num = seen.total.num_batches(self.num_batches)
@@ -122,7 +108,7 @@ class Online(Around):
         begun = Running(seen.params, seen.stats, 1 + state.count * num, jnp.zeros_like(weight))
         moved = lax.fori_loop(0, jnp.where(active, num, 0), one, begun).params
         candidate, inner = self.solver.step(model, seen, state.inner)
-        return tree.where(active, moved, candidate), PassState(tree.where(active, state.inner, inner), state.count + 1)
+        return tree.where(active, moved, candidate), Counted(tree.where(active, state.inner, inner), state.count + 1)
 
 
 class Blocks(NamedTuple):

@@ -165,15 +165,21 @@ class Around(Solver):
     def stationary(self) -> bool:
         return self.solver.stationary
 
+    def init(self, model: Node, params: Params) -> Any:
+        return Inner(self.solver.init(model, params))
+
     def e_step(self, model: Node, params: Params, total: Total, state: Any) -> EStep:
         return self.solver.e_step(model, params, total, state.inner)
+
+    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Params, Any]:
+        candidate, inner = self.solver.step(model, seen, state.inner)
+        return candidate, state._replace(inner=inner)
 
     def standing(self, state: Any, objective: Array) -> Standing:
         return self.solver.standing(state.inner, objective)
 
     def image(self, candidate: Params, state: Any) -> Params:
         return self.solver.image(candidate, state.inner)
-
 
     def prepare(self, model: Node, params: Params, total: Total, state: Any, lane: Array) -> Any:
         return state._replace(inner=self.solver.prepare(model, params, total, state.inner, lane))
@@ -186,6 +192,38 @@ class Around(Solver):
 
     def refusals(self, state: Any) -> Array:
         return self.solver.refusals(state.inner)
+
+
+class Counted(NamedTuple):
+    """The inner solver's state, and the number of candidates evaluated."""
+
+    inner: Any
+    count: Array
+
+
+class Unsettled(Around):
+    """A solver around a solver whose first `steps` steps may lower the objective.
+
+    The lane takes them all, finite ones, and asks neither whether it fell nor whether it has converged until they are made.
+    The state has a field `count`, the number of candidates evaluated.
+    """
+
+    steps: Any
+
+    def init(self, model: Node, params: Params) -> Any:
+        return Counted(self.solver.init(model, params), jnp.array(0, jnp.int32))
+
+    def standing(self, state: Any, objective: Array) -> Standing:
+        """Nothing to compare with while the steps last, and for the candidate that the last of them made."""
+        inner = self.solver.standing(state.inner, objective)
+        loose, low = state.count <= self.steps, -jnp.inf
+        return Standing(
+            jnp.where(loose, low, inner.previous), jnp.where(loose, low, inner.floor), inner.plain, inner.settled & ~loose
+        )
+
+    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Params, Any]:
+        candidate, state = super().step(model, seen, state)
+        return candidate, state._replace(count=state.count + 1)
 
 
 @node

@@ -52,7 +52,7 @@ class Tempered(NamedTuple):
     def path(self, initial: Array, transition: Array, log_e: Array, within: Array, form: chain.Form) -> Path:
         """The posterior from log-emissions (T, K, S)."""
         power = jnp.asarray(self.power, log_e.dtype)
-        scaled, top = _scaled(power * log_e)
+        scaled, top = chain.scaled(power * log_e)
         # Beyond a sequence's end the powers of a row need not sum to one: there the chain goes on by its probabilities.
         rows = jnp.sum(self.matrix(transition), 1)
         inside = jnp.where(within[1:, None, :], 1, 1 / rows[None, :, None])
@@ -109,7 +109,7 @@ class Drawn(NamedTuple):
 
     def path(self, initial: Array, transition: Array, log_e: Array, within: Array, form: chain.Form) -> Path:
         """A path drawn from log-emissions (T, K, S)."""
-        scaled, top = _scaled(log_e)
+        scaled, top = chain.scaled(log_e)
         s = chain.smooth(initial, transition, scaled, form)
         return _certain(chain.sample_posterior(self.key, transition, s.filtered), log_e, s.log_normalizer + top)
 
@@ -118,13 +118,6 @@ def _one_hot(states: Array, logits: Array) -> Array:
     """Columns (K, N) from states (N,); no component where none is possible."""
     chosen = states[None, :] == jnp.arange(logits.shape[0])[:, None]
     return (chosen & (logits > -jnp.inf)).astype(logits.dtype)
-
-
-def _scaled(log_e: Array) -> tuple[Array, Array]:
-    """Emission likelihoods with the largest of each step one, and the logarithm taken out of each sequence (S,)."""
-    top = jnp.max(log_e, 1)
-    top = jnp.where(top == -jnp.inf, 0, top)
-    return jnp.exp(log_e - top[:, None, :]), jnp.sum(top, 0)
 
 
 def _certain(states: Array, log_e: Array, value: Array) -> Path:

@@ -160,11 +160,12 @@ def _messages_in_blocks(start: Array, transition: Array, e: Array, form: Blocks)
 
 
 def scaled(log_e: Array) -> tuple[Array, Array]:
-    """The largest log-likelihood of each step (T, S), and the likelihoods (T, K, S) relative to it."""
-    states_first = jnp.moveaxis(log_e, 1, 0)
-    top = lax.stop_gradient(jnp.max(states_first, 0))  # it cancels
+    """Emission likelihoods (T, K, S) with the largest of each step one, and the logarithm of what was taken out, (S,)."""
+    # States first, so that with a single sequence the loops still run along a long axis.
+    log_e = jnp.moveaxis(log_e, 1, 0)
+    top = lax.stop_gradient(jnp.max(log_e, 0))  # it cancels
     top = jnp.where(top == -jnp.inf, 0, top)
-    return top, jnp.moveaxis(jnp.exp(states_first - top[None]), 0, 1)
+    return jnp.moveaxis(jnp.exp(log_e - top[None]), 0, 1), jnp.sum(top, 0)
 
 
 def smooth(initial: Array, transition: Array, e: Array, form: Form = Automatic()) -> Smoothed:  # noqa: B008
@@ -188,7 +189,7 @@ def smooth(initial: Array, transition: Array, e: Array, form: Form = Automatic()
     start = first / total[None]
     alpha, c, b = messages(start, transition, e[1:], choose(form, steps, states, lanes))
     alpha = jnp.concatenate([start[None], alpha])
-    # States first, so that with a single sequence the loops below still run along a long axis.
+    # States first, as in `scaled`.
     ahead, behind = jnp.moveaxis(alpha, 1, 0), jnp.moveaxis(b, 1, 0)
     beta = _backward_product(transition, behind.reshape(states, -1)).reshape(behind.shape)
     gamma = ahead * jnp.concatenate([beta, jnp.ones((states, 1, lanes), e.dtype)], 1)

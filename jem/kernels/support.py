@@ -21,11 +21,15 @@ class Support:
 
     def unconstrain(self, value: Array) -> Array:
         """Free coordinates of a value."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define unconstrain")
 
     def constrain(self, free: Array, like: Array) -> Array:
         """The value at free coordinates; `like` is a value of the same shape, which says what is held and where."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define constrain")
+
+    def fault(self, value: np.ndarray) -> str | None:
+        """What is wrong with a value, and where; None for one that lies here. On the host."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +114,17 @@ class Simplex(Support):
         moving = self._moving(value)
         log = jnp.where(moving, jnp.log(jnp.where(moving, value, 1)), 0)
         return log @ _contrasts(value.shape[-1], value.dtype)
+
+    def fault(self, value: np.ndarray) -> str | None:
+        size = value.shape[-1]
+        rows = value.reshape(-1, size).astype(float)
+        off = np.abs(rows.sum(1) - 1) > 1e-4 + 4 * size * np.finfo(np.float32).eps
+        wrong = np.flatnonzero(off | (rows < 0).any(1))
+        if wrong.size == 0:
+            return None
+        row, where = rows[wrong[0]], np.unravel_index(wrong[0], value.shape[:-1])
+        place = f"row {', '.join(str(int(i)) for i in where)}" if where else "it"
+        return f"probabilities must be at least 0 and sum to one; {place} sums to {row.sum():.6g}, the least is {row.min():.6g}"
 
     def constrain(self, free: Array, like: Array) -> Array:
         moving = self._moving(like)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jem import checks
 from jem.data import Sequences
@@ -71,13 +71,12 @@ class ChainOf(Space):
 
     def infer(self, log_joint: LogJointFn, params: Params, x: Data) -> tuple[ChainPosterior, Array]:
         log_e, within = self._emissions(log_joint, params, x)
-        top = lax.stop_gradient(jnp.max(log_e, 1))  # it cancels
-        top = jnp.where(top == -jnp.inf, 0, top)
+        e, log_scale = chain.scaled(log_e)
         matrix = jnp.exp(self.log_transition(params))
-        s = chain.smooth(jnp.exp(self.log_initial(params)), matrix, jnp.exp(log_e - top[:, None, :]), self.form)
+        s = chain.smooth(jnp.exp(self.log_initial(params)), matrix, e, self.form)
         ahead = s.filtered[:-1] * within[1:, None, :]
         pairs = matrix[:, :, None] * jnp.einsum("tis,tjs->ijs", ahead, s.backward)
-        return ChainPosterior(s.smoothed, pairs), s.log_normalizer + jnp.sum(top, 0)
+        return ChainPosterior(s.smoothed, pairs), s.log_normalizer + log_scale
 
     def expected(self, log_joint: LogJointFn, params: Params, posterior: ChainPosterior, x: Data) -> Array:
         log_e, within = self._emissions(log_joint, params, x)

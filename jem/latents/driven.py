@@ -12,7 +12,7 @@ from jem import checks
 from jem.data import Labelled, Sequences
 from jem.families import user
 from jem.families.autodiff import Density
-from jem.kernels import driven_chain
+from jem.kernels import chain, driven_chain
 from jem.kernels.simplex import log_dirichlet, maximize_simplex
 from jem.kernels.stationary import stationary
 from jem.kernels.support import ByGradient
@@ -154,13 +154,10 @@ class DrivenHMM(Wrapper):
         x, inputs = split(x)
         steps = self.child._steps(x)
         emission, log_e = self.child._log_emissions(params, x, steps)
-        top = jax.lax.stop_gradient(jnp.max(log_e, 1))  # it cancels
-        top = jnp.where(top == -jnp.inf, 0, top)
-        path = driven_chain.smooth(
-            params.initial, jnp.exp(self._log_matrices(params, inputs)), jnp.exp(log_e - top[:, None, :])
-        )
+        e, log_scale = chain.scaled(log_e)
+        path = driven_chain.smooth(params.initial, jnp.exp(self._log_matrices(params, inputs)), e)
         s = path.smoothed
-        return DrivenPosterior(s.smoothed, s.filtered, path.pairs, emission), s.log_normalizer + jnp.sum(top, 0)
+        return DrivenPosterior(s.smoothed, s.filtered, path.pairs, emission), s.log_normalizer + log_scale
 
     def expect(self, params: HMMParams, posterior: DrivenPosterior, x: Data, weights: Array) -> HMMStats:
         x, inputs = split(x)

@@ -126,9 +126,9 @@ class HMM(Node):
     def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
         steps = self._steps(x)
         posterior, log_e = self._log_emissions(params, x, steps)
-        top, e = chain.scaled(log_e)
+        e, log_scale = chain.scaled(log_e)
         s = chain.smooth(params.initial, self.transition.matrix(params.transition), e, self.form)
-        return HMMPosterior(s.smoothed, s.filtered, s.backward, posterior), s.log_normalizer + jnp.sum(top, 0)
+        return HMMPosterior(s.smoothed, s.filtered, s.backward, posterior), s.log_normalizer + log_scale
 
     def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
         return self.gather(params, posterior, x, weights, self.transition.matrix(params.transition))

@@ -208,7 +208,11 @@ def test_interrupted_write_leaves_the_old_file(monkeypatch, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_fit_ends_at_once(tmp_path, number):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20_000, 8)))
-    script = "import jem.cli, runpy; print('ready', flush=True); runpy.run_module('jem', run_name='__main__')"
+    # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "import jem.cli, runpy; print('ready', flush=True); runpy.run_module('jem', run_name='__main__')"
+    )
     options = "fit x.npy -k 8 --tol 0 --max-steps 1000000 --out fit.npz".split()
     with subprocess.Popen(
         [sys.executable, "-c", script, *options],
@@ -217,8 +221,6 @@ def test_interrupted_fit_ends_at_once(tmp_path, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             assert process.stdout.readline() == "ready\n"

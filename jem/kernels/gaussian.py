@@ -256,8 +256,21 @@ def recentre(
 
 def log_student_t(structure: Structure, w: Array, square: Array, df: Array, dim: int) -> Array:
     """Multivariate Student-t log-density (N,) from squared whitened distances (N,), `df` degrees of freedom."""
-    constant = gammaln(0.5 * (df + dim)) - gammaln(0.5 * df) - 0.5 * dim * jnp.log(df * jnp.pi)
+    constant = log_gamma_step(0.5 * df, 0.5 * dim) - 0.5 * dim * LOG_2PI
     return log_det(structure, w, dim) + constant - 0.5 * (df + dim) * jnp.log1p(square / df)
+
+
+def log_gamma_step(a: Array, h: float) -> Array:
+    """`gammaln(a + h) - gammaln(a) - h log(a)` to full precision also where a is large and the terms cancel (Stirling)."""
+    small = a < 20
+    low, high = jnp.where(small, a, 20), jnp.where(small, 20, a)
+
+    def tail(x: Array) -> Array:
+        y = 1 / (x * x)
+        return (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / x
+
+    series = (high + h - 0.5) * jnp.log1p(h / high) - h + tail(high + h) - tail(high)
+    return jnp.where(small, gammaln(low + h) - gammaln(low) - h * jnp.log(low), series)
 
 
 def solve_degrees_of_freedom(target: Array, start: Array, low: float = 0.05, high: float = 1e4) -> Array:

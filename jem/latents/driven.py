@@ -15,7 +15,7 @@ from jem.families.autodiff import Density
 from jem.kernels import chain, driven_chain
 from jem.kernels.simplex import log_dirichlet, maximize_simplex
 from jem.kernels.stationary import stationary
-from jem.kernels.support import ByGradient
+from jem.kernels.support import ByGradient, Simplex
 from jem.latents.hmm import HMM, HMMParams, HMMStats
 from jem.latents.lds_data import Driven
 from jem.node import Data, Params, Wrapper, node, replaced, set_once
@@ -204,7 +204,11 @@ class DrivenHMM(Wrapper):
         return own + self.child.num_parameters(params, tuple(n for n in names if n != "transition"))
 
     def supports(self, params: HMMParams) -> Any:
-        return self.child.supports(params)._replace(transition=self.transition.supports(params.transition))
+        return params._replace(
+            initial=Simplex(),
+            transition=self.transition.supports(params.transition),
+            emission=self.child.emission.supports(params.emission),
+        )
 
     def features(self, x: Data) -> Array:
         return self.child.features(split(x)[0])

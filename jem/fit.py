@@ -73,14 +73,7 @@ def fit(
     checks.check_positive_int(max_steps, "max_steps", 0)
     params = jax.tree.map(jnp.asarray, params)
     check_values(node, params)
-    params = jax.tree.map(lambda p: p[None], params)
-    return jax.tree.map(
-        lambda leaf: leaf[0],
-        _run(
-            node, params, None, x, weights, solver, stop, FinishAll(), adjoint,
-            max_steps=max_steps, slots=1, mesh=mesh_of(x, 1),
-        ),
-    )
+    return _fit(node, params, x, weights, solver, stop, adjoint, max_steps=max_steps, mesh=mesh_of(x, 1))
 
 
 def fit_restarts(
@@ -137,9 +130,9 @@ def fit_restarts(
         checks.check_positive_int(batch_size, "batch_size")
     x, weights = checked(node, x, weights)
     mesh = mesh_of(x, num_restarts)
-    return _run(
-        node, None, jax.random.split(key, num_restarts), x, weights, solver, stop, schedule, adjoint,
-        max_steps=max_steps, slots=batch_size, mesh=mesh,
+    return _fit_restarts(
+        node, key, x, weights, solver, stop, schedule, adjoint,
+        num_restarts=num_restarts, max_steps=max_steps, slots=batch_size, mesh=mesh,
     )  # fmt: skip
 
 
@@ -165,7 +158,29 @@ def mesh_of(x: Data, num_lanes: int) -> tuple[Any, str | None] | None:
     return sharding.mesh, axis
 
 
-@functools.partial(jax.jit, static_argnames=("max_steps", "slots", "mesh"))
+@functools.partial(jax.jit, static_argnames=("max_steps", "mesh"))
+def _fit(
+    model: Node, start: Params, x: Data, weights: Array | None, solver: Any, stop: Any, adjoint: Any,
+    *, max_steps: int, mesh: tuple[Any, str | None] | None,
+) -> Fit:  # fmt: skip
+    """The compiled program of `fit`: one lane."""
+    starts = jax.tree.map(lambda p: p[None], start)
+    fits = _run(
+        model, starts, None, x, weights, solver, stop, FinishAll(), adjoint, max_steps=max_steps, slots=1, mesh=mesh
+    )
+    return jax.tree.map(lambda leaf: leaf[0], fits)
+
+
+@functools.partial(jax.jit, static_argnames=("num_restarts", "max_steps", "slots", "mesh"))
+def _fit_restarts(
+    model: Node, key: Array, x: Data, weights: Array | None, solver: Any, stop: Any, schedule: Any, adjoint: Any,
+    *, num_restarts: int, max_steps: int, slots: int | None, mesh: tuple[Any, str | None] | None,
+) -> Fit:  # fmt: skip
+    """The compiled program of `fit_restarts`."""
+    keys = jax.random.split(key, num_restarts)
+    return _run(model, None, keys, x, weights, solver, stop, schedule, adjoint, max_steps=max_steps, slots=slots, mesh=mesh)
+
+
 def _run(
     model: Node,
     starts: Params,
@@ -181,7 +196,7 @@ def _run(
     slots: int | None,
     mesh: tuple[Any, str | None] | None,
 ) -> Fit:
-    """The compiled program of both doors: bind, compress, start, lay out, loop; derivatives are put on at the end."""
+    """What both doors do: bind, compress, start, lay out, loop; derivatives are put on at the end."""
     given = solver, model, x, weights
     model, starts, x, weights, solver, stop, schedule = adjoint.inputs((model, starts, x, weights, solver, stop, schedule))
     x, weights = used_rows(x, weights), row_weights(x, weights)

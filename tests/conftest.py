@@ -1,9 +1,11 @@
-"""What every test runs under: strict JAX, two CPU devices, a dtype per test."""
+"""What every test runs under: strict JAX, two CPU devices, a compiler in a hurry, a dtype per test."""
 
 import gc
+import os
 from pathlib import Path
 
 import jax
+import jaxlib
 import pytest
 from zoo import ZOO, build
 
@@ -11,6 +13,18 @@ from zoo import ZOO, build
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+# Compiling is most of the time here: XLA leaves out its costly passes, and the kernel generators that take longest. Both are
+# read once, when the backend starts; what a test starts in a process of its own compiles as it does for users.
+jax.config.update("jax_disable_most_optimizations", True)
+FLAGS = {
+    (0, 10): "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    (0, 12): "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_parallel_codegen_split_count=1",
+}
+if "XLA_FLAGS" not in os.environ and (flags := FLAGS.get(jaxlib.version.__version_info__[:2])):
+    os.environ["XLA_FLAGS"] = flags
+    jax.devices()
+    del os.environ["XLA_FLAGS"]
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 
@@ -41,11 +55,11 @@ def x64():
 
 
 @pytest.fixture
-def quick_compilation():
-    """Leaves out XLA's costly passes, for tests that mostly compile."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimized():
+    """Full optimisation, for tests that compute more than they compile."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -1,6 +1,7 @@
 """Free coordinates of any tree of parameters, by the field that holds each leaf: for gradients and random parameters.
 
-`from_free(params, free)` undoes `to_free(params)`. A softmax takes one coordinate too many, which no test minds.
+`from_free(params, free)` undoes `to_free(params)`. A softmax takes one coordinate too many, which no test minds. Values are
+worked on in NumPy, which compiles nothing; traced ones in JAX.
 """
 
 import jax
@@ -22,30 +23,38 @@ def is_matrix(w):
     return w.shape[-1] == w.shape[-2] > 1
 
 
+def library(leaf):
+    """NumPy for a value, jax.numpy for a traced one."""
+    return jnp if isinstance(leaf, jax.core.Tracer) else np
+
+
 def free_leaf(record, name, leaf):
     """One field in free coordinates."""
+    lib = library(leaf)
     if name in REAL:
         return leaf
     if name == "probs" and isinstance(record, jem.BernoulliParams):
-        return jnp.log(leaf) - jnp.log1p(-leaf)
+        return lib.log(leaf) - lib.log1p(-leaf)
     if is_factor(name) and is_matrix(leaf):
-        eye = jnp.broadcast_to(jnp.eye(leaf.shape[-1], dtype=bool), leaf.shape)
-        return jnp.where(eye, jnp.log(jnp.where(eye, leaf, 1)), leaf)
-    return jnp.log(leaf)
+        eye = lib.broadcast_to(lib.eye(leaf.shape[-1], dtype=bool), leaf.shape)
+        return lib.where(eye, lib.log(lib.where(eye, leaf, 1)), leaf)
+    return lib.log(leaf)
 
 
 def bound_leaf(record, name, free):
     """One field from free coordinates."""
+    lib = library(free)
     if name in REAL:
         return free
     if name == "probs" and isinstance(record, jem.BernoulliParams):
-        return jax.nn.sigmoid(free)
+        return 1 / (1 + lib.exp(-free))
     if name in ("weights", "initial", "probs"):
-        return jax.nn.softmax(free, axis=-1)
+        e = lib.exp(free - free.max(-1, keepdims=True))
+        return e / e.sum(-1, keepdims=True)
     if is_factor(name) and is_matrix(free):
-        eye = jnp.broadcast_to(jnp.eye(free.shape[-1], dtype=bool), free.shape)
-        return jnp.where(eye, jnp.exp(jnp.where(eye, free, 0)), jnp.tril(free, -1))
-    return jnp.exp(free)
+        eye = lib.broadcast_to(lib.eye(free.shape[-1], dtype=bool), free.shape)
+        return lib.where(eye, lib.exp(lib.where(eye, free, 0)), lib.tril(free, -1))
+    return lib.exp(free)
 
 
 def walk(fn, params, values):
@@ -69,7 +78,7 @@ def to_free(params):
 
 def from_free(params, free):
     """Parameters from free coordinates; `params` gives the records and may be shapes."""
-    return walk(bound_leaf, params, free)
+    return jax.tree.map(jnp.asarray, walk(bound_leaf, params, free))
 
 
 def noise_like(rng, params, size, held=()):
@@ -77,14 +86,14 @@ def noise_like(rng, params, size, held=()):
 
     def draw(record, name, leaf):
         scale = 0.0 if name in held else size
-        return jnp.asarray(scale * rng.standard_normal(np.shape(leaf)), leaf.dtype)
+        return np.asarray(scale * rng.standard_normal(np.shape(leaf)), leaf.dtype)
 
     return walk(draw, params, params)
 
 
 def perturb(rng, params, size, held=()):
     """Parameters nearby, at a distance of about `size` in free coordinates."""
-    moved = jax.tree.map(jnp.add, to_free(params), noise_like(rng, params, size, held))
+    moved = jax.tree.map(lambda free, by: free + by, to_free(params), noise_like(rng, params, size, held))
     return from_free(params, moved)
 
 

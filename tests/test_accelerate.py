@@ -14,7 +14,6 @@ from jem.engine.accelerate import Accelerator
 from jem.engine.step import EM
 from jem.engine.stop import rounding
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ACCELERATORS = [jem.Anderson(), jem.SQUAREM()]
 names = lambda solver: type(solver).__name__  # noqa: E731
 

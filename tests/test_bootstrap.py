@@ -13,7 +13,7 @@ from jem.data import to_units
 from jem.kernels.matching import match
 from jem.uncertainty.align import align, memberships, permute
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 REPLICATES = {"rows": jem.Multinomial(), "model": jem.Parametric()}
 
 

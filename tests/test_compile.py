@@ -14,7 +14,6 @@ jax.monitoring.register_event_duration_secs_listener(
     lambda name, _, **__: COMPILED.append(name) if name.endswith("backend_compile_duration") else None
 )
 STEPS = 12
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 class Counter:
@@ -52,7 +51,7 @@ def test_the_counter_counts():
 def test_fit_compiles_once():
     starts = [jem.init(model(), jax.random.key(k), data(k)) for k in range(3)]
     inputs = [data(k) for k in range(3)]
-    run = sys.modules["jem.fit"]._run
+    run = sys.modules["jem.fit"]._fit
     jem.fit(model(), starts[0], inputs[0], max_steps=STEPS)
     programs = run._cache_size()
     with Counter() as counter:

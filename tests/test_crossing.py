@@ -12,7 +12,6 @@ import jem
 from jem import Status
 from jem.engine.stop import rounding
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CALM = 6  # steps of a noisy phase
 ACCELERATORS = {"plain": lambda s: s, "anderson": lambda s: jem.Anderson(s), "squarem": lambda s: jem.SQUAREM(s)}
 VARIANTS = {

@@ -12,7 +12,6 @@ import jem
 from jem.kernels.stationary import stationary
 
 LBFGS = jem.GEM(optax.lbfgs, linesearch=None)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 # A stationary start --------------------------------------------------------------------------------------------------

@@ -16,8 +16,6 @@ from jem.fit import compressed
 from jem.kernels.factor import basis, few_units
 from jem.latents.factor import FactorAnalysis, FactorParams
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N, D, Q = 60, 5, 2
 NOISE = {"diagonal": jem.Diagonal(), "spherical": jem.Spherical()}
 

@@ -223,7 +223,10 @@ def test_every_status_has_prose():
         (dict(max_steps=-1), "max_steps must be an integer of at least 0; got -1"),
         (dict(max_steps=1.5), "max_steps must be an integer"),
         (dict(params=guess(jnp.ones(1)).components), "expected the structure"),
-        (dict(params=guess(jnp.ones(1))._replace(weights=jnp.ones(3) / 3)), r"params.weights: expected shape \(2,\).*got \(3,\)"),
+        (
+            dict(params=guess(jnp.ones(1))._replace(weights=jnp.ones(3) / 3)),
+            r"params.weights: expected shape \(2,\).*got \(3,\)",
+        ),
         (dict(x=jem.Labelled(jnp.ones((3, 2)), jnp.array([0, 2, 1]))), "label 2 in row 1; expected -1 .unknown. or 0 .. 1"),
         (dict(x=jem.Labelled(jnp.ones((3, 2)), jnp.zeros((3, 2), bool))), "row 0 allows no component"),
         (dict(x=jem.Labelled(jnp.ones((3, 2)), jnp.array([0, 1]))), "same number of rows"),

@@ -11,7 +11,6 @@ from scipy import stats
 import jem
 from jem import Status
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 MODEL = jem.Mixture(jem.Gaussian(), 2)
 STEPS = 30
 run = functools.partial(jem.fit, MODEL, max_steps=STEPS)

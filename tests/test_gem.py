@@ -16,7 +16,6 @@ jax.monitoring.register_event_duration_secs_listener(
     lambda name, _, **__: COMPILED.append(name) if name.endswith("backend_compile_duration") else None
 )
 LBFGS = jem.GEM(optax.lbfgs, linesearch=None)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def log_laplace(params, x):

@@ -31,7 +31,7 @@ def moved(x, direction, h):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_zoo(x64, quick_compilation, name):
+def test_zoo(x64, name):
     """In data and weights at once, under vmap: the central difference of the same fits, and the unrolled loop."""
     m, rng = build(name, "float64"), np.random.default_rng(1)
     size = 0.0 if name in BINARY else 1.0
@@ -82,7 +82,7 @@ def fitted(x, weights, strength):
     return params.mean, params.covariance
 
 
-def test_a_prior_relative_to_the_data_is_differentiated_too(x64, quick_compilation):
+def test_a_prior_relative_to_the_data_is_differentiated_too(x64):
     rng = np.random.default_rng(0)
     args = jnp.asarray(rng.standard_normal((7, 2)) @ [[1.0, 0.5], [0.0, 2.0]]), jnp.asarray(rng.uniform(0.5, 2, 7)), 3.0
 
@@ -104,7 +104,7 @@ def mode(x, weights, shape):
     return (shape - 1 + weights @ x) / (0.5 + jnp.sum(weights))
 
 
-def test_every_order_and_direction(x64, quick_compilation):
+def test_every_order_and_direction(x64):
     """First derivatives forwards and backwards, in scan and vmap, and second ones, of a fit with a closed form."""
     x, weights = jnp.array([1.0, 4.0, 2.0]), jnp.array([1.0, 0.5, 2.0])
     inputs = (0, 1, 2, 3)
@@ -141,7 +141,7 @@ def lower_rate(concentration, deaths, **options):
     return fit.params.components.rate[0, 0], fit
 
 
-def test_a_loose_stop_does_not_spoil_the_derivative(x64, quick_compilation, deaths):
+def test_a_loose_stop_does_not_spoil_the_derivative(x64, deaths):
     loose = dict(stop=jem.RelativeGain(1e-4))
     (value, fit), got = jax.jit(jax.value_and_grad(lambda c: lower_rate(c, deaths, **loose), has_aux=True))(3.0)
     assert fit.adjoint.check().status == jem.AdjointStatus.SOLVED and fit.adjoint.error < 1e-9
@@ -157,7 +157,7 @@ def slope_by(deaths, **options):
     return jax.jit(jax.grad(lambda c: lower_rate(c, deaths, **options)[0]))
 
 
-def test_the_unrolled_loop_and_products_alone_give_the_same(x64, quick_compilation, deaths):
+def test_the_unrolled_loop_and_products_alone_give_the_same(x64, deaths):
     want = float(slope_by(deaths)(3.0))
     steps = dict(max_steps=1500, stop=jem.NeverStop(), adjoint=jem.UnrolledAdjoint())
     assert float(slope_by(deaths, **steps)(3.0)) == pytest.approx(want, rel=1e-6)
@@ -180,7 +180,7 @@ def test_second_order(x64, deaths):
     assert float(second) == pytest.approx(float(slope(3.0 + 1e-4) - slope(3.0 - 1e-4)) / 2e-4, rel=1e-5)
 
 
-def test_equal_components_are_said_to_be_flat(x64, quick_compilation, deaths):
+def test_equal_components_are_said_to_be_flat(x64, deaths):
     """Two components that are one: what does not depend on how they share has a derivative, and the status says the rest."""
     x, _ = deaths
     start = jem.MixtureParams(jnp.array([0.5, 0.5]), jem.PoissonParams(jnp.array([[2.0], [2.0]])))
@@ -207,7 +207,7 @@ class HalfLost(jem.Poisson):
         return jax.tree.map(lambda leaf: jnp.where(lost, jnp.nan, leaf), params)
 
 
-def test_a_lost_lane_spoils_no_other(x64, quick_compilation):
+def test_a_lost_lane_spoils_no_other(x64):
     x = jnp.array([[1.0], [4.0], [2.0]])
 
     def best(shape):
@@ -236,7 +236,7 @@ def test_a_solver_that_ends_elsewhere_is_refused(deaths):
 
 
 @slow
-def test_cells_that_the_model_holds(x64, quick_compilation):
+def test_cells_that_the_model_holds(x64):
     """The value of a fixed transition is a hyper-parameter like any other."""
     x = jnp.asarray(np.random.default_rng(0).poisson(4.0, (20, 5, 1)), float)
     nan = jnp.nan
@@ -259,7 +259,7 @@ def test_cells_that_the_model_holds(x64, quick_compilation):
 
 
 @pytest.mark.parametrize("rank", [12, 9])
-def test_minres(x64, quick_compilation, rank):
+def test_minres(x64, rank):
     """Indefinite and singular systems: the pseudo-inverse, and what lies outside of the range."""
     rng = np.random.default_rng(0)
     q = np.linalg.qr(rng.standard_normal((12, 12)))[0]

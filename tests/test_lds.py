@@ -76,7 +76,7 @@ def sequences_of(y, u, lengths=LENGTHS):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_brute_force(x64, quick_compilation, name):
+def test_brute_force(x64, name):
     model = MODELS[name]
     params, (y, u) = random_params(model), random_data(model)
     x, close = sequences_of(y, u[:, :T]), lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
@@ -113,7 +113,7 @@ def assert_same(got, want, tolerance):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(jnp.max(jnp.abs(b), initial=0.0))))
 
 
-def test_parallel_in_time_is_sequential(x64, quick_compilation):
+def test_parallel_in_time_is_sequential(x64):
     model = jem.LDS(2, 2, 1, Q=jem.Diagonal(), R=jem.Diagonal())
     params, (y, u) = random_params(model), random_data(model)
     x = sequences_of(y, u[:, :T])
@@ -121,7 +121,7 @@ def test_parallel_in_time_is_sequential(x64, quick_compilation):
     assert_same(parallel, sequential, 1e-11)
 
 
-def test_steady_is_sequential_where_steady_and_elsewhere(x64, quick_compilation):
+def test_steady_is_sequential_where_steady_and_elsewhere(x64):
     """Settled, not settled within the head, with a hole, ragged: one program for the four, and the answer of the other."""
     rng = np.random.default_rng(0)
     base = jem.LDS(2, 1)
@@ -145,7 +145,7 @@ def test_steady_is_sequential_where_steady_and_elsewhere(x64, quick_compilation)
             raise AssertionError(name) from error
 
 
-def test_padding_and_order_change_nothing(x64, quick_compilation):
+def test_padding_and_order_change_nothing(x64):
     model = jem.LDS(1, 2, 1)
     params, (y, u) = random_params(model), random_data(model)
     u = u[:, :T]
@@ -162,7 +162,7 @@ def test_padding_and_order_change_nothing(x64, quick_compilation):
     assert_same(jax.tree.map(jnp.add, *parts), want, 1e-11)
 
 
-def test_a_missing_observation_takes_its_own_term_only(x64, quick_compilation):
+def test_a_missing_observation_takes_its_own_term_only(x64):
     """`log p(y) - log p(y without y_t)` is the density of y_t given all others."""
     model = jem.LDS(1, 1, fixed={"A": [[0.8]], "C": [[1.0]]})
     params = model.params(Q=[[0.5]], R=[[0.3]])
@@ -174,7 +174,7 @@ def test_a_missing_observation_takes_its_own_term_only(x64, quick_compilation):
     np.testing.assert_allclose(log_prob[0] - log_prob[1], density, atol=1e-12)
 
 
-def test_long_float32_sequence_agrees_with_float64(quick_compilation):
+def test_long_float32_sequence_agrees_with_float64():
     """Q of rank one and a diffuse start; the answer of float64 to the digits of float32."""
     n, m = 2, 1
     rng = np.random.default_rng(3)
@@ -193,7 +193,7 @@ def test_long_float32_sequence_agrees_with_float64(quick_compilation):
     assert np.linalg.eigvalsh(covariances[0]).min() > 0
 
 
-def test_fixed_cells_stay(x64, quick_compilation):
+def test_fixed_cells_stay(x64):
     """A level that does not move and a wave, both hidden in noise."""
     nan = np.nan
     fixed = {"A": [[1, 0, 0], [0, nan, nan], [0, nan, nan]], "C": [[1, 1, 0]], "Q": [0, nan, nan]}
@@ -210,7 +210,7 @@ def test_fixed_cells_stay(x64, quick_compilation):
     assert jem.num_parameters(model, fits.best().params) == 4 + 0 + 2 + 1 + 3 + 3
 
 
-def test_a_start_from_data_comes_near_the_truth(x64, quick_compilation):
+def test_a_start_from_data_comes_near_the_truth(x64):
     rng = np.random.default_rng(1)
     params = jem.LDS(2, 2, 1).params(A=[[0.9, 0.3], [-0.3, 0.9]], C=[[1, 0], [1, 1]], D=[[3]] * 2, R=0.3 * np.eye(2))
     mean, cov = joint(params, np.zeros((60, 1)))
@@ -224,7 +224,7 @@ def test_a_start_from_data_comes_near_the_truth(x64, quick_compilation):
     assert np.nanmin(np.diff(np.asarray(fits.trace), axis=1)) > -1e-8
 
 
-def test_a_mixture_of_models(x64, quick_compilation):
+def test_a_mixture_of_models(x64):
     """Clusters of trajectories: the mixture's density is that of its components."""
     child = jem.LDS(1, 1)
     model = jem.Mixture(child, 2)
@@ -236,7 +236,7 @@ def test_a_mixture_of_models(x64, quick_compilation):
     np.testing.assert_allclose(jem.log_prob(model, params, y), want, atol=1e-12)
 
 
-def test_forecast_intervals_hold_what_they_say(x64, quick_compilation):
+def test_forecast_intervals_hold_what_they_say(x64):
     model = jem.LDS(2, 1, length=40)
     params = model.params(A=[[0.9, 0.3], [-0.3, 0.9]], C=[[1.0, 0.0]], Q=0.2 * np.eye(2), R=[[0.5]])
     y = jem.sample(model, jax.random.key(0), params, 2000)[1]
@@ -248,7 +248,7 @@ def test_forecast_intervals_hold_what_they_say(x64, quick_compilation):
     np.testing.assert_array_equal(ahead.mean, again.mean)
 
 
-def test_samples_have_the_models_moments(x64, quick_compilation):
+def test_samples_have_the_models_moments(x64):
     model = MODELS["diagonal"]
     params = random_params(model)
     u = random_data(model)[1][:1, :3]

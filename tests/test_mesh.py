@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec as P
 
 import jem
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = jem.Mixture(jem.Gaussian(), 3, seeding=jem.RandomResponsibilities())
 

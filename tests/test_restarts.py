@@ -10,7 +10,6 @@ from jem import Status
 from jem.data import to_units
 from jem.node import Wrapper, node
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 NUM = 12
 MODEL = jem.Mixture(jem.Gaussian(jem.Diagonal()), 3, seeding=jem.RandomResponsibilities())
 

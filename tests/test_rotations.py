@@ -3,13 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import jem
 from jem import tree
 from jem.kernels.factor import promax, varimax
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def varimax_by_svd(loadings, tolerance=0.0):

@@ -12,7 +12,6 @@ import jem
 from jem import Status
 from jem.coordinates import ravel
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RULES = {
     "gain": jem.RelativeGain(1e-8),
     "aitken": jem.Aitken(1e-8),

@@ -11,7 +11,7 @@ import jem
 from jem.kernels import support
 from jem.uncertainty.density import log_volume
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 COUNTS = jnp.array([[1.0], [4.0], [2.0], [7.0], [3.0]])
 
 

@@ -16,7 +16,6 @@ from jem.engine.stop import rounding
 from jem.kernels.assign import Drawn, Hardest, Tempered
 from jem.node import Wrapper, assign
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 INFINITE = float("inf")
 
 

@@ -107,11 +107,7 @@ class Fit(NamedTuple):
         """
         if self.objective.ndim == 0:
             return self
-        rank = jnp.array([4, 4, 0, 1, 2, 3], self.objective.dtype)[self.status]
-        objective = jnp.where(jnp.isfinite(self.objective), self.objective, -jnp.inf)
-        top = jnp.max(rank)
-        index = jnp.argmax(jnp.where(rank == top, objective, -jnp.inf))
-        return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), self)
+        return _best(self)
 
     def num_optima(self, tolerance: float = 1e-5) -> int:
         """Number of distinct optima among the lanes that converged.
@@ -140,6 +136,14 @@ class Fit(NamedTuple):
         if lines:
             raise FitError("\n".join(lines))
         return self
+
+
+@jax.jit
+def _best(fits: Fit) -> Fit:
+    rank = jnp.array([4, 4, 0, 1, 2, 3], fits.objective.dtype)[fits.status]
+    objective = jnp.where(jnp.isfinite(fits.objective), fits.objective, -jnp.inf)
+    index = jnp.argmax(jnp.where(rank == jnp.max(rank), objective, -jnp.inf))
+    return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), fits)
 
 
 def _forecast(fit: Fit, lanes: np.ndarray) -> str:

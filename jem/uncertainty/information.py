@@ -328,7 +328,7 @@ def information(
     Example:
         >>> import jem, jax.numpy as jnp
         >>> rate = jem.PoissonParams(jnp.array([2.5]))
-        >>> jem.information(jem.Poisson(), rate, [[1], [4]]).matrix.tolist()  # of log rate: the sum of the counts
+        >>> jem.information(jem.Poisson(), rate, [[1], [4]]).matrix.round(4).tolist()  # of log rate: the sum of the counts
         [[5.0]]
     """
     return _information(method, node, params, *checked(node, x, weights))

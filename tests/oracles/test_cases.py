@@ -51,7 +51,7 @@ def fit_from_labels(kind, size, x, labels):
 
 @pytest.mark.parametrize("kind", STRUCTURES)
 @pytest.mark.parametrize(("name", "most"), [("gmm_faithful", 5), ("gmm_iris", MOST)])
-def test_gaussian_mixtures(x64, quick_compilation, cases, name, most, kind):
+def test_gaussian_mixtures(x64, cases, name, most, kind):
     case = load(cases, name)
     x = jnp.asarray(case["data"]["X"])
     rows = [r for r in case["expected"]["fits"]["value"] if r["model"] == kind]

@@ -42,7 +42,7 @@ def assert_same(got, want):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, at hmmlearn
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
-def test_em_is_hmmlearns(x64, quick_compilation, kind):
+def test_em_is_hmmlearns(x64, kind):
     peer = pytest.importorskip("hmmlearn.hmm")
     _, x, initial, transition, emission = problem(kind)
     shared = {"n_iter": STEPS, "tol": -math.inf, "init_params": ""}
@@ -63,7 +63,7 @@ def test_em_is_hmmlearns(x64, quick_compilation, kind):
     assert_same(got, (model.startprob_, model.transmat_, *parts))
 
 
-def test_em_is_dynamaxs(x64, quick_compilation):
+def test_em_is_dynamaxs(x64):
     _, x, initial, transition, (probs,) = problem("categorical")
     precision = jax.config.jax_default_matmul_precision
     with warnings.catch_warnings():

@@ -17,7 +17,7 @@ from jax.scipy.stats import norm, poisson
 import jem
 
 TIGHT = jem.RelativeGain(1e-13)
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def gaussian_mixture(size, dim):

@@ -9,7 +9,7 @@ from test_logjoint_cases import blood_groups, check, herds, linkage, load, mites
 
 import jem
 
-pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("x64")
 EXACT = jem.Oakes(), jem.Hessian(), jem.SEM()
 
 

@@ -30,7 +30,7 @@ def after(model, params, y, steps):
     return {name: np.asarray(getattr(fit.params, name)) for name in FIELDS}
 
 
-def test_smoother_is_statsmodels(x64, quick_compilation):
+def test_smoother_is_statsmodels(x64):
     """With single cells, whole rows and the last step missing, and states without noise."""
     peer = pytest.importorskip("statsmodels.tsa.statespace.kalman_smoother")
     model, params, y = problem()
@@ -50,7 +50,7 @@ def test_smoother_is_statsmodels(x64, quick_compilation):
     np.testing.assert_allclose(model.filter(params, y).mean[0], want.filtered_state.T, atol=1e-9)
 
 
-def test_em_is_pykalmans(x64, quick_compilation):
+def test_em_is_pykalmans(x64):
     peer = pytest.importorskip("pykalman")
     model, params, y = problem()
     names = dict(zip(FIELDS, (
@@ -63,7 +63,7 @@ def test_em_is_pykalmans(x64, quick_compilation):
         np.testing.assert_allclose(value, getattr(found, names[name]), atol=1e-6, err_msg=name)
 
 
-def test_em_is_dynamaxs(x64, quick_compilation):
+def test_em_is_dynamaxs(x64):
     precision = jax.config.jax_default_matmul_precision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

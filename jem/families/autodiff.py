@@ -13,6 +13,7 @@ from jem import tree
 from jem.data import to_rows
 from jem.families import user
 from jem.kernels.support import ByGradient, Real, Support
+from jem.kernels.unit_axis import over_units
 from jem.node import Data, Node, Params, Posterior, field_names, get_fields, node, replaced, set_once, static
 
 
@@ -232,7 +233,7 @@ class Density(Differentiable):
         return self.shape[0]
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        return (), jax.vmap(user.traced_once(self.log_prob), (None, -1), -1)(params, x)
+        return (), over_units(user.traced_once(self.log_prob), (None, -1))(params, x)
 
     def expected(self, params: Params, posterior: Posterior, x: Data) -> Array:
         return self.infer(params, x)[1]

@@ -11,6 +11,7 @@ from jem import checks
 from jem.data import Sequences
 from jem.families import user
 from jem.kernels import chain
+from jem.kernels.unit_axis import over_units
 from jem.latents.spaces import Finite, LogJointFn, Space
 from jem.node import Data, Params, node, set_once, static
 
@@ -91,7 +92,7 @@ class ChainOf(Space):
         flat, within = _steps(x)
         gamma = jnp.where(within[:, None, :], posterior.smoothed * weights[None, None, :], 0)
         q = jnp.moveaxis(gamma, 1, 0).reshape(gamma.shape[1], -1)
-        each = jax.vmap(jax.vmap(statistics, (-1, None), -1), (None, 0))(flat, self.values)
+        each = jax.vmap(over_units(statistics, (-1, None)), (None, 0))(flat, self.values)
         steps = jax.tree.map(lambda s: jnp.einsum("kn,k...n->k...", q, s.astype(q.dtype)), each)
         return ChainStatistics(posterior.smoothed[0] @ weights, posterior.pairs @ weights, steps)
 
@@ -106,7 +107,7 @@ class ChainOf(Space):
     def _emissions(self, log_joint: LogJointFn, params: Params, x: Data) -> tuple[Array, Array]:
         """Log-likelihoods (T, K, S) of the steps, 0 beyond the ends, and which lie within their sequences (T, S)."""
         flat, within = _steps(x)
-        table = jax.vmap(jax.vmap(log_joint, (None, -1, None), -1), (None, None, 0))(params, flat, self.values)
+        table = jax.vmap(over_units(log_joint, (None, -1, None)), (None, None, 0))(params, flat, self.values)
         log_e = jnp.moveaxis(table.reshape(-1, *within.shape), 0, 1)
         return jnp.where(within[:, None, :], log_e, 0), within
 

@@ -14,6 +14,7 @@ from jem.families import user
 from jem.families.autodiff import as_arrays
 from jem.kernels.quadrature import fit_gaussian, gauss_hermite
 from jem.kernels.simplex import normalize_log
+from jem.kernels.unit_axis import over_units
 from jem.node import Data, Params, node, set_once, static
 
 _UNROLL = 16  # values up to which the sum over them is straight-line code
@@ -99,7 +100,7 @@ class Finite(Space):
         return _mean(posterior.probs, self._table(log_joint, params, x))
 
     def average(self, statistics: Callable[[Any, Any], Any], posterior: PointPosterior, x: Data, weights: Array) -> Any:
-        each = jax.vmap(jax.vmap(statistics, (-1, None), -1), (None, 0))(x, self.values)
+        each = jax.vmap(over_units(statistics, (-1, None)), (None, 0))(x, self.values)
         q = posterior.probs * weights[None, :]
         return jax.tree.map(lambda s: jnp.einsum("kn,k...n->k...", q, s.astype(q.dtype)), each)
 
@@ -107,7 +108,7 @@ class Finite(Space):
         user.check_output("LogJoint", log_joint, (), params, user.one_row(x), user.one_row(self.values))
 
     def _table(self, log_joint: LogJointFn, params: Params, x: Data) -> Array:
-        of_units = jax.vmap(log_joint, (None, -1, None), -1)
+        of_units = over_units(log_joint, (None, -1, None))
         size = jax.tree.leaves(self.values)[0].shape[0]
         if size > _UNROLL:
             return jax.vmap(of_units, (None, None, 0))(params, x, self.values)
@@ -146,7 +147,7 @@ class Independent(Space):
         return jnp.sum(_mean(posterior.probs, self._table(log_joint, params, x)), 0)
 
     def average(self, statistics: Callable[[Any, Any], Any], posterior: PointPosterior, x: Data, weights: Array) -> Any:
-        each = jax.vmap(jax.vmap(statistics, (-1, None), -1), (None, 0))(x, self.values)
+        each = jax.vmap(over_units(statistics, (-1, None)), (None, 0))(x, self.values)
         q = posterior.probs * weights[None, None, :]
         return jax.tree.map(lambda s: jnp.einsum("kjn,k...n->kj...", q, s.astype(q.dtype)), each)
 
@@ -158,7 +159,7 @@ class Independent(Space):
         return jax.tree.leaves(self.values)[0].shape[0]
 
     def _table(self, log_joint: LogJointFn, params: Params, x: Data) -> Array:
-        return jax.vmap(jax.vmap(log_joint, (None, -1, None), -1), (None, None, 0))(params, x, self.values)
+        return jax.vmap(over_units(log_joint, (None, -1, None)), (None, None, 0))(params, x, self.values)
 
 
 @node
@@ -212,7 +213,7 @@ class GaussHermite(Space):
         return _mean(posterior.probs, self._table(log_joint, params, x, posterior.points))
 
     def average(self, statistics: Callable[[Any, Any], Any], posterior: PointPosterior, x: Data, weights: Array) -> Any:
-        each = jax.vmap(jax.vmap(statistics, (-1, -1), -1), (None, 0))(x, posterior.points)
+        each = jax.vmap(over_units(statistics, (-1, -1)), (None, 0))(x, posterior.points)
         q = posterior.probs * weights[None, :]
         return jax.tree.map(lambda s: jnp.einsum("kn,k...n->...", q, s.astype(q.dtype)), each)
 
@@ -221,4 +222,4 @@ class GaussHermite(Space):
         user.check_output("LogJoint", log_joint, (), params, user.one_row(x), z)
 
     def _table(self, log_joint: LogJointFn, params: Params, x: Data, points: Array) -> Array:
-        return jax.vmap(jax.vmap(log_joint, (None, -1, -1), -1), (None, None, 0))(params, x, points)
+        return jax.vmap(over_units(log_joint, (None, -1, -1)), (None, None, 0))(params, x, points)

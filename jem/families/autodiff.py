@@ -58,9 +58,8 @@ class Differentiable(Node):
         return replaced(self, units=True)
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> GradientStats | UnitStats:
-        if self.units:
-            return UnitStats(posterior, x, weights)
-        return GradientStats(*jax.value_and_grad(lambda p: self._total(p, UnitStats(posterior, x, weights)))(params))
+        kept = UnitStats(posterior, x, weights)
+        return kept if self.units else GradientStats(self.value(params, kept), jax.grad(self._total)(params, kept))
 
     def maximize(self, params: Params, stats: Any) -> Params:
         # No closed form: `jem.GEM` moves these.
@@ -75,10 +74,12 @@ class Differentiable(Node):
         steps = jax.tree.map(lambda g, new, was: jnp.sum(g * (new - was)), stats.gradient, params, old)
         return tree.total([stats.value, *jax.tree.leaves(steps)])
 
+    def value(self, params: Params, stats: UnitStats) -> Array:
+        """The expected log-density at the parameters of the posterior, weighted and summed."""
+        return self._total(params, stats)
+
     def _total(self, params: Params, stats: UnitStats) -> Array:
-        terms = self.expected(params, stats.posterior, stats.x)
-        # A unit that does not count may be impossible.
-        return jnp.sum(jnp.where(stats.weights > 0, stats.weights * terms, 0))
+        return weighted_sum(self.expected(params, stats.posterior, stats.x), stats.weights)
 
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         if self.starter is not None:
@@ -115,6 +116,11 @@ class Differentiable(Node):
             names, supports = tuple(fields), get_fields(self.supports(params), fields)
             return _num_free(supports, get_fields(params, names))
         return _num_free(self.supports(params), params)
+
+
+def weighted_sum(terms: Array, weights: Array) -> Array:
+    """`sum_n w_n terms_n`; a unit that does not count may be impossible."""
+    return jnp.sum(jnp.where(weights > 0, weights * terms, 0))
 
 
 def _num_free(supports: Any, params: Params) -> int:

@@ -71,7 +71,12 @@ def _spread(value: Array, num: int) -> Array:
 @_spread.defjvp
 def _spread_jvp(num: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # Transposed this is a product with ones: sums over a last axis are not vectorised on a CPU.
-    return _spread(primals[0], num), jnp.tensordot(tangents[0], jnp.ones(num, primals[0].dtype), 0)
+    tangent = jnp.reshape(tangents[0], (-1, 1)) @ jnp.ones((1, num), primals[0].dtype)
+    return _spread(primals[0], num), jnp.reshape(tangent, (*primals[0].shape, num))
+
+
+def _is_literal(atom: Any) -> bool:
+    return isinstance(atom, jex.core.Literal)
 
 
 Value = tuple[Any, bool]  # and whether it has the unit axis
@@ -83,24 +88,21 @@ def _evaluate(closed: Any, args: list[Value], num: int) -> list[Value]:
     known.update({var: (value, False) for var, value in zip(closed.jaxpr.constvars, closed.consts, strict=True)})
 
     def read(atom: Any) -> Value:
-        if isinstance(atom, jex.core.Literal):
-            return jnp.asarray(atom.val, atom.aval.dtype), False
-        return known[atom]
+        return (jnp.asarray(atom.val, atom.aval.dtype), False) if _is_literal(atom) else known[atom]
 
     for eqn in closed.jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
-        inner = eqn.params.get("jaxpr")
-        if eqn.primitive.name in ("jit", "pjit", "closed_call", "core_call"):
-            outputs = _evaluate(inner, inputs, num)
+        if eqn.primitive.name in ("jit", "pjit"):
+            outputs = _evaluate(eqn.params["jaxpr"], inputs, num)
         elif any(many for _, many in inputs):
-            outputs = [(value, True) for value in _many(closed.jaxpr, eqn, inputs, num)]
+            outputs = [(value, True) for value in _many(closed, eqn, inputs, num)]
         else:
-            outputs = [(value, False) for value in _alone(closed.jaxpr, eqn)(*(value for value, _ in inputs))]
+            outputs = [(value, False) for value in _alone(closed, eqn)(*(value for value, _ in inputs))]
         known.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in closed.jaxpr.outvars]
 
 
-def _many(jaxpr: Any, eqn: Any, inputs: list[Value], num: int) -> list[Any]:
+def _many(closed: Any, eqn: Any, inputs: list[Value], num: int) -> list[Any]:
     """One operation, some inputs of which have the unit axis."""
     name, params, values = eqn.primitive.name, eqn.params, [value for value, _ in inputs]
     aval = eqn.outvars[0].aval
@@ -125,7 +127,7 @@ def _many(jaxpr: Any, eqn: Any, inputs: list[Value], num: int) -> list[Any]:
                 first, second, (contract, ((), ())), params["precision"], params["preferred_element_type"],
             )
         ]  # fmt: skip
-    return jax.vmap(_alone(jaxpr, eqn), [-1 if many else None for _, many in inputs], -1)(*values)
+    return jax.vmap(_alone(closed, eqn), [-1 if many else None for _, many in inputs], -1)(*values)
 
 
 def _matrix_times_vector(eqn: Any, inputs: list[Value]) -> bool:
@@ -143,15 +145,15 @@ def _aligned(value: Value, shape: tuple[int, ...], num: int) -> Array:
     return jnp.broadcast_to(jnp.reshape(full, (1,) * (len(shape) + 1 - full.ndim) + full.shape), (*shape, num))
 
 
-def _alone(jaxpr: Any, eqn: Any) -> Callable[..., list[Any]]:
+def _alone(closed: Any, eqn: Any) -> Callable[..., list[Any]]:
     """One operation of a jaxpr as a function of its inputs; what nobody asks for comes back as None."""
-    places = [i for i, atom in enumerate(eqn.invars) if not isinstance(atom, jex.core.Literal)]
+    places = [i for i, atom in enumerate(eqn.invars) if not _is_literal(atom)]
     wanted = [i for i, var in enumerate(eqn.outvars) if not isinstance(var, jex.core.DropVar)]
-    one = jaxpr.replace(
+    one = closed.jaxpr.replace(
         constvars=[], invars=[eqn.invars[i] for i in places], outvars=[eqn.outvars[i] for i in wanted], eqns=[eqn],
-        effects=eqn.effects, debug_info=jaxpr.debug_info.with_unknown_names(),
+        effects=eqn.effects, debug_info=closed.jaxpr.debug_info.with_unknown_names(),
     )  # fmt: skip
-    call = jex.core.jaxpr_as_fun(jex.core.ClosedJaxpr(one, []))
+    call = jex.core.jaxpr_as_fun(closed.replace(jaxpr=one, consts=[]))
 
     def run(*values: Any) -> list[Any]:
         outputs = dict(zip(wanted, call(*(values[i] for i in places)), strict=True))

@@ -8,8 +8,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.families import user
-from jem.families.autodiff import Differentiable, GradientStats, UnitStats, as_arrays, as_start, as_where, spread_over
-from jem.latents.spaces import Space
+from jem.families.autodiff import (
+    Differentiable,
+    GradientStats,
+    UnitStats,
+    as_arrays,
+    as_start,
+    as_where,
+    spread_over,
+    weighted_sum,
+)
+from jem.latents.spaces import PointPosterior, Space
 from jem.node import Data, Params, Posterior, node, set_once, static
 
 
@@ -114,6 +123,11 @@ class LogJoint(Differentiable):
         if self.statistics is None:
             return LogJointStats(local, ())
         return LogJointStats(local, self.space.average(user.traced_once(self.statistics), posterior, x, weights))
+
+    def value(self, params: Params, stats: UnitStats) -> Array:
+        if isinstance(stats.posterior, PointPosterior):  # known since the E-step
+            return weighted_sum(stats.posterior.expected, stats.weights)
+        return super().value(params, stats)
 
     def maximize(self, params: Params, stats: LogJointStats) -> Params:
         if self.maximizer is None:

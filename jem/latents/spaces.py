@@ -17,17 +17,18 @@ from jem.kernels.simplex import normalize_log
 from jem.kernels.unit_axis import over_units
 from jem.node import Data, Params, node, set_once, static
 
-_UNROLL = 16  # values up to which the sum over them is straight-line code
 LogJointFn = Callable[[Params, Any, Any], Array]
 
 
 class PointPosterior(NamedTuple):
     """Probabilities of the K points, (K, N) inside and (N, K) from `jem.infer`.
 
-    With quadrature, `points` are the vectors (K, d, N) at which the joint density was taken, else ().
+    `expected` (N,) is `E_q[log_joint]` of each unit. With quadrature, `points` are the vectors (K, d, N) at which the joint
+    density was taken, else ().
     """
 
     probs: Array
+    expected: Array
     points: Any = ()
 
 
@@ -93,8 +94,9 @@ class Finite(Space):
         return cls({n: jax.tree.map(lambda v: v[index[:, i]], p) for i, (n, p) in enumerate(zip(sets, parts, strict=True))})
 
     def infer(self, log_joint: LogJointFn, params: Params, x: Data) -> tuple[PointPosterior, Array]:
-        probs, evidence = normalize_log(self._table(log_joint, params, x))
-        return PointPosterior(probs), evidence
+        table = self._table(log_joint, params, x)
+        probs, evidence = normalize_log(table)
+        return PointPosterior(probs, _mean(probs, table)), evidence
 
     def expected(self, log_joint: LogJointFn, params: Params, posterior: PointPosterior, x: Data) -> Array:
         return _mean(posterior.probs, self._table(log_joint, params, x))
@@ -108,12 +110,7 @@ class Finite(Space):
         user.check_output("LogJoint", log_joint, (), params, user.one_row(x), user.one_row(self.values))
 
     def _table(self, log_joint: LogJointFn, params: Params, x: Data) -> Array:
-        of_units = over_units(log_joint, (None, -1, None))
-        size = jax.tree.leaves(self.values)[0].shape[0]
-        if size > _UNROLL:
-            return jax.vmap(of_units, (None, None, 0))(params, x, self.values)
-        # Value by value: what the function looks up by z is then looked up once, not again for every unit.
-        return jnp.stack([of_units(params, x, jax.tree.map(lambda v: v[k], self.values)) for k in range(size)])
+        return jax.vmap(over_units(log_joint, (None, -1, None)), (None, None, 0))(params, x, self.values)
 
 
 @node
@@ -140,8 +137,10 @@ class Independent(Space):
         set_once(self, values=Finite(values).values, num=num)
 
     def infer(self, log_joint: LogJointFn, params: Params, x: Data) -> tuple[PointPosterior, Array]:
-        probs, evidence = normalize_log(self._table(log_joint, params, x).reshape(self._size, -1))
-        return PointPosterior(probs.reshape(self._size, self.num, -1)), jnp.sum(evidence.reshape(self.num, -1), 0)
+        table = self._table(log_joint, params, x)
+        probs, evidence = normalize_log(table.reshape(self._size, -1))
+        probs = probs.reshape(table.shape)
+        return PointPosterior(probs, jnp.sum(_mean(probs, table), 0)), jnp.sum(evidence.reshape(self.num, -1), 0)
 
     def expected(self, log_joint: LogJointFn, params: Params, posterior: PointPosterior, x: Data) -> Array:
         return jnp.sum(_mean(posterior.probs, self._table(log_joint, params, x)), 0)
@@ -206,8 +205,9 @@ class GaussHermite(Space):
             root = jnp.broadcast_to(jnp.eye(self.dim, dtype=dtype)[:, :, None], (self.dim, self.dim, num))
         points = centre[None] + jnp.einsum("ijn,kj->kin", root, t)
         log_det = jnp.sum(jnp.log(jnp.diagonal(root)), -1)
-        probs, evidence = normalize_log(self._table(log_joint, params, x, points) + log_w[:, None])
-        return PointPosterior(probs, points), evidence + log_det
+        table = self._table(log_joint, params, x, points)
+        probs, evidence = normalize_log(table + log_w[:, None])
+        return PointPosterior(probs, _mean(probs, table), points), evidence + log_det
 
     def expected(self, log_joint: LogJointFn, params: Params, posterior: PointPosterior, x: Data) -> Array:
         return _mean(posterior.probs, self._table(log_joint, params, x, posterior.points))

@@ -54,14 +54,6 @@ def x64():
         yield
 
 
-@pytest.fixture
-def optimized():
-    """Full optimisation, for tests that compute more than they compile."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """Runs a test in float32 as JAX comes, and in float64 with x64 on."""

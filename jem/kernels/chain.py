@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-_BROADCAST = 8  # states up to which a broadcast sum beats a matrix product
+_BROADCAST = 8  # states up to which, and
+_LANES = 128  # sequences below which a broadcast sum beats a matrix product
 
 
 class Smoothed(NamedTuple):
@@ -66,59 +67,56 @@ def choose(form: Form, steps: int, states: int, lanes: int) -> Sequential | Bloc
     return Blocks() if parallel else Sequential()
 
 
+def _broadcasts(transition: Array, lanes: int) -> bool:
+    """Whether a broadcast sum beats a matrix product: XLA compiles the whole loop where its body is small and calls nothing."""
+    return transition.shape[0] <= _BROADCAST and lanes < _LANES
+
+
 def _forward_product(transition: Array, alpha: Array) -> Array:
     """`A^T alpha` for alpha (K, S)."""
-    if transition.shape[0] <= _BROADCAST:
+    if _broadcasts(transition, alpha.shape[1]):
         return jnp.sum(transition[:, :, None] * alpha[:, None, :], 0)
-    return transition.T @ alpha
+    return lax.dot_general(transition, alpha, (((0,), (0,)), ((), ())))
 
 
 def _backward_product(transition: Array, b: Array) -> Array:
     """`A b` for b (K, S)."""
-    if transition.shape[0] <= _BROADCAST:
+    if _broadcasts(transition, b.shape[1]):
         return jnp.sum(transition[:, :, None] * b[None, :, :], 1)
     return transition @ b
 
 
-def messages(start: Array, transition: Array, e: Array, form: Sequential | Blocks) -> tuple[Array, Array, Array]:
-    """Forward and backward messages of the steps after the first.
+def _ahead(predicted: Array, transition: Array, e: Array) -> tuple[Array, Array]:
+    """`u_t = p_t e_t`, `c_t = sum u_t`, `alpha_t = u_t / c_t`, `p_{t+1} = A^T alpha_t`, from `predicted` p_1 (K, S).
 
-    `u_t = (A^T alpha_{t-1}) e_t`, `c_t = sum u_t`, `alpha_t = u_t / c_t`; `b_t = e_t beta_t / c_t`, `beta_{t-1} = A b_t`.
-
-    Args:
-        start: (K, S) filtered probabilities of the first state.
-        transition: (K, K), rows sum to one.
-        e: (T, K, S) emission likelihoods of the steps that follow.
-        form: sequential or in blocks.
-
-    Returns:
-        alpha (T, K, S), c (T, S), b (T, K, S).
+    Returns alpha (T, K, S) and c (T, S).
     """
-    if isinstance(form, Blocks):
-        return _messages_in_blocks(start, transition, e, form)
-    alpha, c = _ahead(start, transition, e)
-    return alpha, c, _back(jnp.ones_like(start), transition, e * (1 / c)[:, None, :])
 
-
-def _ahead(start: Array, transition: Array, e: Array) -> tuple[Array, Array]:
-    def step(alpha: Array, e_t: Array) -> tuple[Array, tuple[Array, Array]]:
-        u = _forward_product(transition, alpha) * e_t
+    def step(predicted: Array, e_t: Array) -> tuple[Array, tuple[Array, Array]]:
+        u = predicted * e_t
         c = jnp.sum(u, 0)
         alpha = u * (1 / c)[None]
-        return alpha, (alpha, c)
+        return _forward_product(transition, alpha), (alpha, c)
 
-    return lax.scan(step, start, e)[1]
-
-
-def _back(last: Array, transition: Array, w: Array) -> Array:
-    def step(beta: Array, w_t: Array) -> tuple[Array, Array]:
-        b = w_t * beta
-        return _backward_product(transition, b), b
-
-    return lax.scan(step, last, w, reverse=True)[1]
+    return lax.scan(step, predicted, e)[1]
 
 
-def _messages_in_blocks(start: Array, transition: Array, e: Array, form: Blocks) -> tuple[Array, Array, Array]:
+def _back(last: Array, transition: Array, e: Array, alpha: Array, c: Array) -> tuple[Array, Array]:
+    """`b_t = e_t beta_t / c_t`, `beta_{t-1} = A b_t`, and the posterior, proportional to `alpha_t beta_t`; `last` is beta_T.
+
+    Returns b (T, K, S) and the posterior (T, K, S).
+    """
+
+    def step(beta: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        e_t, alpha_t, c_t = inputs
+        both = alpha_t * beta
+        b = e_t * (1 / c_t)[None] * beta
+        return _backward_product(transition, b), (b, both * (1 / jnp.sum(both, 0))[None])
+
+    return lax.scan(step, last, (e, alpha, c), reverse=True)[1]
+
+
+def _smooth_in_blocks(predicted: Array, transition: Array, e: Array, form: Blocks) -> tuple[Array, Array, Array, Array]:
     """Transfer products of all blocks side by side, boundary messages in turn, then all blocks side by side again."""
     steps, states, lanes = e.shape
     length = -(-steps // (form.num_blocks or max(1, int(steps**0.5))))
@@ -127,36 +125,36 @@ def _messages_in_blocks(start: Array, transition: Array, e: Array, form: Blocks)
     inside = jnp.moveaxis(padded.reshape(num, length, states, lanes), 0, 2)  # (L, K, blocks, S)
 
     def transfer(p: Array, e_t: Array) -> tuple[Array, None]:
-        p = jnp.einsum("ikns,kj->ijns", p, transition) * e_t[None]
+        p = jnp.einsum("ikns,kj->ijns", p * e_t[None], transition)
         return p / jnp.sum(p, (0, 1), keepdims=True), None
 
     eye = jnp.broadcast_to(jnp.eye(states, dtype=e.dtype)[:, :, None, None], (states, states, num, lanes))
     product = jnp.moveaxis(lax.scan(transfer, eye, inside)[0], 2, 0)  # (blocks, K, K, S)
 
-    def across(alpha: Array, p: Array) -> tuple[Array, Array]:
-        u = jnp.einsum("is,ijs->js", alpha, p)
+    def across(predicted: Array, p: Array) -> tuple[Array, Array]:
+        u = jnp.einsum("is,ijs->js", predicted, p)
         u = u / jnp.sum(u, 0)[None]
-        return u, alpha
+        return u, predicted
 
     def across_back(beta: Array, p: Array) -> tuple[Array, Array]:
         u = jnp.einsum("ijs,js->is", p, beta)
         return u / lax.stop_gradient(jnp.max(u, 0))[None], beta
 
-    final, starts = lax.scan(across, start, product)
-    ends = lax.scan(across_back, jnp.ones_like(start), product, reverse=True)[1]
-    # A backward message is the right multiple of itself where its product with the forward one sums to one.
-    alphas = jnp.concatenate([starts[1:], final[None]])
-    ends = ends / jnp.sum(alphas * ends, 1, keepdims=True)
+    starts = lax.scan(across, predicted, product)[1]
+    ends = lax.scan(across_back, jnp.ones_like(predicted), product, reverse=True)[1]
 
     side_by_side = lambda a: jnp.moveaxis(a, 0, 1).reshape(states, num * lanes)  # noqa: E731
     inside = inside.reshape(length, states, num * lanes)
     alpha, c = _ahead(side_by_side(starts), transition, inside)
-    b = _back(side_by_side(ends), transition, inside * (1 / c)[:, None, :])
+    # A backward message is the right multiple of itself where its product with the forward one sums to one.
+    last = _backward_product(transition, side_by_side(ends))
+    last = last / jnp.sum(alpha[-1] * last, 0, keepdims=True)
+    b, smoothed = _back(last, transition, inside, alpha, c)
 
     def in_turn(a: Array) -> Array:
         return jnp.moveaxis(a.reshape(length, -1, num, lanes), 2, 0).reshape(num * length, -1, lanes)[:steps]
 
-    return in_turn(alpha), in_turn(c[:, None])[:, 0], in_turn(b)
+    return in_turn(alpha), in_turn(c[:, None])[:, 0], in_turn(b), in_turn(smoothed)
 
 
 def scaled(log_e: Array) -> tuple[Array, Array]:
@@ -184,17 +182,14 @@ def smooth(initial: Array, transition: Array, e: Array, form: Form = Automatic()
     Source: Rabiner (1989), Proc. IEEE 77, section V.
     """
     steps, states, lanes = e.shape
-    first = e[0] * initial[:, None]
-    total = jnp.sum(first, 0)
-    start = first / total[None]
-    alpha, c, b = messages(start, transition, e[1:], choose(form, steps, states, lanes))
-    alpha = jnp.concatenate([start[None], alpha])
-    # States first, as in `scaled`.
-    ahead, behind = jnp.moveaxis(alpha, 1, 0), jnp.moveaxis(b, 1, 0)
-    beta = _backward_product(transition, behind.reshape(states, -1)).reshape(behind.shape)
-    gamma = ahead * jnp.concatenate([beta, jnp.ones((states, 1, lanes), e.dtype)], 1)
-    gamma = jnp.moveaxis(gamma / jnp.sum(gamma, 0)[None], 0, 1)
-    return Smoothed(alpha, b, gamma, jnp.log(total) + jnp.sum(jnp.log(c), 0))
+    form = choose(form, steps, states, lanes)
+    predicted = jnp.broadcast_to(initial[:, None], (states, lanes))
+    if isinstance(form, Blocks):
+        alpha, c, b, smoothed = _smooth_in_blocks(predicted, transition, e, form)
+    else:
+        alpha, c = _ahead(predicted, transition, e)
+        b, smoothed = _back(jnp.ones_like(predicted), transition, e, alpha, c)
+    return Smoothed(alpha, b[1:], smoothed, jnp.sum(jnp.log(c), 0))
 
 
 def expected_transitions(transition: Array, filtered: Array, backward: Array, weights: Array) -> Array:
@@ -206,7 +201,11 @@ def expected_transitions(transition: Array, filtered: Array, backward: Array, we
         backward: (T - 1, K, S), the messages of steps 2..T.
         weights: (T - 1, S), of the step into t = 2..T.
     """
-    return transition * jnp.einsum("tis,tjs->ij", filtered[:-1] * weights[:, None, :], backward)
+    now, then = filtered[:-1] * weights[:, None, :], backward
+    if now.shape[2] == 1:
+        return transition * lax.dot_general(now[:, :, 0], then[:, :, 0], (((0,), (0,)), ((), ())))
+    states_first = lambda a: jnp.moveaxis(a, 1, 0).reshape(a.shape[1], -1)  # noqa: E731
+    return transition * (states_first(now) @ states_first(then).T)
 
 
 def viterbi(log_initial: Array, log_transition: Array, log_e: Array, within: Array) -> tuple[Array, Array]:

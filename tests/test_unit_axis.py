@@ -7,7 +7,7 @@ import pytest
 from jax.scipy.special import gammaln, logsumexp, xlogy
 from jax.scipy.stats import norm
 
-from jem.kernels.unit_axis import over_units
+from jem.kernels.unit_axis import over_units, sum_in_parts
 
 NUM, DIM, HIDDEN = 7, 3, 4
 
@@ -99,3 +99,16 @@ def test_units_stay_last():
     fn = FUNCTIONS["normal"]
     assert places(over_units(fn, (None, -1))) == (False, True)
     assert places(jax.vmap(fn, (None, -1), -1))[0]  # the control
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 50])
+def test_parts_add_up(x64, size):
+    """Whatever the size of the parts, derivatives included."""
+    rng = np.random.default_rng(0)
+    x, weights = jnp.asarray(rng.normal(size=(DIM, 10))), jnp.asarray(rng.random((2, 10)))
+    fn = lambda x, w: {"first": w @ x.T, "mass": jnp.sum(w, 1)}
+    got = sum_in_parts(fn, x, weights, size)
+    for name, want in fn(x, weights).items():
+        np.testing.assert_allclose(got[name], want, rtol=1e-13)
+    slope = jax.grad(lambda x: jnp.sum(sum_in_parts(fn, x, weights, size)["first"] ** 2))(x)
+    np.testing.assert_allclose(slope, jax.grad(lambda x: jnp.sum(fn(x, weights)["first"] ** 2))(x), rtol=1e-12)

@@ -12,6 +12,7 @@ from jem.data import Labelled, Sequences, fill, observed
 from jem.kernels import chain
 from jem.kernels.simplex import log_dirichlet, maximize_simplex
 from jem.kernels.support import Simplex
+from jem.kernels.unit_axis import sum_in_parts
 from jem.latents.mixture import KMeansPlusPlus
 from jem.latents.transition import Transition, TransitionParams
 from jem.node import Data, Node, Params, Posterior, Stats, Wrapper, assign, node, replaced, set_once, static
@@ -140,7 +141,8 @@ class HMM(Node):
         pairs = chain.expected_transitions(matrix, posterior.filtered, posterior.backward, within[1:])
         gamma = jnp.where(steps.seen[:, None, :], posterior.smoothed * weights[None, None, :], 0)
         gamma = jnp.moveaxis(gamma, 1, 0).reshape(gamma.shape[1], -1)
-        emission = self.emission.expect(params.emission, posterior.emission, steps.flat, gamma)
+        expect = lambda units, w: self.emission.expect(params.emission, *units, w)
+        emission = sum_in_parts(expect, (posterior.emission, steps.flat), gamma)
         return HMMStats(posterior.smoothed[0] @ weights, pairs, emission)
 
     def maximize(self, params: HMMParams, stats: HMMStats) -> HMMParams:

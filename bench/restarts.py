@@ -47,7 +47,9 @@ class Found(NamedTuple):
     share: float = float("nan")
 
 
-def jem_runner(seed: int, num_restarts: int, tolerance: float, threads: int, schedule: Any) -> Runner:
+def jem_runner(
+    seed: int, num_restarts: int, tolerance: float, threads: int, schedule: Any, solver: Any = jem.EM()  # noqa: B008
+) -> Runner:
     """`jem.fit_restarts` without a prior; with two threads the data lies on two devices and the lanes are split."""
     model = jem.Mixture(jem.Gaussian(prior=None), NUM_COMPONENTS)
     x = place(make_data(seed), threads)
@@ -56,7 +58,7 @@ def jem_runner(seed: int, num_restarts: int, tolerance: float, threads: int, sch
 
     def fit() -> Any:
         fits = jem.fit_restarts(
-            model, key, x, num_restarts=num_restarts, schedule=schedule, stop=stop, max_steps=MAX_STEPS
+            model, key, x, num_restarts=num_restarts, schedule=schedule, solver=solver, stop=stop, max_steps=MAX_STEPS
         )
         return jax.block_until_ready(fits)
 
@@ -109,8 +111,11 @@ def compare_search(arguments: argparse.Namespace) -> str:
     x = make_data(0)
     # jem's test is relative to the size of the objective, the peers' is not.
     absolute = tolerance * max(1.0, abs(score(Params(np.ones(1), x.mean(0)[None], np.cov(x.T)[None]), x)))
+    search = functools.partial(Local, jem_runner, 0, size, tolerance, arguments.threads, jem.FinishAll())
     makers: dict[str, functools.partial[Contender]] = {
-        "jem": functools.partial(Local, jem_runner, 0, size, tolerance, arguments.threads, jem.FinishAll()),
+        "jem": search,
+        "jem, SQUAREM": functools.partial(search, jem.SQUAREM()),
+        "jem, Anderson": functools.partial(search, jem.Anderson()),
         "scikit-learn, k-means starts": functools.partial(Local, sklearn_runner, 0, size, absolute, "kmeans"),
         "scikit-learn, random starts": functools.partial(Local, sklearn_runner, 0, size, absolute, "random"),
         "gmmx in a loop (float32)": functools.partial(Remote, arguments.timeout, gmmx_runner, 0, size, absolute),
@@ -181,7 +186,7 @@ def main() -> None:
     """Run the search beside the peers, then the schedules."""
     options = harness.parser("restarts", __doc__, rounds=3)
     options.add_argument("--restarts", type=int, default=256, help="lanes of a search (default 256)")
-    options.add_argument("--datasets", type=int, default=20, help="data sets for the schedules (default 20)")
+    options.add_argument("--datasets", type=int, default=20, help="data sets for the schedules, 0 for none (default 20)")
     options.add_argument("--tolerance", type=float, default=1e-6, help="jem.RelativeGain's (default 1e-6)")
     options.add_argument("--budget", type=float, default=60.0, help="seconds of steady calls a contender may use")
     options.add_argument("--timeout", type=float, default=600.0, help="seconds gmmx may take for one search")
@@ -190,7 +195,8 @@ def main() -> None:
     report = Report(arguments.out)
     report.add(harness.machine())
     report.add(compare_search(arguments))
-    report.add(compare_schedules(arguments))
+    if arguments.datasets:
+        report.add(compare_schedules(arguments))
 
 
 if __name__ == "__main__":

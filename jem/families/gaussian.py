@@ -1,10 +1,12 @@
 """Gaussian observations with full, diagonal or spherical covariance."""
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jem import checks
 from jem.kernels import gaussian as kernel
@@ -199,19 +201,47 @@ def feature_scale(x: Array, weights: Array) -> FeatureScale:
     """Standard deviation of each feature of x (D, N), and four units in its last place, without over- or underflow."""
     x = x.astype(weights.dtype)
     eps, tiny = jnp.finfo(x.dtype).eps, jnp.finfo(x.dtype).tiny
-    used = jnp.where(weights[None, :] > 0, x, 0)
-    top = jnp.maximum(jnp.max(used, 1), -jnp.min(used, 1))
+    top = jnp.max(_over_rows(lambda rows, w: jnp.max(jnp.abs(rows), 1), jnp.maximum, x, weights), 0)
     everything = jnp.max(top)
-    unit = jnp.where(top > 0, top, jnp.where(everything > 0, everything, 1))
+    unit = lax.stop_gradient(jnp.where(top > 0, top, jnp.where(everything > 0, everything, 1)))  # it cancels
     total = jnp.sum(weights)
     share = weights / jnp.where(total > 0, total, 1)
-    y = used / unit[:, None]
-    # Sums of products rather than matrix products: these read the rows where they lie.
-    mean = jnp.sum(y * share[None, :], 1, keepdims=True)
-    d = jnp.where(weights[None, :] > 0, y - mean, 0)
-    deviation = jnp.sqrt(jnp.sum(d * d * share[None, :], 1)) * unit
+    scaled = lambda rows: rows / unit[None, None]  # noqa: E731
+    mean = jnp.sum(_over_rows(lambda rows, s: _average(s, scaled(rows)), jnp.add, x, share), 0)
+    square = lambda rows: (scaled(rows) - mean[None, None]) ** 2  # noqa: E731
+    variance = jnp.sum(_over_rows(lambda rows, s: _average(s, square(rows)), jnp.add, x, share), 0)
     resolution = jnp.maximum(4 * eps * unit, 4 * tiny)
-    return FeatureScale(jnp.maximum(deviation, resolution), resolution)
+    return FeatureScale(jnp.maximum(jnp.sqrt(variance) * unit, resolution), resolution)
+
+
+def _average(share: Array, values: Array) -> Array:
+    """`sum_c share_pc values_pcd`, (P, D)."""
+    return jnp.einsum("pc,pcd->pd", share, values)
+
+
+def _over_rows(
+    fn: Callable[[Array, Array], Array], combine: Callable[[Array, Array], Array], x: Array, weights: Array
+) -> Array:
+    """`fn(rows (P, C, D), weights (P, C))` over all units of x (D, N), C of each of P parts at a time; (P, D).
+
+    x is the transpose of rows that lie as they were given: a few at a time are read fast, and nothing of the size of x is made.
+    Rows spread over devices stay where they are, as parts are theirs. Rows of weight 0 are zeros.
+    """
+    num_parts = math.gcd(weights.shape[0], 48)
+    rows, w = x.T.reshape(num_parts, -1, x.shape[0]), weights.reshape(num_parts, -1)
+    num = w.shape[1]
+    size = min(num, max(1, 2048 // num_parts))
+
+    def block(index: Array | int) -> Array:
+        start = jnp.minimum(index * size, num - size)
+        some, v = (lax.dynamic_slice_in_dim(a, start, size, 1) for a in (rows, w))
+        fresh = start + jnp.arange(size) >= index * size  # the last block begins early enough to be full
+        v = jnp.where(jnp.broadcast_to(fresh, v.shape), v, 0)
+        return fn(jnp.where((v > 0)[:, :, None], some, 0), v)
+
+    if num <= size:
+        return block(0)
+    return lax.scan(lambda value, i: (combine(value, block(i)), None), block(0), jnp.arange(1, -(-num // size)))[0]
 
 
 def weighted_moments(x: Array, weights: Array, scale: FeatureScale | None) -> tuple[Array, Array]:

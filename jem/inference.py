@@ -14,7 +14,7 @@ from jem.coordinates import check_values
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine import step
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
-from jem.fit import checked
+from jem.fit import checked, compressed, mesh_of
 from jem.node import Data, Node, Params, Posterior, Stats, has_local_q, keep_units
 
 
@@ -56,13 +56,16 @@ def init(node: Node, key: Array, x: Data, weights: Array | None = None) -> Param
         (2,)
     """
     checks.check_key(key)
-    return _init(node, key, *checked(node, x, weights))
+    x, weights = checked(node, x, weights)
+    return _init(node, key, x, weights, mesh=mesh_of(x, 1))
 
 
-@jax.jit
-def _init(node: Node, key: Array, x: Data, weights: Array | None) -> Params:
-    units, weights = to_units(used_rows(x, weights)), row_weights(x, weights)
-    return node.bind(units, weights).init(key, units, weights)
+@functools.partial(jax.jit, static_argnames="mesh")
+def _init(node: Node, key: Array, x: Data, weights: Array | None, *, mesh: tuple[Any, str | None] | None) -> Params:
+    x, weights = used_rows(x, weights), row_weights(x, weights)
+    node = node.bind(to_units(x), weights)
+    x, weights = compressed(node, x, weights, mesh) or (x, weights)
+    return node.init(key, to_units(x), weights)
 
 
 def log_prob(node: Node, params: Params, x: Data) -> Array:

@@ -199,6 +199,11 @@ def whitening_of(structure: Structure, covariance: Array, dim: int) -> Array:
 
 def feature_scale(x: Array, weights: Array) -> FeatureScale:
     """Standard deviation of each feature of x (D, N), and four units in its last place, without over- or underflow."""
+    return mean_and_scale(x, weights)[1]
+
+
+def mean_and_scale(x: Array, weights: Array) -> tuple[Array, FeatureScale]:
+    """The weighted mean (D,) of x (D, N), zero where nothing has weight, and its scale."""
     x = x.astype(weights.dtype)
     eps, tiny = jnp.finfo(x.dtype).eps, jnp.finfo(x.dtype).tiny
     top = jnp.max(_over_rows(lambda rows, w: jnp.max(jnp.abs(rows), 1), jnp.maximum, x, weights), 0)
@@ -211,7 +216,7 @@ def feature_scale(x: Array, weights: Array) -> FeatureScale:
     square = lambda rows: (scaled(rows) - mean[None, None]) ** 2  # noqa: E731
     variance = jnp.sum(_over_rows(lambda rows, s: _average(s, square(rows)), jnp.add, x, share), 0)
     resolution = jnp.maximum(4 * eps * unit, 4 * tiny)
-    return FeatureScale(jnp.maximum(jnp.sqrt(variance) * unit, resolution), resolution)
+    return mean * unit, FeatureScale(jnp.maximum(jnp.sqrt(variance) * unit, resolution), resolution)
 
 
 def _average(share: Array, values: Array) -> Array:

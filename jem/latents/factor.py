@@ -11,8 +11,8 @@ from jem import checks
 from jem.families.gaussian import (
     FeatureScale,
     InverseWishart,
-    feature_scale,
     log_prior_whitening,
+    mean_and_scale,
     prior_of,
     update_whitening,
     weighted_moments,
@@ -175,10 +175,7 @@ class FactorAnalysis(Node):
         return f, params.mean[:, None] + params.loadings @ f + noise
 
     def bind(self, x: Any, weights: Array) -> "FactorAnalysis":
-        x = together(x)
-        scale, total = feature_scale(x, weights), jnp.sum(weights)
-        share = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 1 / weights.shape[0])
-        origin = jnp.sum(jnp.where((weights > 0)[:, None], x.T, 0) * share[:, None], 0)
+        origin, scale = mean_and_scale(together(x), weights)
         return FactorAnalysis(self.num_factors, self.noise, self.prior, scale, origin)
 
     def compress(self, total: Callable[..., Any], x: Array, weights: Array) -> tuple[Offset, Array] | None:

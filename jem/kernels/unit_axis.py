@@ -76,7 +76,7 @@ def sum_in_parts(fn: Callable[..., Any], units: Any, weights: Array, size: int =
         return fn(some, jnp.where(jnp.broadcast_to(fresh, w.shape), w, 0))
 
     zero = tree.zeros_like(jax.eval_shape(part, jnp.array(0)))
-    add = lambda sums, index: (tree.two_sum(*sums, part(index)), None)
+    add = lambda sums, index: (tree.two_sum(sums[0], sums[1], part(index)), None)
     total, error = lax.scan(add, (zero, zero), jnp.arange(-(-num // size)))[0]
     return tree.add(total, error)
 
@@ -84,23 +84,23 @@ def sum_in_parts(fn: Callable[..., Any], units: Any, weights: Array, size: int =
 def spread(value: Any, num: int) -> Array:
     """The same value for all units, (..., num)."""
     value = jnp.asarray(value)
-    return _spread(value, num) if jnp.issubdtype(value.dtype, jnp.inexact) else _repeat(value, num)
+    return _spread(num, value) if jnp.issubdtype(value.dtype, jnp.inexact) else _repeat(num, value)
 
 
-def _repeat(value: Array, num: int) -> Array:
+def _repeat(num: int, value: Array) -> Array:
     return jnp.broadcast_to(value[..., None], (*value.shape, num))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _spread(value: Array, num: int) -> Array:
-    return _repeat(value, num)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _spread(num: int, value: Array) -> Array:
+    return _repeat(num, value)
 
 
 @_spread.defjvp
 def _spread_jvp(num: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # Transposed this is a product with ones: sums over a last axis are not vectorised on a CPU.
     tangent = jnp.reshape(tangents[0], (-1, 1)) @ jnp.ones((1, num), primals[0].dtype)
-    return _spread(primals[0], num), jnp.reshape(tangent, (*primals[0].shape, num))
+    return _spread(num, primals[0]), jnp.reshape(tangent, (*primals[0].shape, num))
 
 
 def _is_literal(atom: Any) -> bool:

@@ -238,10 +238,13 @@ def _solve(c: Curvature | Array, product: Any, b: Array) -> Array:
     def refine(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         count, x, _ = state
         change = c.solve(b - product(x))
-        return count + 1, x + change, jnp.max(jnp.abs(change)) / jnp.max(jnp.abs(x))
+        return count + 1, x + change, jnp.max(jnp.abs(change))
 
-    start = (jnp.array(0), c.solve(b), jnp.array(jnp.inf, b.dtype))
-    return lax.while_loop(lambda s: (s[0] < _REFINEMENTS) & (s[2] > enough), refine, start)[1]
+    def going(state: tuple[Array, Array, Array]) -> Array:
+        count, x, change = state
+        return (count < _REFINEMENTS) & (change > enough * jnp.max(jnp.abs(x)))
+
+    return lax.while_loop(going, refine, (jnp.array(0), c.solve(b), jnp.array(jnp.inf, b.dtype)))[1]
 
 
 def _solve_large(scale: Array, product: Any, b: Array) -> tuple[Array, Array]:
@@ -260,6 +263,13 @@ class _Polishing(NamedTuple):
     distance: Array
     residual: Array
     done: Array
+
+
+def _tells_flat(c: Curvature | Array, taken_at: Array, near: Any) -> Array:
+    """Whether the information was taken near enough to tell flat directions from others; it is off by about `taken_at`."""
+    if not isinstance(c, Curvature):
+        return taken_at <= near
+    return (taken_at <= near) | (jnp.min(jnp.abs(c.values)) > 100 * taken_at)
 
 
 def _polish(t: Target, fit: Fit, dense_limit: int, tol: Any) -> _Found:
@@ -282,24 +292,19 @@ def _polish(t: Target, fit: Fit, dense_limit: int, tol: Any) -> _Found:
             d = _solve_large(c, lambda v: -jax.jvp(lambda z: level(t, z).score, (z,), (v,))[1], score)[0]
         return d, jnp.sqrt(jnp.maximum(d @ score, 0))
 
-    def good_enough(c: Any, taken_at: Array) -> Array:
-        """Whether the information was taken apart near enough to tell the flat directions from the others."""
-        near_enough = taken_at <= near
-        return near_enough | (jnp.min(jnp.abs(c.values)) > 100 * taken_at) if dense else near_enough
-
     def body(s: _Polishing) -> _Polishing:
         score, _, _, stats = level(t, s.point)
         c, old = s.curvature, s.distance
         stale = jnp.array(False)
         if dense:
             distance = direction(c, s.point, score)[1] / jnp.sqrt(t.total_weight)
-            stale = (s.step == 0) | ~(distance <= 0.25 * old) | ((distance <= near) & ~good_enough(c, s.taken_at))
+            stale = (s.step == 0) | ~(distance <= 0.25 * old) | ((distance <= near) & ~_tells_flat(c, s.taken_at, near))
             c = lax.cond(stale, lambda: curvature(t, s.point, stats), lambda: c)
         move, length = direction(c, s.point, score)
         distance = length / jnp.sqrt(t.total_weight)
         taken_at = jnp.where(stale | ~jnp.array(dense), distance, s.taken_at)
         stuck = stale & (distance > 0.5 * old) & (distance <= near)  # as near as rounding lets it come
-        done = ((distance <= tol) & good_enough(c, taken_at)) | stuck | ~jnp.isfinite(distance) | ~may_move
+        done = ((distance <= tol) & _tells_flat(c, taken_at, near)) | stuck | ~jnp.isfinite(distance) | ~may_move
         damped = move * jnp.where(length > 0.25, 1 / (1 + length), 1)
         go = may_move & jnp.isfinite(distance)
         return _Polishing(

@@ -17,10 +17,14 @@ from jem.node import Data, Params, node, set_once, static
 
 
 class ChainPosterior(NamedTuple):
-    """Probabilities of the states, `smoothed` (T, K, S), and of the transitions summed over steps, `pairs` (K, K, S)."""
+    """Probabilities of the states, `smoothed` (T, K, S), and of the transitions summed over steps, `pairs` (K, K, S).
+
+    `expected` (S,) is `E_q[log p(x, z)]` of each sequence.
+    """
 
     smoothed: Array
     pairs: Array
+    expected: Array
 
 
 class ChainStatistics(NamedTuple):
@@ -77,13 +81,16 @@ class ChainOf(Space):
         s = chain.smooth(jnp.exp(self.log_initial(params)), matrix, e, self.form)
         ahead = s.filtered[:-1] * within[1:, None, :]
         pairs = matrix[:, :, None] * jnp.einsum("tis,tjs->ijs", ahead, s.backward)
-        return ChainPosterior(s.smoothed, pairs), s.log_normalizer + log_scale
+        expected = self._expected(params, s.smoothed, pairs, log_e, within)
+        return ChainPosterior(s.smoothed, pairs, expected), s.log_normalizer + log_scale
 
     def expected(self, log_joint: LogJointFn, params: Params, posterior: ChainPosterior, x: Data) -> Array:
-        log_e, within = self._emissions(log_joint, params, x)
-        gamma = jnp.where(within[:, None, :], posterior.smoothed, 0)
+        return self._expected(params, posterior.smoothed, posterior.pairs, *self._emissions(log_joint, params, x))
+
+    def _expected(self, params: Params, smoothed: Array, pairs: Array, log_e: Array, within: Array) -> Array:
+        gamma = jnp.where(within[:, None, :], smoothed, 0)
         first = _mean(gamma[0], self.log_initial(params)[:, None], 0)
-        moves = _mean(posterior.pairs, self.log_transition(params)[:, :, None], (0, 1))
+        moves = _mean(pairs, self.log_transition(params)[:, :, None], (0, 1))
         return first + moves + _mean(gamma, log_e, (0, 1))
 
     def average(

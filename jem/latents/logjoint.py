@@ -18,7 +18,7 @@ from jem.families.autodiff import (
     spread_over,
     weighted_sum,
 )
-from jem.latents.spaces import PointPosterior, Space
+from jem.latents.spaces import Space
 from jem.node import Data, Params, Posterior, node, set_once, static
 
 
@@ -125,9 +125,7 @@ class LogJoint(Differentiable):
         return LogJointStats(local, self.space.average(user.traced_once(self.statistics), posterior, x, weights))
 
     def value(self, params: Params, stats: UnitStats) -> Array:
-        if isinstance(stats.posterior, PointPosterior):  # known since the E-step
-            return weighted_sum(stats.posterior.expected, stats.weights)
-        return super().value(params, stats)
+        return weighted_sum(stats.posterior.expected, stats.weights)  # known since the E-step
 
     def maximize(self, params: Params, stats: LogJointStats) -> Params:
         if self.maximizer is None:

@@ -41,7 +41,10 @@ class Space:
     """A set of values of the hidden variable, and how to sum over it. `log_joint` is the user's, for one unit."""
 
     def infer(self, log_joint: LogJointFn, params: Params, x: Data) -> tuple[Any, Array]:
-        """The posterior, and `log p(x | params) = log sum_z exp(log_joint(params, x, z))` of shape (N,)."""
+        """The posterior, and `log p(x | params) = log sum_z exp(log_joint(params, x, z))` of shape (N,).
+
+        The posterior has a field `expected` (N,), `E_q[log_joint]` at these parameters.
+        """
         raise NotImplementedError
 
     def expected(self, log_joint: LogJointFn, params: Params, posterior: Any, x: Data) -> Array:

@@ -11,6 +11,7 @@ COMMANDS = {
     "factor": "a whole factor analysis, beside the peers",
     "restarts": "a whole search with 256 restarts, and what each screening schedule gains and loses",
     "accelerate": "evaluations, time and end of accelerated EM and of L-BFGS; a search with 64 restarts",
+    "remaining": "the default solver and stop over the zoo, beside solvers stopped by an oracle",
     "implicit": "the derivative of a fit beside the fit and the unrolled loop, in time and memory",
     "bootstrap": "1,000 bootstrap fits of a mixture in one call, beside joblib over scikit-learn",
     "gem": "E-steps derived from a log-joint beside hand-written ones; gradient M-steps beside closed forms",

@@ -5,6 +5,7 @@ from jem.coordinates import constrain as constrain
 from jem.coordinates import unconstrain as unconstrain
 from jem.data import Labelled as Labelled
 from jem.data import Sequences as Sequences
+from jem.data import flat_rows as flat_rows
 from jem.data import sequences as sequences
 from jem.engine.accelerate import SQUAREM as SQUAREM
 from jem.engine.accelerate import Anderson as Anderson
@@ -38,6 +39,7 @@ from jem.engine.stop import NeverStop as NeverStop
 from jem.engine.stop import ParameterChange as ParameterChange
 from jem.engine.stop import Progress as Progress
 from jem.engine.stop import RelativeGain as RelativeGain
+from jem.engine.stop import Remaining as Remaining
 from jem.engine.stop import Residual as Residual
 from jem.engine.stop import Rule as Rule
 from jem.families.autodiff import Density as Density
@@ -76,6 +78,8 @@ from jem.kernels.gaussian import Full as Full
 from jem.kernels.gaussian import Spherical as Spherical
 from jem.kernels.kalman import Associative as Associative
 from jem.kernels.kalman import Steady as Steady
+from jem.kernels.linalg import cholesky as cholesky
+from jem.kernels.linalg import solve_lower as solve_lower
 from jem.kernels.support import ByGradient as ByGradient
 from jem.kernels.support import Cells as Cells
 from jem.kernels.support import CholeskyFactor as CholeskyFactor
@@ -127,11 +131,9 @@ from jem.streaming import Streamed as Streamed
 from jem.streaming import fit_stream as fit_stream
 from jem.uncertainty.bootstrap import BayesianWeights as BayesianWeights
 from jem.uncertainty.bootstrap import Bootstrap as Bootstrap
-from jem.uncertainty.bootstrap import LikelihoodRatioTest as LikelihoodRatioTest
 from jem.uncertainty.bootstrap import Multinomial as Multinomial
 from jem.uncertainty.bootstrap import Parametric as Parametric
 from jem.uncertainty.bootstrap import bootstrap as bootstrap
-from jem.uncertainty.bootstrap import likelihood_ratio_test as likelihood_ratio_test
 from jem.uncertainty.density import LogDensity as LogDensity
 from jem.uncertainty.density import log_density as log_density
 from jem.uncertainty.errors import StandardErrors as StandardErrors
@@ -145,12 +147,15 @@ from jem.uncertainty.information import OPG as OPG
 from jem.uncertainty.information import SEM as SEM
 from jem.uncertainty.information import Hessian as Hessian
 from jem.uncertainty.information import Information as Information
-from jem.uncertainty.information import InformationStatus as InformationStatus
 from jem.uncertainty.information import Louis as Louis
 from jem.uncertainty.information import Oakes as Oakes
 from jem.uncertainty.information import Sandwich as Sandwich
 from jem.uncertainty.information import information as information
+from jem.uncertainty.polish import InformationStatus as InformationStatus
 from jem.uncertainty.profile import ProfileInterval as ProfileInterval
 from jem.uncertainty.profile import profile_interval as profile_interval
+from jem.uncertainty.ratio import LikelihoodRatioTest as LikelihoodRatioTest
+from jem.uncertainty.ratio import TestStatus as TestStatus
+from jem.uncertainty.ratio import likelihood_ratio_test as likelihood_ratio_test
 
 __version__ = "0.1.0"

@@ -1,9 +1,13 @@
-"""Validation on the host, and every error text. Checks look at shapes always and at values only where these are concrete.
+"""Validation, and its error texts. Checks look at shapes always and at values only where these are concrete.
 
-Each error says what was expected, what came, and what to do.
+Data are looked at on the devices that hold them, of which one scalar comes back: they may span processes. Each error says what
+was expected, what came, and what to do.
 """
 
-from typing import Any
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,9 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jem.data import used_rows
+from jem.data import Labelled, Sequences, used_rows
+from jem.reading import as_array
+from jem.settings import describe, whole
 
 
 def is_concrete(tree: Any) -> bool:
@@ -19,20 +25,39 @@ def is_concrete(tree: Any) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def check_components(components: Any, num_components: int | None, name: str, letter: str = "K") -> int | None:
-    """None where `components` is a plate, else how often to repeat it; raises where the two do not fit together."""
-    size = getattr(components, "size", None)
-    kind = type(components).__name__
-    if size is not None:
-        if num_components not in (None, size):
-            raise ValueError(f"{name}: {num_components} components asked for, but the plate has {size}; leave the number out")
-        return None
-    if not isinstance(num_components, int) or isinstance(num_components, bool) or num_components < 1:
-        raise ValueError(
-            f"{name}: the number of components must be an integer of at least 1; got {num_components!r}; {kind} is a single "
-            f"node, so write {name}({kind}(...), {letter})"
-        )
-    return num_components
+def found(fault: Callable[..., Array], *arrays: Any) -> bool:
+    """Whether `fault(*arrays)`, a function of a module, holds anywhere; False where there are no values to look at."""
+    if not is_concrete(arrays):
+        return False
+    with jax.ensure_compile_time_eval():
+        return bool(_any(fault, *arrays))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _any(fault: Callable[..., Array], *arrays: Any) -> Array:
+    return jnp.any(fault(*arrays))
+
+
+class Fault(NamedTuple):
+    """A value that will not do, where it is, and how many rows have one: 0 where no process can say."""
+
+    value: str
+    place: tuple[int, ...]
+    num_rows: int
+
+    def __str__(self) -> str:
+        return f"{self.value} in {locate(self.place)}"
+
+
+def first_fault(fault: Callable[..., Array], x: Array, *rest: Any) -> Fault:
+    """The first value of x where `fault` holds: for an error, on the host."""
+    with jax.ensure_compile_time_eval():
+        bad = fault(x, *rest)
+    if not bad.is_fully_addressable:  # it spans processes, and each holds a part of the rows
+        return Fault("such a value", (-1,), 0)
+    bad, values = np.asarray(bad), np.asarray(x)
+    place = tuple(int(i) for i in np.argwhere(bad)[0])
+    return Fault(str(values[place]), place, int(bad.reshape(len(bad), -1).any(1).sum()))
 
 
 def check_matrix(x: Any, name: str) -> None:
@@ -59,39 +84,123 @@ def check_parts(x: Any, names: tuple[str, ...]) -> None:
 
 def check_integers(x: Array, name: str, upper: int | None = None) -> None:
     """Values must be integers from 0, below `upper` where it is given."""
-    if not is_concrete(x):
-        return
-    values = np.asarray(x)
-    bad = (values < 0) | (values != np.floor(values)) | (values >= (np.inf if upper is None else upper))
-    bad &= np.isfinite(values)
-    if bad.any():
-        place = tuple(np.argwhere(bad)[0])
+    limit = _largest_count(x.dtype) if upper is None else upper
+    limit = np.asarray(limit, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(int))
+    if found(_no_count, x, limit):
+        fault = first_fault(_no_count, x, limit)
         expected = "integers >= 0" if upper is None else f"integers 0 .. {upper - 1}"
-        raise ValueError(f"{name}: x must hold {expected}; got {values[place]} in {locate(place)}")
+        if upper is None and jnp.issubdtype(x.dtype, jnp.floating) and not found(_no_count, x, np.asarray(np.inf, x.dtype)):
+            expected += f" that {x.dtype} can count, below {float(limit):.3g} (set jax_enable_x64 for larger ones)"
+        raise ValueError(f"{name}: x must hold {expected}; got {fault}")
+
+
+def _no_count(x: Array, limit: Array) -> Array:
+    """Where x is no integer 0 .. limit - 1; a NaN is not looked at, nor an infinity."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(limit.dtype)
+        return (x < 0) | (x >= limit)
+    return ((x < 0) | (x != jnp.floor(x)) | (x >= limit)) & jnp.isfinite(x)
+
+
+def _largest_count(dtype: Any) -> float:
+    """Where counts end: of a float, where its sums have no digits left for the unit."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return 2.0**31 if dtype == jnp.float32 else 2.0**53
+    return jnp.iinfo(jnp.result_type(int)).max
 
 
 def locate(place: tuple[int, ...]) -> str:
     """`row 3, column 1` from an index."""
+    if place == (-1,):
+        return "rows that another process may hold"
     columns = ", ".join(map(str, place[1:]))
     return f"row {place[0]}" + (f", column {columns}" if columns else "")
 
 
-def check_labels(labels: Array, size: int) -> None:
-    """Labels must be (N,) integers -1 .. K - 1, or (N, K) bool with something allowed in every row."""
+def check_labels(labels: Array, size: int, shape: tuple[int, ...], lengths: Array | None = None) -> None:
+    """Labels must be integers -1 .. K - 1 of a shape, or bool with an axis K more and something allowed everywhere.
+
+    Args:
+        labels: as they came.
+        size: K.
+        shape: (N,), or (S, T) of sequences.
+        lengths: (S,) how many labels of each row of (S, T) count; all if None.
+    """
+    want = ", ".join(map(str, shape))
+    if not (jnp.issubdtype(labels.dtype, jnp.integer) or labels.dtype == jnp.bool_):
+        raise ValueError(
+            f"Labelled: labels must be integers of shape ({want}) or bool of shape ({want}, {size}); got {labels.dtype} "
+            f"{labels.shape}; -1 is unknown"
+        )
+    expected = (*shape, size) if labels.dtype == jnp.bool_ else shape
+    if labels.shape != expected:
+        raise ValueError(f"Labelled: {labels.dtype} labels must have shape {expected}; got {labels.shape}")
     if labels.dtype == jnp.bool_:
-        if labels.ndim != 2 or labels.shape[1] != size:
-            raise ValueError(f"Labelled: bool labels must have shape (N, {size}); got {labels.shape}")
-        if is_concrete(labels) and not np.asarray(labels).any(1).all():
-            row = int(np.argmin(np.asarray(labels).any(1)))
-            raise ValueError(f"Labelled: row {row} allows no component; allow at least one")
+        if found(_none_allowed, labels, lengths):
+            place = _locate_label(first_fault(_none_allowed, labels, lengths).place, shape)
+            raise ValueError(f"Labelled: {place} allows no component; allow at least one")
+    elif found(_no_label, labels, lengths, size):
+        fault = first_fault(_no_label, labels, lengths, size)
+        place = _locate_label(fault.place, shape)
+        raise ValueError(f"Labelled: label {fault.value} in {place}; expected -1 (unknown) or 0 .. {size - 1}")
+
+
+def _locate_label(place: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    return locate(place) if len(shape) == 1 else f"sequence {place[0]}, step {place[1]}"
+
+
+def _none_allowed(labels: Array, lengths: Array | None) -> Array:
+    return _within(~jnp.any(labels, -1), lengths)
+
+
+def _no_label(labels: Array, lengths: Array | None, size: Array) -> Array:
+    return _within((labels < -1) | (labels >= size), lengths)
+
+
+def _within(bad: Array, lengths: Array | None) -> Array:
+    """Steps (S, T) that lie within their sequences."""
+    return bad if lengths is None else bad & (jnp.arange(bad.shape[1])[None, :] < lengths[:, None])
+
+
+def check_state_labels(x: Any, size: int) -> None:
+    """The labels of `jem.Labelled` sequences, within their lengths."""
+    if not isinstance(x, Labelled):
         return
-    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.ndim != 1:
-        raise ValueError(f"Labelled: labels must be (N,) integers or (N, {size}) bool; got {labels.dtype} {labels.shape}")
-    if is_concrete(labels):
-        bad = (np.asarray(labels) < -1) | (np.asarray(labels) >= size)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(f"Labelled: label {int(labels[row])} in row {row}; expected -1 (unknown) or 0 .. {size - 1}")
+    values, lengths = (x.values.values, x.values.lengths) if isinstance(x.values, Sequences) else (x.values, None)
+    check_labels(x.labels, size, jax.tree.leaves(values)[0].shape[:2], lengths)
+
+
+def check_inputs(inputs: Any, lengths: Array | None, name: str) -> None:
+    """Inputs, rows (N, ...) or, with lengths, sequences (S, T, ...) within their ends, must all be there."""
+    for leaf in jax.tree.leaves(inputs):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and found(_no_input, leaf, lengths):
+            fault = first_fault(_no_input, leaf, lengths)
+            where = locate(fault.place) if lengths is None else f"sequence {fault.place[0]}, step {fault.place[1]}"
+            raise ValueError(
+                f"{name}: inputs cannot be missing; got {fault.value} in {where}; fill it in, or leave the row out"
+            )
+
+
+def _no_input(inputs: Array, lengths: Array | None) -> Array:
+    bad = ~jnp.isfinite(inputs)
+    if lengths is None:
+        return bad
+    within = jnp.arange(bad.shape[1])[None, :] < lengths[:, None]
+    return bad & within.reshape(within.shape + (1,) * (bad.ndim - 2))
+
+
+@jax.jit
+def _within_ends(x: Any) -> Any:
+    """The data with zeros beyond the ends of its sequences."""
+
+    def blank(part: Any) -> Any:
+        if not isinstance(part, Sequences):
+            return part
+        within = jnp.arange(jax.tree.leaves(part.values)[0].shape[1])[None, :] < part.lengths[:, None]
+        zero = lambda a: jnp.where(within.reshape(within.shape + (1,) * (a.ndim - 2)), a, jnp.zeros((), a.dtype))
+        return part._replace(values=jax.tree.map(zero, part.values))
+
+    return jax.tree.map(blank, x, is_leaf=lambda part: isinstance(part, Sequences))
 
 
 def check_covariance(covariance: Array, inner: tuple[int, ...]) -> None:
@@ -100,6 +209,17 @@ def check_covariance(covariance: Array, inner: tuple[int, ...]) -> None:
         raise ValueError(f"covariance must have shape (..., {', '.join(map(str, inner))}); got {covariance.shape}")
     if is_concrete(covariance):
         values = np.asarray(covariance)
+        if not np.isfinite(values).all():
+            raise ValueError(f"covariance must be finite; got {values[~np.isfinite(values)][0]}")
+        if len(inner) == 2:
+            turned = np.swapaxes(values, -1, -2)
+            bad = np.abs(values - turned) > 1e-5 * np.abs(values) + 1e-8 * np.abs(values).max(initial=0)
+            if bad.any():
+                place = tuple(int(i) for i in np.argwhere(bad)[0])
+                raise ValueError(
+                    f"covariance must be symmetric; got {values[place]:.6g} at {place} and {turned[place]:.6g} across the "
+                    "diagonal; pass 0.5 * (c + c.swapaxes(-1, -2)) if that is what is meant"
+                )
         smallest = np.linalg.eigvalsh(values) if len(inner) == 2 else values
         if not (smallest > 0).all():
             raise ValueError(f"covariance must be positive definite; its smallest eigenvalue is {smallest.min():.3g}")
@@ -125,33 +245,63 @@ def check_data(node: Any, x: Any, weights: Array | None) -> None:
     num = leaves[0][1].shape[0]
     if num == 0:
         raise ValueError("x has no rows; give at least one")
+    if 0 in leaves[0][1].shape:
+        raise ValueError(f"x has no entries, its shape is {leaves[0][1].shape}; give at least one column")
     check_weights(weights, num)
-    node.validate(x if weights is None else used_rows(x, weights))
-    if not is_concrete((x, weights)):
+    node.validate(x if weights is None else only_used(x, weights))
+    looked_at = node.must_be_finite(x)
+    if not any(_may_be_wrong(leaf) for leaf in jax.tree.leaves(looked_at)):
         return
-    for path, leaf in leaves:
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not _all_finite(np.asarray(leaf)):
-            check_finite_rows(np.asarray(leaf), weights, jax.tree_util.keystr(path), node.missing_ok)
+    with jax.ensure_compile_time_eval():
+        looked_at = _within_ends(looked_at)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(looked_at):
+        if _may_be_wrong(leaf):
+            _check_finite(leaf, weights, jax.tree_util.keystr(path), node.missing_ok)
 
 
-def _all_finite(values: np.ndarray) -> bool:
-    """Whether every value is finite; a finite sum says so without an array of the size of the data."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.sum(values)) or np.isfinite(values).all())
+def _may_be_wrong(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating) and found(_sum_is_not_finite, leaf)
 
 
-def check_finite_rows(values: np.ndarray, weights: Any, name: str, missing_ok: bool) -> None:
+def only_used(x: Any, weights: Array) -> Any:
+    """`used_rows`, in one pass, outside of any transformation where there are values."""
+    if not is_concrete((x, weights)):
+        return used_rows(x, weights)
+    with jax.ensure_compile_time_eval():
+        return _used_rows(x, weights)
+
+
+_used_rows = jax.jit(used_rows)
+
+
+def _sum_is_not_finite(x: Array) -> Array:
+    """A finite sum says that all is finite, without an array of the size of the data."""
+    return ~jnp.isfinite(jnp.sum(x))
+
+
+def _check_finite(x: Array, weights: Array | None, name: str, missing_ok: bool) -> None:
     """No infinity, and no NaN unless it may stand for a missing value, in a row of positive weight."""
-    bad = np.isinf(values) if missing_ok else ~np.isfinite(values)
-    if weights is not None:
-        bad &= (np.asarray(weights) > 0).reshape((-1,) + (1,) * (values.ndim - 1))
-    if bad.any():
-        place = tuple(np.argwhere(bad)[0])
-        count = int(bad.reshape(len(bad), -1).any(1).sum())
+    fault = _is_infinite if missing_ok else _is_not_finite
+    if found(fault, x, weights):
+        first = first_fault(fault, x, weights)
+        more = f" ({first.num_rows} such row{'s' if first.num_rows > 1 else ''})" if first.num_rows else ""
         raise ValueError(
-            f"x{name}: {values[place]} in {locate(place)} ({count} such row{'s' if count > 1 else ''}); remove the rows, or "
-            "give them weight 0"
+            f"x{name}: {first}{more}; remove the rows, or give them weight 0, where they say nothing; jem.Missing(node) "
+            "takes NaN for a missing value, and a density of your own takes what is not finite with nonfinite_ok=True"
         )
+
+
+def _is_not_finite(x: Array, weights: Array | None) -> Array:
+    return _used(~jnp.isfinite(x), weights)
+
+
+def _is_infinite(x: Array, weights: Array | None) -> Array:
+    return _used(jnp.isinf(x), weights)
+
+
+def _used(bad: Array, weights: Array | None) -> Array:
+    """Entries of rows of positive weight."""
+    return bad if weights is None else bad & (weights > 0).reshape((-1,) + (1,) * (bad.ndim - 1))
 
 
 def check_weights(weights: Any, num: int) -> None:
@@ -160,44 +310,63 @@ def check_weights(weights: Any, num: int) -> None:
         return
     if weights.shape != (num,):
         raise ValueError(f"weights must have shape ({num},), one per row of x; got {weights.shape}")
-    if is_concrete(weights):
-        values = np.asarray(weights)
-        bad = ~np.isfinite(values) | (values < 0)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(f"weights must be finite and >= 0; got {values[row]} in row {row}")
-        if not (values > 0).any():
-            raise ValueError("weights are all zero; at least one row must count")
+    if found(_no_weight, weights):
+        raise ValueError(f"weights must be finite and >= 0; got {first_fault(_no_weight, weights)}")
+    if found(_all_zero, weights):
+        raise ValueError("weights are all zero; at least one row must count")
 
 
-def check_params(params: Any, expected: Any) -> None:
+def _no_weight(weights: Array) -> Array:
+    return ~jnp.isfinite(weights) | (weights < 0)
+
+
+def _all_zero(weights: Array) -> Array:
+    return ~jnp.any(weights > 0)
+
+
+def check_params(params: Any, expected: Any, name: str = "params") -> None:
     """Parameters must have the tree structure and shapes of the node's own start.
 
     Args:
         params: the parameters given.
         expected: a tree of shapes.
+        name: what they are called.
     """
     got, want = jax.tree.structure(params), jax.tree.structure(expected)
     if got != want:
-        raise ValueError(f"params: expected the structure {want}; got {got}; make a start with model.init or a node's .params")
-    for (path, leaf), shape in zip(
-        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True
-    ):
+        raise ValueError(f"{name}: expected the structure {want}; got {got}; make a start with jem.init or a node's .params")
+    pairs = list(zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True))
+    for (path, leaf), shape in pairs:
         if leaf.shape != shape.shape:
-            name = jax.tree_util.keystr(path)
-            raise ValueError(f"params{name}: expected shape {shape.shape} for this model and data; got {leaf.shape}")
+            many = all(leaf.shape[1:] == shape.shape and leaf.ndim for (_, leaf), shape in pairs)
+            hint = f"; these are {leaf.shape[0]} sets of parameters: pass one of them, as fits.best().params" if many else ""
+            place = jax.tree_util.keystr(path)
+            raise ValueError(f"{name}{place}: expected shape {shape.shape} for this model and data; got {leaf.shape}{hint}")
+
+
+def read_params(params: Any, name: str = "params") -> Any:
+    """Parameters as JAX arrays; raises where they are no record of numbers."""
+    if hasattr(params, "params") and hasattr(params, "status"):
+        many = getattr(params.status, "ndim", 0) > 0
+        raise TypeError(
+            f"{name}: expected parameters; got a {type(params).__name__}; pass its {'.best().params' if many else '.params'}"
+        )
+    if params is None or isinstance(params, (str, bytes, bool, int, float, complex, type)) or callable(params):
+        raise TypeError(
+            f"{name}: expected the parameters of the model; got {describe(params)}; make a start with jem.init(node, key, x)"
+        )
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: as_array(leaf, name + jax.tree_util.keystr(path)), params)
 
 
 def check_positive_int(value: Any, name: str, least: int = 1) -> None:
     """A Python integer of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
+    whole(least)(value, name)
 
 
 def check_key(key: Any, name: str = "key") -> None:
     """A typed PRNG key."""
     if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise ValueError(f"{name} must be a typed key, jax.random.key(seed); got {type(key).__name__}")
+        raise ValueError(f"{name} must be a typed key, jax.random.key(seed); got {describe(key)}")
 
 
 def check_sequences(values: Any, lengths: Array | None, name: str) -> None:
@@ -211,16 +380,29 @@ def check_sequences(values: Any, lengths: Array | None, name: str) -> None:
     steps = {leaf.shape[1] for leaf in leaves}
     if len(steps) > 1 or 0 in steps:
         raise ValueError(f"{name}: all arrays of x must have the same number of time steps, at least one; got {sorted(steps)}")
+    (num_steps,) = steps
+    num = leaves[0].shape[0]
+    if num > 1 and (num_steps == 1 or (lengths is not None and not found(_is_longer, lengths) and is_concrete(lengths))):
+        raise ValueError(
+            f"{name}: x holds {num} sequences of one step each, shape (S, T, ...) = {leaves[0].shape}, between which nothing "
+            "moves; for one sequence of rows x (N, D) pass x[None], for several one after the other "
+            "jem.sequences(x, lengths=[...])"
+        )
     if lengths is None:
         return
-    (num_steps,) = steps
     if not jnp.issubdtype(lengths.dtype, jnp.integer) or lengths.ndim != 1:
         raise ValueError(f"Sequences: lengths must be integers of shape (S,); got {lengths.dtype} of shape {lengths.shape}")
-    if is_concrete(lengths):
-        bad = (np.asarray(lengths) < 1) | (np.asarray(lengths) > num_steps)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(f"Sequences: length {int(lengths[row])} of sequence {row}; expected 1 .. {num_steps}")
+    if found(_no_length, lengths, num_steps):
+        fault = first_fault(_no_length, lengths, num_steps)
+        raise ValueError(f"Sequences: length {fault.value} of sequence {fault.place[0]}; expected 1 .. {num_steps}")
+
+
+def _no_length(lengths: Array, num_steps: Array) -> Array:
+    return (lengths < 1) | (lengths > num_steps)
+
+
+def _is_longer(lengths: Array) -> Array:
+    return lengths != 1
 
 
 def check_stochastic(matrix: Any, name: str) -> None:
@@ -261,13 +443,18 @@ def check_steps(emission: Any, values: Any, lengths: Array | None) -> None:
     """The observations of sequences (S, T, ...) must suit the emission; padding and missing steps are not looked at."""
     leaves = jax.tree.leaves(values)
     num, steps = leaves[0].shape[:2]
-    flat = jax.tree.map(lambda a: a.reshape(num * steps, *a.shape[2:]), values)
-    if not is_concrete((values, lengths)):
-        emission.validate(flat)
-        return
-    within = np.ones((num, steps), bool) if lengths is None else np.arange(steps)[None, :] < np.asarray(lengths)[:, None]
-    index = np.flatnonzero(within)
+    concrete = is_concrete((values, lengths))
+    with jax.ensure_compile_time_eval() if concrete else contextlib.nullcontext():
+        flat = jax.tree.map(lambda a: a.reshape(num * steps, *a.shape[2:]), values)
+        if lengths is not None and concrete:
+            flat = only_used(flat, _within(jnp.ones((num, steps), bool), lengths).reshape(-1))
     try:
-        emission.validate(jax.tree.map(lambda a: a[index], flat) if index.size < num * steps else flat)
+        emission.validate(flat)
     except ValueError as error:
-        raise ValueError(f"{error} (rows are time steps within their sequences, all sequences one after the other)") from None
+        hint = f"row n is step n % {steps} of sequence n // {steps}"
+        if leaves[0].ndim == 2:
+            hint = (
+                f"x has shape {leaves[0].shape}, taken for (S, T): for one sequence of rows (N, D) pass x[None], for several "
+                "one after the other jem.sequences(x, lengths=[...])"
+            )
+        raise ValueError(f"{error} ({hint})") from None

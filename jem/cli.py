@@ -21,6 +21,7 @@ from rich.table import Table
 import jem
 from jem.datasets import old_faithful
 from jem.datasets.table import TableError, cell_name, read_table
+from jem.fit import MOST_RECORDED
 
 T = TypeVar("T")
 
@@ -135,10 +136,10 @@ def fit(
     model: Annotated[str, typer.Option(help="One of: " + ", ".join(MODELS) + ".")] = "gmm",
     num_components: Annotated[str, typer.Option("-k", metavar="K|LOW..HIGH", help="Number of components.")] = "2..8",
     restarts: Annotated[int, typer.Option(min=1, help="Starts per K.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the starts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the starts.")] = 0,
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
     max_steps: Annotated[int, typer.Option(min=1, help="Most EM steps of a restart.")] = 1000,
-    tol: Annotated[float, typer.Option(min=0.0, help="Stop at this relative gain of the objective.")] = 1e-6,
+    tol: Annotated[float, typer.Option(min=0.0, help="Stop where no more than this many nats are left to climb.")] = 1e-3,
     columns: Annotated[str, typer.Option(metavar="A,B,..", help="Columns to use, by name or number from 1.")] = "",
     out_path: Annotated[str, typer.Option("--out", metavar="FILE.npz", help="Where parameters and labels go.")] = "",
 ) -> int:
@@ -147,6 +148,13 @@ def fit(
         raise InputError(f"--model {model}: expected one of {', '.join(MODELS)}")
     if dtype not in ("float32", "float64"):
         raise InputError(f"--dtype {dtype}: expected float32 or float64")
+    if not np.isfinite(tol):
+        raise InputError(f"--tol {tol}: expected a finite number >= 0")
+    if restarts * (max_steps + 1) > MOST_RECORDED:
+        raise InputError(
+            f"--restarts {restarts} --max-steps {max_steps}: the objective of every step is recorded, at most {MOST_RECORDED} "
+            "in all; ask for fewer"
+        )
     sizes = parse_sizes(num_components)
     target = check_writable(out_path) if out_path else None
     x, names = read_table(path, [column.strip() for column in columns.split(",")] if columns else ())
@@ -161,7 +169,7 @@ def fit(
     def fit_size(k: int) -> Row:
         # Folding K in gives the same fit whether K is asked for alone or within a range.
         key = jax.random.fold_in(jax.random.key(seed), k)
-        return fit_one(MODELS[model](k), key, x, restarts, stop=jem.RelativeGain(tol), max_steps=max_steps)
+        return fit_one(MODELS[model](k), key, x, restarts, stop=jem.Remaining(tol), max_steps=max_steps)
 
     with progress_bar() as bar:
         task = bar.add_task("", total=len(sizes))
@@ -187,13 +195,13 @@ def fit(
     return 0
 
 
-def parse_sizes(text: str) -> list[int]:
+def parse_sizes(text: str) -> range:
     """The numbers of components that `-k` asks for: "3" or "2..8"."""
-    match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text.strip())
+    match = re.fullmatch(r"(\d{1,18})(?:\.\.(\d{1,18}))?", text.strip())
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high:
         raise InputError(f"-k {text}: expected a number of components such as 3, or a range such as 2..8")
-    return list(range(low, high + 1))
+    return range(low, high + 1)
 
 
 def check_writable(text: str) -> Path:

@@ -54,21 +54,35 @@ def constrain(node: Node, free: Any, like: Params) -> Params:
     return jax.tree.map(lambda support, f, value: support.constrain(f, value), node.supports(like), free, like)
 
 
-def check_values(node: Node, params: Params) -> None:
-    """Raises ValueError, naming the field and the row, where probabilities of `params` do not sum to one.
+def check_values(node: Node, params: Params, name: str = "params") -> None:
+    """Raises ValueError, naming the field and the place, where values of `params` do not lie where they may.
 
     Inside a transformation there are no values to look at; a node that does not define `supports` says nothing of its own.
     """
     try:
-        supports = jax.tree.leaves(node.supports(params))
-    except (TypeError, AttributeError):  # parameters of another form are named by their shapes
+        supports = node.supports(params)
+    except (TypeError, AttributeError, ValueError, LookupError):  # parameters of another form are named by their shapes
         return
-    for (path, value), support in zip(jax.tree_util.tree_leaves_with_path(params), supports, strict=False):
-        if isinstance(value, Tracer) or not np.all(np.isfinite(value)):
+    if jax.tree.structure(supports) != jax.tree.structure(params):
+        return
+    for (path, value), support in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(supports), strict=True
+    ):
+        if isinstance(value, Tracer) or not np.all(np.isfinite(np.asarray(value))):
             continue
         wrong = support.fault(np.asarray(value))
         if wrong is not None:
-            raise ValueError(f"params{jax.tree_util.keystr(path)}: {wrong}")
+            raise ValueError(f"{name}{jax.tree_util.keystr(path)}: {wrong}")
+
+
+def as_given(node: Node, params: Params) -> Params:
+    """The parameters with the values that `jem.Frozen` was given in their places."""
+    try:
+        supports = node.supports(params)
+    except TypeError:  # a node that does not say where its parameters lie holds none
+        return params
+    given = lambda s, p: p if getattr(s, "value", None) is None else jnp.broadcast_to(jnp.asarray(s.value, p.dtype), p.shape)  # noqa: E731
+    return jax.tree.map(given, supports, params)
 
 
 def ravel(node: Node, params: Params) -> Array:

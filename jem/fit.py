@@ -6,22 +6,31 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jem import checks
-from jem.coordinates import check_values
-from jem.data import as_arrays, row_weights, to_units, used_rows
+from jem.coordinates import as_given, check_values
+from jem.data import row_weights, to_units, used_rows
+from jem.engine import runaway
+from jem.engine.accelerate import Anderson
 from jem.engine.implicit import ImplicitAdjoint
 from jem.engine.loop import Lane, Problem, summary
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit
-from jem.engine.step import EM
-from jem.engine.stop import RelativeGain
+from jem.engine.stop import Remaining
 from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
 from jem.node import Data, Node, Params
+from jem.parts import not_given
+from jem.reading import as_array, as_arrays
+from jem.settings import check_node, check_option
+
+MOST_RECORDED = 2**30  # objectives a fit may record: one for each step of each restart
+
+_PROBES = 16  # units by whose log-densities restarts are told apart
 
 
 def fit(
@@ -30,8 +39,8 @@ def fit(
     x: Data,
     *,
     weights: Array | None = None,
-    solver: Any = EM(),  # noqa: B008
-    stop: Any = RelativeGain(),  # noqa: B008
+    solver: Any = Anderson(),  # noqa: B008
+    stop: Any = Remaining(),  # noqa: B008
     max_steps: int = 1000,
     adjoint: Any = ImplicitAdjoint(),  # noqa: B008
 ) -> Fit:
@@ -45,9 +54,9 @@ def fit(
         x: data with N rows: an array (N, D), or a tree of arrays as the node takes it. Rows sharded over a mesh axis
             (`jax.device_put(x, NamedSharding(mesh, P("rows")))`) are worked on where they lie.
         weights: (N,) weights >= 0; an integer weight repeats the row, weight 0 removes it, whatever it holds.
-        solver: what makes the next parameters from the statistics: `jem.EM()`, accelerated by `jem.Anderson()` or
-            `jem.SQUAREM()` around it, or a variant of it; engine/README.md lists them.
-        stop: the stopping rule, `jem.RelativeGain(tol)`; `jem.Aitken(tol)` looks at what is left, not at the last gain.
+        solver: what makes the next parameters from the statistics: `jem.Anderson()`, EM accelerated; `jem.EM()`, plain; or a
+            variant of it; engine/README.md lists them.
+        stop: the stopping rule: `jem.Remaining(tol)` ends the climb where no more than `tol` nats are left of it.
         max_steps: largest number of EM steps.
         adjoint: what a derivative of the fit is: `jem.ImplicitAdjoint()`, that of the fixed point it leads to, or
             `jem.UnrolledAdjoint()`, that of its steps.
@@ -69,9 +78,9 @@ def fit(
 
     Source: Dempster, Laird and Rubin (1977), JRSS B 39; Neal and Hinton (1998) for the free energy.
     """
+    check_options(solver, stop, FinishAll(), adjoint, max_steps, 1)
     x, weights = checked(node, x, weights)
-    checks.check_positive_int(max_steps, "max_steps", 0)
-    params = jax.tree.map(jnp.asarray, params)
+    params = checks.read_params(params)
     check_values(node, params)
     return _fit(node, params, x, weights, solver, stop, adjoint, max_steps=max_steps, mesh=mesh_of(x, 1))
 
@@ -84,8 +93,8 @@ def fit_restarts(
     num_restarts: int,
     schedule: Any = FinishAll(),  # noqa: B008
     weights: Array | None = None,
-    solver: Any = EM(),  # noqa: B008
-    stop: Any = RelativeGain(),  # noqa: B008
+    solver: Any = Anderson(),  # noqa: B008
+    stop: Any = Remaining(),  # noqa: B008
     max_steps: int = 1000,
     batch_size: int | None = None,
     adjoint: Any = ImplicitAdjoint(),  # noqa: B008
@@ -125,10 +134,15 @@ def fit_restarts(
     """
     checks.check_key(key)
     checks.check_positive_int(num_restarts, "num_restarts")
-    checks.check_positive_int(max_steps, "max_steps", 0)
+    check_options(solver, stop, schedule, adjoint, max_steps, num_restarts)
     if batch_size is not None:
         checks.check_positive_int(batch_size, "batch_size")
     x, weights = checked(node, x, weights)
+    for part, fields in not_given(node):
+        raise ValueError(
+            f"fit_restarts: {part} would hold {fields} at a random start of its own in every restart; give the value, as "
+            "jem.Frozen(node, weights=[0.5, 0.5]), or fit from one start with jem.fit"
+        )
     mesh = mesh_of(x, num_restarts)
     return _fit_restarts(
         node, key, x, weights, solver, stop, schedule, adjoint,
@@ -138,10 +152,25 @@ def fit_restarts(
 
 def checked(node: Node, x: Data, weights: Array | None) -> tuple[Data, Array | None]:
     """Data and weights as arrays, looked over."""
+    check_node(node, "node")
     x = as_arrays(x)
-    weights = None if weights is None else as_arrays(jnp.asarray(weights))
+    weights = None if weights is None else as_array(weights, "weights")
     checks.check_data(node, x, weights)
     return x, weights
+
+
+def check_options(solver: Any, stop: Any, schedule: Any, adjoint: Any, max_steps: int, num_restarts: int) -> None:
+    """What is chosen of each kind is of that kind, and the steps can be recorded."""
+    check_option(solver, "e_step", "solver", "a solver such as jem.EM() or jem.Anderson()")
+    check_option(stop, "converged", "stop", "a stopping rule such as jem.Remaining(1e-3)")
+    check_option(schedule, "rungs", "schedule", "a schedule such as jem.FinishAll()")
+    check_option(adjoint, "attach", "adjoint", "jem.ImplicitAdjoint() or jem.UnrolledAdjoint()")
+    checks.check_positive_int(max_steps, "max_steps", 0)
+    if num_restarts * (max_steps + 1) > MOST_RECORDED:
+        raise ValueError(
+            f"max_steps={max_steps}: the objective of every step of {num_restarts} starts is recorded, too many numbers; at "
+            f"most {MOST_RECORDED}, so fit from fewer starts at a time, or for fewer steps"
+        )
 
 
 def mesh_of(x: Data, num_lanes: int) -> tuple[Any, str | None] | None:
@@ -211,6 +240,7 @@ def _run(
         starts = lax.map(lambda key: model.init(key, units, weights), keys)
     else:
         checks.check_params(jax.tree.map(lambda p: p[0], starts), expected)
+        starts = as_given(model, starts)
     starts = jax.tree.map(lambda p, s: p.astype(s.dtype), starts, expected)
     total_weight = jnp.sum(weights)
     program = functools.partial(_lanes, run=adjoint.run, max_steps=max_steps, slots=slots)
@@ -219,7 +249,30 @@ def _run(
     numbers = jnp.arange(jax.tree.leaves(starts)[0].shape[0])
     table, trace = program(model, (starts, numbers), x, weights, total_weight, solver, stop, schedule)
     fits = jax.vmap(lambda lane, values: summary(model, solver, stop, total_weight, lane, values))(table, trace)
+    if keys is not None:
+        probes = _probes(x, weights)
+        fits = fits._replace(probes=lax.map(lambda params: model.infer(params, probes)[1], fits.params))
     return adjoint.attach(fits, *given)
+
+
+def _probes(x: Data, weights: Array) -> Data:
+    """A few units, and as many with noise on what is real: where optima of equal height have different densities."""
+    num = weights.shape[0]
+    index = np.unique(np.linspace(0, num - 1, min(num, _PROBES)).astype(int))
+    heaviest = jnp.argmax(weights)
+
+    def leaf(key: Array, rows: Array) -> Array:
+        seen = weights[index].reshape(-1, *(1,) * (rows.ndim - 1)) > 0
+        rows = jnp.where(seen, rows[index], rows[heaviest][None])
+        noisy = rows
+        if jnp.issubdtype(rows.dtype, jnp.floating):
+            deviation = jnp.nanstd(rows, axis=tuple(range(max(rows.ndim - 1, 1))), keepdims=True)
+            noisy = rows + 0.5 * deviation * jax.random.normal(key, rows.shape, rows.dtype)
+        return jnp.concatenate([rows, noisy])
+
+    leaves, treedef = jax.tree.flatten(x)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    return to_units(treedef.unflatten([leaf(key, rows) for key, rows in zip(keys, leaves, strict=True)]))
 
 
 def compressed(
@@ -265,7 +318,8 @@ def _lanes(
     reduce: Callable[[Any], Any] = (lambda t: t) if axis is None else (lambda t: lax.psum(t, axis))
     place = 0 if axis is None else lax.axis_index(axis)
     problem = Problem(model, solver, stop, schedule, data, total_weight, reduce, max_steps, place)
-    return run(problem, starts, numbers, together)
+    table, trace = run(problem, starts, numbers, together)
+    return runaway.mark(problem, table), trace
 
 
 def default_slots(lane_bytes: int, num_lanes: int) -> int:

@@ -7,10 +7,11 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
-from jem.coordinates import check_values
+from jem.asking import asked, check_drawn, check_no_fit, check_numbers
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine import step
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
@@ -85,8 +86,8 @@ def log_prob(node: Node, params: Params, x: Data) -> Array:
         >>> round(float(jem.log_prob(g, g.params([0.0], [[1.0]]), [[0.0]])[0]), 4)
         -0.9189
     """
-    check_values(node, params)
-    return _log_prob(node, params, checked(node, x, None)[0])
+    params, x, _ = asked(node, params, x)
+    return _log_prob(node, params, x)
 
 
 @jax.jit
@@ -113,8 +114,8 @@ def infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
         >>> jem.infer(m, p, [[1], [8]])[0].responsibilities.round(2).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    check_values(node, params)
-    return _infer(node, params, checked(node, x, None)[0])
+    params, x, _ = asked(node, params, x)
+    return _infer(node, params, x)
 
 
 @jax.jit
@@ -140,16 +141,15 @@ def e_step(node: Node, params: Params, x: Data, weights: Array | None = None) ->
         >>> stats.total.tolist()
         [5.0]
     """
-    check_values(node, params)
-    return _e_step(node, params, *checked(node, x, weights))
+    return e_step_of(node, *asked(node, params, x, weights))
 
 
 @jax.jit
-def _e_step(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Stats, Array]:
+def e_step_of(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Stats, Array]:
+    """`e_step` of what was looked over."""
     return step.e_step(node, params, _lay_out(node, params, x, row_weights(x, weights)))
 
 
-@jax.jit
 def m_step(node: Node, params: Params, stats: Stats) -> Params:
     """The M-step: `argmax Q(. | params) + log prior` from statistics gathered at `params`.
 
@@ -167,7 +167,12 @@ def m_step(node: Node, params: Params, stats: Stats) -> Params:
         >>> jem.m_step(jem.Poisson(), p, jem.e_step(jem.Poisson(), p, [[1], [4]])[0]).rate.tolist()
         [2.5]
     """
-    return node.maximize(params, stats)
+    check_no_fit(params)
+    check_numbers(node, params)
+    return _m_step(node, params, stats)
+
+
+_m_step = jax.jit(lambda node, params, stats: node.maximize(params, stats))
 
 
 def em_step(node: Node, params: Params, x: Data, weights: Array | None = None) -> tuple[Params, Array]:
@@ -187,7 +192,7 @@ def em_step(node: Node, params: Params, x: Data, weights: Array | None = None) -
         >>> jem.em_step(jem.Poisson(), jem.PoissonParams(jnp.array([1.0])), [[1], [4]])[0].rate.tolist()
         [2.5]
     """
-    return _em_step(node, params, *checked(node, x, weights))
+    return _em_step(node, *asked(node, params, x, weights))
 
 
 @jax.jit
@@ -222,7 +227,9 @@ def elbo(node: Node, params: Params, x: Data, *, posterior_at: Params, weights: 
 
     Source: Neal and Hinton (1998), eq. 7.
     """
-    return _elbo(node, params, posterior_at, *checked(node, x, weights))
+    params, x, weights = asked(node, params, x, weights)
+    old, x, weights = asked(node, posterior_at, x, weights, "posterior_at")
+    return _elbo(node, params, old, x, weights)
 
 
 @jax.jit
@@ -238,31 +245,55 @@ def _elbo(node: Node, params: Params, old: Params, x: Data, weights: Array | Non
     return fold(lambda x, weights: bound(kept, *step.e_step_chunk(kept, old, x, weights)), data)
 
 
-@functools.partial(jax.jit, static_argnames="num")
-def _sample(node: Node, key: Array, params: Params, num: int) -> tuple[Any, Data]:
-    return to_rows(node.sample(key, params, num))
-
-
-def sample(node: Node, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+def sample(node: Node, key: Array, params: Params, num: int | None = None, *, like: Data | None = None) -> tuple[Any, Data]:
     """Draws units from the model.
 
     Args:
         node: the model.
         key: a typed PRNG key.
         params: its parameters.
-        num: number of units, N.
+        num: number of units, N; None is that of `like`.
+        like: data that the draws are to resemble: sequences have their lengths, units their inputs, and what is missing or
+            unlabelled there is so in the draws. Where there are more draws than rows, rows are taken again from the first.
 
     Returns:
         The latents and the data, rows first.
 
+    Raises:
+        ValueError: parameters that are not the model's.
+        TypeError: a model that cannot draw, or not without inputs.
+
     Example:
         >>> import jem, jax, jax.numpy as jnp
-        >>> jem.sample(jem.Poisson(), jax.random.key(0), jem.PoissonParams(jnp.array([2.0])), 5)[1].shape
+        >>> rates = jem.PoissonParams(jnp.array([2.0]))
+        >>> jem.sample(jem.Poisson(), jax.random.key(0), rates, 5)[1].shape
         (5, 1)
+        >>> chain = jem.HMM(jem.Poisson(), 1)
+        >>> x = jem.sequences([[[1], [2], [4]], [[3]]])
+        >>> jem.sample(chain, jax.random.key(0), jem.init(chain, jax.random.key(1), x), like=x)[1].lengths.tolist()
+        [3, 1]
     """
     checks.check_key(key)
-    checks.check_positive_int(num, "num")
-    return _sample(node, key, params, num)
+    if num is not None or like is None:
+        checks.check_positive_int(num, "num")
+    check_no_fit(params)
+    if like is None:
+        check_drawn(node, key, params, num)
+        return _sample(node, key, params, num)
+    params, like, _ = asked(node, params, like)
+    return _sample_like(node, key, params, like, num)
+
+
+@functools.partial(jax.jit, static_argnames="num")
+def _sample(node: Node, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+    return to_rows(node.sample(key, params, num))
+
+
+@functools.partial(jax.jit, static_argnames="num")
+def _sample_like(node: Node, key: Array, params: Params, like: Data, num: int | None) -> tuple[Any, Data]:
+    if num is not None:
+        like = jax.tree.map(lambda leaf: leaf[jnp.arange(num) % leaf.shape[0]], like)
+    return to_rows(node.sample_like(key, params, to_units(like)))
 
 
 def viterbi(node: Node, params: Params, x: Data) -> tuple[Array, Array]:
@@ -284,7 +315,7 @@ def viterbi(node: Node, params: Params, x: Data) -> tuple[Array, Array]:
 
     Source: Viterbi (1967).
     """
-    return _ask(node, params, checked(node, x, None)[0], "viterbi")
+    return _ask(node, params, x, "viterbi")
 
 
 def predict(node: Node, params: Params, x: Data, num_steps: int) -> Any:
@@ -308,7 +339,7 @@ def predict(node: Node, params: Params, x: Data, num_steps: int) -> Any:
         (1, 3, 2)
     """
     checks.check_positive_int(num_steps, "num_steps")
-    return _ask(node, params, checked(node, x, None)[0], "predict", num_steps)
+    return _ask(node, params, x, "predict", num_steps)
 
 
 @functools.partial(jax.jit, static_argnames=("question", "args"))
@@ -319,7 +350,7 @@ def _ask_jit(node: Any, params: Params, x: Data, question: str, args: tuple[Any,
 def _ask(node: Node, params: Params, x: Data, question: str, *args: Any) -> Any:
     if not hasattr(node, question):
         raise ValueError(f"{question}: {type(node).__name__} has no {question}; pass a chain, as jem.HMM")
-    check_values(node, params)
+    params, x, _ = asked(node, params, x)
     return _ask_jit(node, params, x, question, args)
 
 
@@ -336,6 +367,7 @@ def num_parameters(node: Node, params: Params) -> int:
         >>> jem.num_parameters(m, jem.init(m, jax.random.key(0), jem.datasets.old_faithful()))
         11
     """
+    check_no_fit(params)
     return node.num_parameters(params)
 
 

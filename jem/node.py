@@ -6,13 +6,16 @@ functions take the field's rows `(N, D)` and turn them once.
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
+from jem.data import num_units, with_gaps
+from jem.settings import Must, check_fields
 from jem.tree import num_entries
 
 Params = Any
@@ -20,20 +23,36 @@ Posterior = Any
 Stats = Any
 Data = Any
 C = TypeVar("C", bound=type)
+
+# What may be degenerate: bits of `Node.degenerate`.
+EMPTY = 1  # a component or state that nothing belongs to
+HELD = 2  # a direction in which more than half of the variance is the prior's or the resolution's, not the data's
+BOUNDARY = 4  # a variance at its boundary where the boundary is not a maximum
+ENDLESS = 8  # a parameter along which the objective rises for ever; the engine says so, with the leaf's number above LEAF
+LEAF = 8  # bits of a cause; above them the number of a leaf of the parameters
 N = TypeVar("N")
 
 
-def static(**kwargs: Any) -> Any:
-    """A dataclass field that is part of the program (a size, a flag, a class), not a value that can be traced."""
-    return dataclasses.field(metadata={"static": True}, **kwargs)
+def static(*, must: Must | None = None, **kwargs: Any) -> Any:
+    """A dataclass field that is part of the program (a size, a flag, a class), not a value that can be traced.
+
+    `must(value, name)` raises where the value will not do; `jem.settings` makes such functions.
+    """
+    return dataclasses.field(metadata={"static": True} if must is None else {"static": True, "must": must}, **kwargs)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+def setting(*, must: Must, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that holds a hyper-parameter or a node, with or without a default; `must` as in `static`."""
+    return dataclasses.field(default=default, metadata={"must": must})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, setting, dataclasses.field))
 def node(cls: C) -> C:
     """Makes a class a frozen dataclass and a pytree whose leaves are its hyper-parameters.
 
     Fields declared with `static()` are part of the tree's structure: changing one recompiles. All others are leaves (or
-    nodes): changing one does not. A class may write its own `__init__`; rebuilding the tree does not call it.
+    nodes): changing one does not. A class may write its own `__init__`; rebuilding the tree does not call it. What its
+    fields `must` be is looked at whenever one is made.
 
     Args:
         cls: the class, with annotated fields.
@@ -69,6 +88,15 @@ def node(cls: C) -> C:
             object.__setattr__(self, name, value)
         return self
 
+    if any("must" in f.metadata for f in fields):
+        made = cls.__init__
+
+        @functools.wraps(made)
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            made(self, *args, **kwargs)
+            check_fields(self)
+
+        cls.__init__ = __init__
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
 
@@ -113,6 +141,18 @@ class Node:
     def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
         """Draws `num` units: the latents and the observations."""
         raise TypeError(f"{type(self).__name__} does not define sample")
+
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        """Draws as many units as x has, with the lengths, inputs and gaps of x: what is given there and not drawn.
+
+        A node whose units have none of these need not write it.
+        """
+        latents, new = self.sample(key, params, num_units(x))
+        return latents, with_gaps(new, x)
+
+    def num_observations(self, x: Data) -> Array:
+        """(N,) how many observations each unit holds: 1, or the number of steps that were seen of a sequence."""
+        return jnp.ones(num_units(x))
 
     def bind(self, x: Data, weights: Array) -> Self:
         """The same node with every hyper-parameter that is defined relative to the data filled in."""
@@ -163,8 +203,19 @@ class Node:
         return jnp.zeros(())
 
     def degenerate(self, params: Params, stats: Stats) -> Array:
-        """Whether some part of `params` is held up by a floor or a prior alone, not by data. A scalar bool."""
-        return jnp.array(False)
+        """What of `params` is not what was asked for: the sum of some of EMPTY, HELD and BOUNDARY, or 0. A scalar int32.
+
+        `stats` were gathered at `params`. A prior that the user chose is no degeneracy.
+        """
+        return jnp.zeros((), jnp.int32)
+
+    def conditioning(self, params: Params) -> Array:
+        """By how much rounding in the parameters is magnified in the log-density, at least 1. A scalar.
+
+        About the condition of what the data are multiplied with, such as the whitening of a Gaussian. A fall of the objective
+        within that many times its rounding level is none.
+        """
+        return jnp.ones(())
 
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         """Number of free parameters, over all fields of `params` or the named ones. Only shapes are looked at."""
@@ -187,6 +238,10 @@ class Node:
 
     def validate(self, x: Data) -> None:
         """Raises ValueError, naming the place, where `x` (rows **first**, as the user gave it) is not in the support."""
+
+    def must_be_finite(self, x: Data) -> Data:
+        """`x` without the arrays that this node takes whatever they hold, () in their place; what is left is checked."""
+        return x
 
     def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
         """The statistics from which `maximize` finds the other fields' optimum given `fields` as they are in `params`.
@@ -213,9 +268,17 @@ class Wrapper(Node):
 
     child: Any
 
+    # Only some children have these: a plate its size, a chain its questions. Asking another one is an AttributeError.
+    size = property(lambda self: self.child.size, doc="Number of components of a plate.")
+    viterbi = property(lambda self: self.child.viterbi, doc="The most probable states, of a chain.")
+    predict = property(lambda self: self.child.predict, doc="What comes next, of a chain.")
+
     @property
     def missing_ok(self) -> bool:
         return self.child.missing_ok
+
+    def bind(self, x: Data, weights: Array) -> Self:
+        return replaced(self, child=self.child.bind(x, weights))
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         return self.child.infer(params, x)
@@ -235,11 +298,20 @@ class Wrapper(Node):
     def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
         return self.child.sample(key, params, num)
 
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        return self.child.sample_like(key, params, x)
+
+    def num_observations(self, x: Data) -> Array:
+        return self.child.num_observations(x)
+
     def log_prior(self, params: Params) -> Array:
         return self.child.log_prior(params)
 
     def degenerate(self, params: Params, stats: Stats) -> Array:
         return self.child.degenerate(params, stats)
+
+    def conditioning(self, params: Params) -> Array:
+        return self.child.conditioning(params)
 
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         return self.child.num_parameters(params, fields)
@@ -253,6 +325,9 @@ class Wrapper(Node):
     def validate(self, x: Data) -> None:
         self.child.validate(x)
 
+    def must_be_finite(self, x: Data) -> Data:
+        return self.child.must_be_finite(x)
+
     def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
         return self.child.recentre(stats, old, new)
 
@@ -261,6 +336,17 @@ class Wrapper(Node):
 
     def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
         return self.child.tie(params, stats, fields)
+
+
+def flag(cause: int, present: Array) -> Array:
+    """One cause of `Node.degenerate` where it is present, else 0. A scalar int32."""
+    return jnp.where(present, cause, 0).astype(jnp.int32)
+
+
+def any_of(causes: Any) -> Array:
+    """The causes of all parts: a list of what `Node.degenerate` says of each, or an array of these."""
+    causes = jnp.stack(causes) if isinstance(causes, list) else causes
+    return lax.reduce(causes, jnp.zeros((), causes.dtype), lax.bitwise_or, (0,))
 
 
 def _is_local(value: Any) -> bool:

@@ -1,13 +1,15 @@
 """Nodes around nodes: independent parts (Product), fields that stay (Frozen), units that may be missing (Missing)."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jem import checks, tree
-from jem.data import fill, observed
+from jem.data import fill, observed, with_gaps
 from jem.kernels.support import Held
 from jem.node import (
     Data,
@@ -16,13 +18,17 @@ from jem.node import (
     Posterior,
     Stats,
     Wrapper,
+    any_of,
     field_names,
     get_fields,
     node,
     set_fields,
     set_once,
+    setting,
     static,
 )
+from jem.reading import as_numbers
+from jem.settings import check_child, check_node, describe
 
 
 @node
@@ -41,6 +47,10 @@ class Product(Node):
     parts: dict[str, Node]
 
     def __init__(self, **parts: Node):
+        if not parts:
+            raise ValueError("Product: give at least one part by name, as Product(size=jem.Gaussian())")
+        for name, part in parts.items():
+            check_child(part, f"Product: {name}")
         set_once(self, parts=parts)
 
     @property
@@ -69,6 +79,14 @@ class Product(Node):
         draws = {n: c.sample(keys[n], params[n], num) for n, c in self.parts.items()}
         return {n: z for n, (z, _) in draws.items()}, {n: x for n, (_, x) in draws.items()}
 
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
+        draws = {n: c.sample_like(keys[n], params[n], x[n]) for n, c in self.parts.items()}
+        return {n: z for n, (z, _) in draws.items()}, {n: new for n, (_, new) in draws.items()}
+
+    def num_observations(self, x: Data) -> Array:
+        return functools.reduce(jnp.maximum, [c.num_observations(x[n]) for n, c in self.parts.items()])
+
     def bind(self, x: Data, weights: Array) -> "Product":
         return Product(**{n: c.bind(x[n], weights) for n, c in self.parts.items()})
 
@@ -76,7 +94,10 @@ class Product(Node):
         return tree.total(c.log_prior(params[n]) for n, c in self.parts.items())
 
     def degenerate(self, params: Params, stats: Stats) -> Array:
-        return jnp.any(jnp.stack([c.degenerate(params[n], stats[n]) for n, c in self.parts.items()]))
+        return any_of([c.degenerate(params[n], stats[n]) for n, c in self.parts.items()])
+
+    def conditioning(self, params: Params) -> Array:
+        return functools.reduce(jnp.maximum, [c.conditioning(params[n]) for n, c in self.parts.items()])
 
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         return sum(c.num_parameters(params[n]) for n, c in self.parts.items() if fields is None or n in fields)
@@ -95,6 +116,9 @@ class Product(Node):
         for n, child in self.parts.items():
             child.validate(x[n])
 
+    def must_be_finite(self, x: Data) -> Data:
+        return {n: c.must_be_finite(x[n]) for n, c in self.parts.items()}
+
     def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
         shared = {n: c.tie(params[n], stats[n], field_names(params[n])) for n, c in self.parts.items() if n in fields}
         own = {n: jax.vmap(c.maximize)(params[n], stats[n]) for n, c in self.parts.items() if n not in fields}
@@ -103,48 +127,96 @@ class Product(Node):
 
 @node
 class Frozen(Wrapper):
-    """A node some fields of which keep their starting values; without names, all of them.
+    """A node some fields of which stay as they are: given, or as they are at the start of a fit; without names, all of them.
+
+    A value that is given holds wherever the node stands, for each of its copies; `jem.fit_restarts` needs it, as every restart
+    has a start of its own. A hyper-parameter of the field's name, `df` of `StudentT`, is such a value.
 
     Args:
         child: the node.
-        *fields: names of the fields that stay.
+        *fields: names of the fields that stay as they are at the start.
+        **values: fields that stay, and their values: arrays of the field's shape, or records.
+
+    Raises:
+        ValueError: no field of that name, or a value of another shape, when parameters are made.
 
     Example:
         >>> import jem
         >>> jem.Frozen(jem.StudentT(df=4.0), "df").fields
         ('df',)
+        >>> even = jem.Frozen(jem.Mixture(jem.Gaussian(), 2), weights=[0.5, 0.5])
+        >>> jem.init(even, jax.random.key(0), [[0.0], [1.0], [7.0]]).weights.tolist()
+        [0.5, 0.5]
     """
 
-    child: Node
+    child: Node = setting(must=check_node)
+    values: dict[str, Any]
     fields: tuple[str, ...] = static()
 
-    def __init__(self, child: Node, *fields: str):
-        set_once(self, child=child, fields=fields)
+    def __init__(self, child: Node, *fields: str, **values: Any):
+        for f in fields:
+            if not isinstance(f, str):
+                raise TypeError(f"Frozen: expected names of fields, or values by name, weights=[0.5, 0.5]; got {describe(f)}")
+        given = {name: as_numbers_or_record(value, f"Frozen: {name}") for name, value in values.items()}
+        set_once(self, child=child, values=given, fields=(*fields, *(name for name in values if name not in fields)))
+
+    def not_given(self) -> tuple[str, ...]:
+        """Names of the fields that stay as a start has them, whatever that is; "all fields" where none is named."""
+        known = lambda f: f in self.values or isinstance(getattr(self.child, f, None), (float, int, Array))  # noqa: E731
+        return tuple(f for f in self.fields or ("all fields",) if not known(f))
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        params = self.child.init(key, x, weights)
+        put = lambda held, now: jnp.broadcast_to(jnp.asarray(held.value, now.dtype), now.shape)  # noqa: E731
+        self._check_names(params)
+        given = {f: (value, get_fields(params, (f,))[f]) for f, value in self.values.items()}
+        if not given:
+            return params
+        return set_fields(params, {f: jax.tree.map(put, self._given(f, *pair), pair[1]) for f, pair in given.items()})
 
     def maximize(self, params: Params, stats: Stats) -> Params:
         if not self.fields:
             return params
+        self._check_names(params)
+        free = self.child.maximize(params, self.child.hold(params, stats, self.fields))
+        return set_fields(free, get_fields(params, self.fields))
+
+    def _check_names(self, params: Params) -> None:
         names = field_names(params)
         for f in self.fields:
             if f not in names:
                 raise ValueError(f"Frozen: {type(self.child).__name__} has no field {f!r}; its fields are {names}")
-        free = self.child.maximize(params, self.child.hold(params, stats, self.fields))
-        return set_fields(free, get_fields(params, self.fields))
-
-    def bind(self, x: Data, weights: Array) -> "Frozen":
-        return Frozen(self.child.bind(x, weights), *self.fields)
 
     def degenerate(self, params: Params, stats: Stats) -> Array:
-        return self.child.degenerate(params, stats) if self.fields else jnp.array(False)
+        return self.child.degenerate(params, stats) if self.fields else jnp.zeros((), jnp.int32)
 
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
+        if not self.fields:
+            return 0
         names = field_names(params) if fields is None else fields
-        return self.child.num_parameters(params, tuple(n for n in names if self.fields and n not in self.fields))
+        return self.child.num_parameters(params, tuple(n for n in names if n not in self.fields))
 
     def supports(self, params: Params) -> Any:
-        fields = self.fields or field_names(params)
-        held = jax.tree.map(lambda _: Held(), get_fields(params, fields))
+        if not self.fields:
+            return jax.tree.map(lambda _: Held(), params)
+        self._check_names(params)
+        held = {}
+        for f, now in get_fields(params, self.fields).items():
+            given = self.values.get(f)
+            held[f] = jax.tree.map(lambda _: Held(), now) if given is None else self._given(f, given, now)
         return set_fields(self.child.supports(params), held)
+
+    def _given(self, field: str, given: Any, now: Any) -> Any:
+        """Where a field lies that is given: its values, over the copies there are in `now`."""
+        if jax.tree.structure(given) != jax.tree.structure(now):
+            raise ValueError(f"Frozen: {field} has the structure {jax.tree.structure(now)}; got {jax.tree.structure(given)}")
+
+        def leaf(value: Any, at: Any) -> Held:
+            if np.shape(value) != at.shape[len(at.shape) - np.ndim(value) :]:
+                raise ValueError(f"Frozen: {field} has shape {at.shape}; the value given has {np.shape(value)}")
+            return Held(value)
+
+        return jax.tree.map(leaf, given, now)
 
     def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
         if not self.fields:
@@ -153,11 +225,37 @@ class Frozen(Wrapper):
         return set_fields(self.child.tie(params, held, fields), get_fields(params, self.fields))
 
 
+def as_numbers_or_record(value: Any, name: str) -> Any:
+    """A value that is given: numbers, or a record of them; as they are where they are arrays already."""
+    if isinstance(value, (list, tuple, int, float)) and not hasattr(value, "_fields"):
+        return as_numbers(value, name)
+    one = lambda leaf: leaf if isinstance(leaf, Array) else as_numbers(leaf, name)  # noqa: E731
+    return jax.tree.map(one, value, is_leaf=lambda part: part is None)
+
+
+def not_given(model: Node) -> list[tuple[str, str]]:
+    """What `jem.Frozen` holds in a model, at any depth, without having been given its value: the parts and the fields."""
+    found: list[tuple[str, str]] = []
+
+    def look(part: Any) -> Any:
+        if isinstance(part, Frozen):
+            names = part.not_given()
+            if names:
+                found.append((f"Frozen({type(part.child).__name__}, ...)", ", ".join(names)))
+            jax.tree.map(look, part.child, is_leaf=lambda inner: isinstance(inner, Frozen))
+        return part
+
+    jax.tree.map(look, model, is_leaf=lambda part: isinstance(part, Frozen))
+    return found
+
+
 @node
 class Missing(Wrapper):
     """A node that may be missing: a unit with a NaN contributes nothing, `log p = 0` and weight 0.
 
-    Around each part of a `Product` it handles single missing cells, exactly, as the parts are independent.
+    A unit is dropped whole: around a Gaussian of several columns that loses the cells that are there, and is biased where cells
+    are missing because of what is in others. Around each part of a `Product` it handles single missing cells, exactly, as the
+    parts are independent.
 
     Args:
         child: the node.
@@ -168,10 +266,10 @@ class Missing(Wrapper):
         >>> jem.Product(height=part, weight=part).missing_ok
         True
 
-    Source: Little and Rubin (2019), chapter 11: values missing at random are integrated out.
+    Source: Little and Rubin (2019), Statistical Analysis with Missing Data, section 3.2, available-case analysis.
     """
 
-    child: Node
+    child: Node = setting(must=check_node)
 
     @property
     def missing_ok(self) -> bool:
@@ -189,6 +287,14 @@ class Missing(Wrapper):
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         ok = observed(x)
         return self.child.init(key, fill(x, ok), jnp.where(ok, weights, 0))
+
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        latents, new = self.child.sample_like(key, params, fill(x, observed(x)))
+        return latents, with_gaps(new, x)
+
+    def num_observations(self, x: Data) -> Array:
+        ok = observed(x)
+        return jnp.where(ok, self.child.num_observations(fill(x, ok)), 0)
 
     def bind(self, x: Data, weights: Array) -> "Missing":
         ok = observed(x)

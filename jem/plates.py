@@ -4,6 +4,7 @@ These are *plates*: their `infer` returns log-probabilities (K, N) and their `ex
 component.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -17,13 +18,16 @@ from jem.node import (
     Params,
     Posterior,
     Stats,
+    any_of,
     field_names,
     get_fields,
     node,
     set_fields,
     set_once,
+    setting,
     static,
 )
+from jem.settings import check_child, check_node, describe, whole
 
 
 def members(plate: Node) -> int:
@@ -45,8 +49,8 @@ class Stack(Node):
         3
     """
 
-    child: Node
-    size: int = static()
+    child: Node = setting(must=check_child)
+    size: int = static(must=whole(1))
 
     @property
     def missing_ok(self) -> bool:
@@ -70,6 +74,12 @@ class Stack(Node):
     def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
         return jax.vmap(lambda k, p: self.child.sample(k, p, num))(jax.random.split(key, self.size), params)
 
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        return jax.vmap(lambda k, p: self.child.sample_like(k, p, x))(jax.random.split(key, self.size), params)
+
+    def num_observations(self, x: Data) -> Array:
+        return self.child.num_observations(x)
+
     def bind(self, x: Data, weights: Array) -> "Stack":
         return Stack(self.child.bind(x, weights), self.size)
 
@@ -77,7 +87,10 @@ class Stack(Node):
         return jnp.sum(jax.vmap(self.child.log_prior)(params))
 
     def degenerate(self, params: Params, stats: Stats) -> Array:
-        return jnp.any(jax.vmap(self.child.degenerate)(params, stats))
+        return any_of(jax.vmap(self.child.degenerate)(params, stats))
+
+    def conditioning(self, params: Params) -> Array:
+        return jnp.max(jax.vmap(self.child.conditioning)(params))
 
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         return self.size * self.child.num_parameters(tree.unstack_shape(params), fields)
@@ -90,6 +103,9 @@ class Stack(Node):
 
     def validate(self, x: Data) -> None:
         self.child.validate(x)
+
+    def must_be_finite(self, x: Data) -> Data:
+        return self.child.must_be_finite(x)
 
     def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
         return jax.vmap(self.child.recentre)(stats, old, new)
@@ -119,11 +135,14 @@ class Tied(Node):
     Source: Celeux and Govaert (1995), Pattern Recognition 28, model EEE.
     """
 
-    child: Node
-    size: int = static()
+    child: Node = setting(must=check_child)
+    size: int = static(must=whole(1))
     fields: tuple[str, ...] = static()
 
     def __init__(self, child: Node, size: int, *fields: str):
+        for f in fields:
+            if not isinstance(f, str):
+                raise TypeError(f"Tied: expected names of fields; got {describe(f)}")
         set_once(self, child=child, size=size, fields=fields)
 
     def axes(self, params: Params) -> Params:
@@ -163,6 +182,13 @@ class Tied(Node):
         draw = jax.vmap(lambda k, p: self.child.sample(k, p, num), (0, self.axes(params)))
         return draw(jax.random.split(key, self.size), params)
 
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        draw = jax.vmap(lambda k, p: self.child.sample_like(k, p, x), (0, self.axes(params)))
+        return draw(jax.random.split(key, self.size), params)
+
+    def num_observations(self, x: Data) -> Array:
+        return self.child.num_observations(x)
+
     def bind(self, x: Data, weights: Array) -> "Tied":
         return Tied(self.child.bind(x, weights), self.size, *self.fields)
 
@@ -173,7 +199,10 @@ class Tied(Node):
 
     def degenerate(self, params: Params, stats: Stats) -> Array:
         mean = jax.tree.map(lambda s: jnp.mean(s, 0), stats)
-        return jnp.any(jax.vmap(self.child.degenerate, (self.axes(params), None), axis_size=self.size)(params, mean))
+        return any_of(jax.vmap(self.child.degenerate, (self.axes(params), None), axis_size=self.size)(params, mean))
+
+    def conditioning(self, params: Params) -> Array:
+        return jnp.max(jax.vmap(self.child.conditioning, (self.axes(params),), axis_size=self.size)(params))
 
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         names = field_names(params) if fields is None else fields
@@ -190,6 +219,9 @@ class Tied(Node):
 
     def validate(self, x: Data) -> None:
         self.child.validate(x)
+
+    def must_be_finite(self, x: Data) -> Data:
+        return self.child.must_be_finite(x)
 
     def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
         axes = self.axes(old)
@@ -215,6 +247,10 @@ class OneOf(Node):
     children: tuple[Node, ...]
 
     def __init__(self, *children: Node):
+        if not children:
+            raise ValueError("OneOf: give at least one node, as OneOf(jem.Gaussian(), jem.StudentT())")
+        for i, child in enumerate(children):
+            check_node(child, f"OneOf: component {i}")
         set_once(self, children=children)
 
     @property
@@ -256,7 +292,17 @@ class OneOf(Node):
 
     def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
         keys = jax.random.split(key, len(self.children))
-        draws = [c.sample(k, p, num) for c, k, p in zip(self.children, keys, params, strict=True)]
+        return self._together([c.sample(k, p, num) for c, k, p in zip(self.children, keys, params, strict=True)])
+
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        keys = jax.random.split(key, len(self.children))
+        return self._together([c.sample_like(k, p, x) for c, k, p in zip(self.children, keys, params, strict=True)])
+
+    def num_observations(self, x: Data) -> Array:
+        return self.children[0].num_observations(x)
+
+    def _together(self, draws: list[tuple[Any, Data]]) -> tuple[Any, Data]:
+        """What the children drew, as rows of one plate."""
         rows = [
             x if hasattr(c, "size") else jax.tree.map(lambda a: a[None], x)
             for c, (_, x) in zip(self.children, draws, strict=True)
@@ -270,8 +316,10 @@ class OneOf(Node):
         return tree.total(c.log_prior(p) for c, p in zip(self.children, params, strict=True))
 
     def degenerate(self, params: Params, stats: Stats) -> Array:
-        flags = [c.degenerate(p, s) for c, p, s in zip(self.children, params, stats, strict=True)]
-        return jnp.any(jnp.stack(flags))
+        return any_of([c.degenerate(p, s) for c, p, s in zip(self.children, params, stats, strict=True)])
+
+    def conditioning(self, params: Params) -> Array:
+        return functools.reduce(jnp.maximum, [c.conditioning(p) for c, p in zip(self.children, params, strict=True)])
 
     def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
         return sum(c.num_parameters(p) for c, p in zip(self.children, params, strict=True))
@@ -288,3 +336,7 @@ class OneOf(Node):
     def validate(self, x: Data) -> None:
         for child in self.children:
             child.validate(x)
+
+    def must_be_finite(self, x: Data) -> Data:
+        left = [child.must_be_finite(x) for child in self.children]
+        return x if any(map(jax.tree.leaves, left)) else ()

@@ -9,11 +9,12 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import xlogy
 
-from jem.data import row_weights
+from jem.asking import asked
+from jem.data import as_arrays, row_weights, to_units, used_rows
 from jem.engine.result import Fit, Status
 from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
-from jem.fit import checked, fit_restarts
-from jem.inference import e_step, num_parameters
+from jem.fit import fit_restarts
+from jem.inference import e_step_of, num_parameters
 from jem.node import Data, Node, Params
 
 
@@ -33,13 +34,14 @@ def aic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
 
     Source: Akaike (1974).
     """
-    return -2 * _log_likelihood(node, params, x, weights) + 2 * num_parameters(node, params)
+    params, x, weights = asked(node, params, x, weights)
+    return -2 * e_step_of(node, params, x, weights)[1] + 2 * num_parameters(node, params)
 
 
 def bic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Array:
     """Schwarz's Bayesian information criterion, `-2 log p(x | params) + p log N`; lower is better.
 
-    N is the total weight.
+    N is the number of observations: the total weight of the rows, and of sequences the number of steps that were seen.
 
     Args:
         node: the model.
@@ -54,9 +56,15 @@ def bic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
 
     Source: Schwarz (1978).
     """
-    x, weights = checked(node, x, weights)
-    total = jnp.sum(row_weights(x, weights))
-    return -2 * _log_likelihood(node, params, x, weights) + num_parameters(node, params) * jnp.log(total)
+    params, x, weights = asked(node, params, x, weights)
+    total = _num_observations(node, x, weights)
+    return -2 * e_step_of(node, params, x, weights)[1] + num_parameters(node, params) * jnp.log(total)
+
+
+@jax.jit
+def _num_observations(node: Node, x: Data, weights: Array | None) -> Array:
+    w = row_weights(x, weights)
+    return jnp.sum(w * node.num_observations(to_units(used_rows(x, weights))))
 
 
 def icl(node: Node, params: Params, x: Data, weights: Array | None = None) -> Array:
@@ -77,29 +85,30 @@ def icl(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
 
     Source: Biernacki, Celeux and Govaert (2000).
     """
-    x, weights = checked(node, x, weights)
+    params, x, weights = asked(node, params, x, weights)
+    if not has_responsibilities(node, params, x):
+        raise ValueError(f"icl: expected a mixture; {type(node).__name__} has no responsibilities; use jem.bic")
     return bic(node, params, x, weights) + 2 * _entropy(node, params, x, weights)
+
+
+def has_responsibilities(node: Node, params: Params, x: Data) -> bool:
+    """Whether the units belong to components, so that `icl` is defined."""
+    posterior = jax.eval_shape(lambda params, x: node.infer(params, to_units(x))[0], params, x)
+    return hasattr(posterior, "responsibilities")
 
 
 @jax.jit
 def _entropy(node: Node, params: Params, x: Data, weights: Array | None) -> Array:
     def chunk(x: Any, w: Array) -> Array:
-        posterior, _ = node.infer(params, x)
-        if not hasattr(posterior, "responsibilities"):
-            raise ValueError(f"icl: expected a mixture; {type(node).__name__} has no responsibilities")
-        r = posterior.responsibilities
+        r = node.infer(params, x)[0].responsibilities
         return -jnp.sum(xlogy(r, r) * w[None, :])
 
     weights = row_weights(x, weights)
     return fold(chunk, lay_out(x, weights, chunk_size(unit_bytes(chunk, x, weights), weights.shape[0])))
 
 
-def _log_likelihood(node: Node, params: Params, x: Data, weights: Array | None) -> Array:
-    return e_step(node, params, x, weights)[1]
-
-
 class SweepRow(NamedTuple):
-    """One model of a sweep."""
+    """One model of a sweep; `icl` is NaN where there are no components (a chain, a factor analysis)."""
 
     name: str
     num_parameters: int
@@ -109,6 +118,9 @@ class SweepRow(NamedTuple):
     icl: float
     status: Status
     num_optima: int
+
+
+_CRITERIA = ("aic", "bic", "icl")
 
 
 class Sweep(NamedTuple):
@@ -121,8 +133,17 @@ class Sweep(NamedTuple):
     fits: dict[str, Fit]
 
     def best(self, criterion: str = "bic") -> str:
-        """Name of the model with the lowest `criterion`, among those whose best lane converged where there are any."""
-        good = [r for r in self.rows if r.status == Status.CONVERGED] or self.rows
+        """Name of the model with the lowest `criterion`, among those whose best lane converged where there are any.
+
+        Raises:
+            ValueError: an unknown criterion, or one that is defined for none of the models.
+        """
+        if criterion not in _CRITERIA:
+            raise ValueError(f"criterion must be one of {', '.join(_CRITERIA)}; got {criterion!r}")
+        defined = [r for r in self.rows if not np.isnan(getattr(r, criterion))]
+        if not defined:
+            raise ValueError(f"{criterion} is defined for none of the models {[r.name for r in self.rows]}; use bic or aic")
+        good = [r for r in defined if r.status == Status.CONVERGED] or defined
         return min(good, key=lambda r: getattr(r, criterion)).name
 
     def __str__(self) -> str:
@@ -141,7 +162,7 @@ def sweep(
     """Fits several models to the same data and tabulates their information criteria: over K, over covariance kinds.
 
     Args:
-        models: names and mixtures.
+        models: names and models; `icl` is reported of mixtures only.
         key: a typed PRNG key.
         x: data with N rows.
         num_restarts: starts of each model.
@@ -151,12 +172,17 @@ def sweep(
     Returns:
         A `Sweep`.
 
+    Raises:
+        ValueError: no models, or as `fit_restarts`.
+
     Example:
         >>> import jem, jax
         >>> models = {f"K={k}": jem.Mixture(jem.Gaussian(), k) for k in (1, 2)}
         >>> jem.sweep(models, jax.random.key(0), jem.datasets.old_faithful(), num_restarts=4).best()
         'K=2'
     """
+    if not isinstance(models, Mapping) or not models:
+        raise ValueError(f"sweep: models must be a dict of names and models, at least one; got {models!r}")
     rows, fits = [], {}
     for (name, node), k in zip(models.items(), jax.random.split(key, len(models)), strict=True):
         fits[name] = fit_restarts(node, k, x, num_restarts=num_restarts, weights=weights, **options)
@@ -175,13 +201,14 @@ def sweep_row(name: str, node: Node, fits: Fit, x: Data, weights: Array | None =
         weights: (N,) or None.
     """
     best = fits.best()
+    mixed = has_responsibilities(node, best.params, as_arrays(x))
     return SweepRow(
         name=name,
         num_parameters=num_parameters(node, best.params),
         log_likelihood=float(best.log_likelihood),
         aic=float(aic(node, best.params, x, weights)),
         bic=float(bic(node, best.params, x, weights)),
-        icl=float(icl(node, best.params, x, weights)),
+        icl=float(icl(node, best.params, x, weights)) if mixed else float("nan"),
         status=Status(int(np.asarray(best.status))),
         num_optima=fits.num_optima(),
     )

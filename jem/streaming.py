@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from jem import checks, tree
+from jem import tree
+from jem.asking import asked
+from jem.checks import is_concrete
 from jem.data import row_weights, to_units
 from jem.engine.online import Running, absorb, batch_statistics
-from jem.fit import checked
 from jem.node import Data, Node, Params
 
 
@@ -51,7 +53,7 @@ def fit_stream(node: Node, params: Params, batches: Iterable[Data], *, total_wei
         A `Streamed`.
 
     Raises:
-        ValueError: an empty stream, or a batch that does not fit the model.
+        ValueError: an empty stream, a batch that fits neither the model nor the batches before, or an option out of its range.
         TypeError: a node without `recentre`, named.
 
     Example:
@@ -66,10 +68,19 @@ def fit_stream(node: Node, params: Params, batches: Iterable[Data], *, total_wei
 
     Source: Cappe and Moulines (2009), JRSS B 71.
     """
-    state, model = None, node
-    for batch in batches:
+    _check_options(total_weight, exponent)
+    if not isinstance(batches, Iterable):
+        raise ValueError(f"fit_stream: batches must be an iterable of data, rows first; got {type(batches).__name__}")
+    state, model, first = None, node, None
+    for number, batch in enumerate(batches):
         x, weights = batch if type(batch) is tuple and len(batch) == 2 else (batch, None)
-        x, weights = checked(node, x, weights)
+        try:
+            params, x, weights = asked(node, params, x, weights)
+        except ValueError as error:
+            raise ValueError(f"fit_stream: batch {number}: {error}") from None
+        first = _kinds(x) if first is None else first
+        if _kinds(x) != first:
+            raise ValueError(f"fit_stream: batch {number}: expected data like the first batch, {first}; got {_kinds(x)}")
         if state is None:
             model, state = _begin(node, params, x, weights)
         state = _absorb(model, state, x, weights, total_weight, exponent)
@@ -78,13 +89,25 @@ def fit_stream(node: Node, params: Params, batches: Iterable[Data], *, total_wei
     return Streamed(state.params, state.count, state.log_score, tree.all_finite(state.params))
 
 
+def _check_options(total_weight: Any, exponent: Any) -> None:
+    """The weight of all data is positive, and step sizes shrink neither too fast nor too slowly."""
+    if is_concrete(total_weight) and not (np.ndim(total_weight) == 0 and 0 < total_weight < np.inf):
+        raise ValueError(f"fit_stream: total_weight must be a positive number, the weight of all data; got {total_weight!r}")
+    if is_concrete(exponent) and not (np.ndim(exponent) == 0 and 0.5 < exponent <= 1):
+        raise ValueError(f"fit_stream: exponent must lie in (1/2, 1]; got {exponent!r}")
+
+
+def _kinds(x: Data) -> Any:
+    """What all batches have in common: the record, and the dtypes and axes of its arrays."""
+    return jax.tree.map(lambda leaf: f"{leaf.dtype} with {leaf.ndim} axes", x)
+
+
 @jax.jit
 def _begin(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Node, Running]:
     """The node bound to the first batch where it is not bound yet, and no statistics."""
     units, weights = to_units(x), row_weights(x, weights)
     model = node.bind(units, weights)
     expected = jax.eval_shape(model.init, jax.random.key(0), units, weights)
-    checks.check_params(params, expected)
     params = jax.tree.map(lambda p, s: jnp.asarray(p, s.dtype), params, expected)
     shapes = jax.eval_shape(functools.partial(batch_statistics, model), params, units, weights)
     return model, Running(params, tree.zeros_like(shapes[0]), jnp.array(0, jnp.int32), jnp.zeros((), weights.dtype))

@@ -96,7 +96,7 @@ def test_factor_analysis_that_em_does_not_finish(x64):
     x = jnp.asarray(rng.normal(size=(300, 2)) @ loadings.T + rng.normal(size=(300, 10)) * np.sqrt(noise))
     model = jem.FactorAnalysis(3)
     start = jem.init(model, jax.random.key(2), x)
-    slow = jem.fit(model, start, x, stop=jem.NeverStop(), max_steps=60_000)
+    slow = jem.fit(model, start, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=60_000)
     fast = jem.fit(model, start, x, solver=jem.Anderson(), stop=jem.RelativeGain(1e-12), max_steps=1000)
     close = 1e-8 * abs(fast.objective)
     assert fast.converged
@@ -162,7 +162,7 @@ def test_refused_steps_are_counted_and_are_not_convergence(x64):
     x = overlapping(2)
     model = jem.Mixture(jem.Gaussian(), 3)
     start = jem.init(model, jax.random.key(2), x)
-    plain = jem.fit(model, start, x, stop=jem.NeverStop(), max_steps=20)
+    plain = jem.fit(model, start, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=20)
     wild = jem.fit(model, start, x, solver=Wild(), stop=jem.NeverStop(), max_steps=40)
     assert wild.num_refusals == 20
     np.testing.assert_allclose(wild.trace[::2], plain.trace, rtol=1e-12)

@@ -1,11 +1,15 @@
 """Values never recompile: new data of the same shape, tolerances, priors and starts run the program there is."""
 
+import copy
+import os
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from zoo import ZOO
 
 import jem
 
@@ -52,7 +56,7 @@ def test_fit_compiles_once():
     starts = [jem.init(model(), jax.random.key(k), data(k)) for k in range(3)]
     inputs = [data(k) for k in range(3)]
     run = sys.modules["jem.fit"]._fit
-    jem.fit(model(), starts[0], inputs[0], max_steps=STEPS)
+    jem.fit(model(), starts[0], inputs[0], stop=jem.RelativeGain(), max_steps=STEPS)
     programs = run._cache_size()
     with Counter() as counter:
         for x, start in zip(inputs, starts, strict=True):
@@ -75,7 +79,8 @@ def test_weights_compile_once():
 def test_restarts_compile_once(schedule):
     keys, inputs = [jax.random.key(k) for k in range(3)], [data(k) for k in range(3)]
     changed = schedule if isinstance(schedule, jem.FinishAll) else jem.PruneByLimit(safety=5.0, first=3)
-    jem.fit_restarts(model(), keys[0], inputs[0], num_restarts=4, schedule=schedule, max_steps=STEPS).best()
+    options = {"num_restarts": 4, "stop": jem.RelativeGain(), "max_steps": STEPS}
+    jem.fit_restarts(model(), keys[0], inputs[0], schedule=schedule, **options).best()
     with Counter() as counter:
         for k in (1, 2):
             fits = jem.fit_restarts(
@@ -116,3 +121,76 @@ def test_python_numbers_and_arrays_are_one_program():
         for strength in strengths:
             jem.fit(model(2 * strength), start, data(1), max_steps=STEPS)
     assert counter.count <= 1  # doubling an array is a program of its own
+
+
+def structure(value):
+    """What a compiled program is looked up by: the tree with its static fields, and the form of its leaves."""
+    leaves, treedef = jax.tree.flatten(value)
+    return treedef, [(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+
+
+MASK = [[True, False], [False, False]]
+BUILT = {
+    **{row.name: (lambda node=row.node: copy.deepcopy(node)) for row in ZOO},
+    "held cells": lambda: density(MASK),
+    "held cells on the device": lambda: density(jnp.array(MASK)),
+    "held probabilities": lambda: jem.Density(uniform, np.full(3, 1 / 3), supports=jem.Simplex(np.array([True, False, False]))),
+    "bounds": lambda: jem.Density(uniform, np.full(3, 1 / 3), supports=jem.Interval(np.zeros(3), np.ones(3))),
+    "fixed transition": lambda: jem.HMM(jem.Poisson(), 2, transition=jem.Transition(fixed=np.array([[np.nan] * 2, [0, 1.0]]))),
+    "driven": lambda: jem.DrivenHMM(jem.HMM(jem.Gaussian(), 2), uniform, np.zeros((2, 2))),
+    "restarts": lambda: (jem.Halving(), jem.MergeDuplicates(), jem.PruneByLimit(), jem.FinishAll()),
+    "rules": lambda: (jem.RelativeGain(), jem.Aitken(), jem.ParameterChange(), jem.Residual(), jem.NeverStop()),
+    "solvers": lambda: (jem.EM(), jem.Anderson(), jem.SQUAREM(), jem.Hard(), jem.Annealed(), jem.Online()),
+    "drawn": lambda: jem.Stochastic(jax.random.key(0)),
+    "gradient steps": lambda: (jem.GEM(optax.adam, learning_rate=0.1), jem.GEM(optax.lbfgs, linesearch=None)),
+    "adjoints": lambda: (jem.ImplicitAdjoint(), jem.UnrolledAdjoint(), jem.ImplicitAdjoint(tol=1e-6)),
+    "routes": lambda: (jem.Oakes(), jem.Louis(), jem.Sandwich(), jem.OPG(), jem.SEM()),
+}  # fmt: skip
+
+
+def uniform(params, x):
+    return jnp.sum(params) + 0 * jnp.sum(x)
+
+
+def spread_out(params, x):
+    """Normal, with one mean that stays where it is."""
+    return -0.5 * jnp.sum((x - params[0]) ** 2 * jnp.exp(params[1])) + 0.5 * jnp.sum(params[1])
+
+
+def density(mask):
+    return jem.Mixture(jem.Density(spread_out, np.zeros((2, 2)), supports=jem.Cells(np.array(mask))), 2)
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_what_is_built_anew_is_the_same_program(name):
+    """Over the zoo, and over all that has a static field: equal and of one hash, whoever made it."""
+    one, other = structure(BUILT[name]()), structure(BUILT[name]())
+    assert one == other and hash(one[0]) == hash(other[0])
+
+
+@pytest.mark.parametrize("value", [jem.Simplex(np.array([False, True])), jem.Cells(np.array([False, True]))], ids=["p", "x"])
+def test_supports_with_other_cells_are_other_programs(value):
+    """The control; and what is held is held, whatever becomes of the array that said so."""
+    mask = np.array([False, True])
+    same = type(value)(mask)
+    mask[0] = True
+    assert same == value != type(value)(mask) and hash(same) == hash(value)
+
+
+ANEW = ["held cells", "fixed transition"] + ([row.name for row in ZOO] if os.environ.get("JEM_ALL_ROWS") else ["lds_level"])
+
+
+@pytest.mark.parametrize("name", ANEW)
+def test_a_model_built_anew_compiles_nothing(name):
+    """With other data, from one start and from many; JEM_ALL_ROWS=1 runs the zoo."""
+    rows = {row.name: row.rows for row in ZOO}.get(name, lambda rng, _: jnp.asarray(rng.poisson(4.0, (64, 3, 1)), jnp.float32))
+    x = [rows(np.random.default_rng(seed), "float32") for seed in (0, 1)]
+    x = [jax.tree.map(lambda leaf: leaf[:, 0], v) if name == "held cells" else v for v in x]
+    solver = jem.GEM(optax.adam, learning_rate=0.01) if name == "held cells" else jem.EM()
+    options = dict(solver=solver, stop=jem.RelativeGain(1e-3), max_steps=3)
+    fits = jem.fit_restarts(BUILT[name](), jax.random.key(0), x[0], num_restarts=2, **options).best()
+    jem.fit(BUILT[name](), fits.params, x[0], **options)
+    with Counter() as counter:
+        fits = jem.fit_restarts(BUILT[name](), jax.random.key(1), x[1], num_restarts=2, **options).best()
+        jem.fit(BUILT[name](), fits.params, x[1], **options)
+    assert counter.count == 0

@@ -100,7 +100,7 @@ def test_m_step_is_the_maximum(problem):
 def test_fit_never_falls(problem):
     model, x, weights, p = problem
     for data, w in ((x, weights), (x[:D], weights[:D])):  # the second is too short to be compressed
-        fit = jem.fit(model, p, data, weights=w, stop=jem.NeverStop(), max_steps=40)
+        fit = jem.fit(model, p, data, weights=w, solver=jem.EM(), stop=jem.NeverStop(), max_steps=40)
         trace = np.asarray(fit.trace, float)
         assert fit.status != jem.Status.DECREASED
         assert (np.diff(trace) >= -64 * float(jnp.finfo(x.dtype).eps) * np.abs(trace).max()).all()
@@ -117,7 +117,7 @@ def test_compressed_fit_is_the_fit_from_rows(x64, noise):
     x[weights == 0] = np.nan
     model = FactorAnalysis(Q, NOISE[noise])
     start = jem.init(model, jax.random.key(0), x, weights)
-    options = {"weights": weights, "stop": jem.NeverStop(), "max_steps": 30}
+    options = {"weights": weights, "solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 30}
     short = jem.fit(model, start, x, **options)
     # One component of a mixture is the same model, gathered row by row.
     wrap = lambda t: jax.tree.map(lambda a: a[None], t)
@@ -139,7 +139,7 @@ def test_row_sharded_fit_is_the_fit(x64):
     model = FactorAnalysis(Q)
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
     put = lambda a: jax.device_put(a, NamedSharding(mesh, P("rows")))
-    options = {"num_restarts": 2, "stop": jem.NeverStop(), "max_steps": 10}
+    options = {"num_restarts": 2, "solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 10}
     alone = jem.fit_restarts(model, jax.random.key(1), x, weights=weights, **options)
     sharded = jem.fit_restarts(model, jax.random.key(1), put(x), weights=put(weights), **options)
     np.testing.assert_allclose(sharded.trace, alone.trace, rtol=1e-10)
@@ -162,10 +162,10 @@ def test_float32_far_from_the_origin(wrap):
     model = wrap(FactorAnalysis(Q))
     with jax.enable_x64(True):
         start = jem.init(model, jax.random.key(0), x.astype(np.float64))
-        exact = jem.fit(model, start, x.astype(np.float64), stop=jem.NeverStop(), max_steps=60)
+        exact = jem.fit(model, start, x.astype(np.float64), solver=jem.EM(), stop=jem.NeverStop(), max_steps=60)
         want = np.asarray(exact.params.covariance)
     start = jax.tree.map(lambda a: np.asarray(a, np.float32), start)
-    single = jem.fit(model, start, x, stop=jem.NeverStop(), max_steps=60)
+    single = jem.fit(model, start, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=60)
     np.testing.assert_allclose(float(single.log_likelihood), float(exact.log_likelihood), rtol=2e-6)
     scale = np.sqrt(np.outer(np.diag(want), np.diag(want)))
     np.testing.assert_allclose(single.params.covariance / scale, want / scale, atol=2e-4)
@@ -174,7 +174,7 @@ def test_float32_far_from_the_origin(wrap):
 def test_scale_of_the_data_does_not_matter(dtype):
     x = jnp.asarray(draw(np.random.default_rng(9), 100), dtype)
     unit = 2.0**60
-    options = {"stop": jem.NeverStop(), "max_steps": 20}
+    options = {"solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 20}
     fits = []
     for data in (x, x * unit, x / unit):
         start = jem.init(FactorAnalysis(Q), jax.random.key(0), data)
@@ -194,7 +194,7 @@ def test_mixture_of_factor_analysers(x64, noise):
     rng = np.random.default_rng(10)
     x = np.concatenate([draw(rng, 150), draw(rng, 100) + 6, draw(rng, 50) - 6])
     model = jem.Mixture(FactorAnalysis(Q, NOISE[noise]), 3)
-    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2, stop=jem.NeverStop(), max_steps=60)
+    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2, solver=jem.EM(), stop=jem.NeverStop(), max_steps=60)
     assert (fits.status == jem.Status.MAX_STEPS).all()
     assert (np.diff(fits.trace, axis=1) >= -1e-12 * np.abs(fits.trace[:, :1])).all()
     fit = fits.best()
@@ -229,7 +229,7 @@ def test_tied_m_step_is_the_maximum(x64, fields):
     before, best, gradient = step(old)
     assert best > before
     assert max(float(jnp.abs(g).max()) for g in gradient.components) < 1e-9 * abs(best)
-    fit = jem.fit(model, old, x, stop=jem.NeverStop(), max_steps=20)
+    fit = jem.fit(model, old, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=20)
     assert (np.diff(fit.trace) >= -1e-10 * abs(fit.trace[0])).all()
 
 
@@ -269,7 +269,8 @@ def test_heywood_case_is_flagged(dtype):
     x = draw(np.random.default_rng(13), 300)
     x[:, 1] = 2 * x[:, 0]
     for model in (FactorAnalysis(Q), FactorAnalysis(D - 1, jem.Spherical(), None)):
-        fit = jem.fit_restarts(model, jax.random.key(0), x.astype(dtype), num_restarts=1, max_steps=400, stop=jem.NeverStop())
+        options = {"max_steps": 400, "solver": jem.EM(), "stop": jem.NeverStop()}
+        fit = jem.fit_restarts(model, jax.random.key(0), x.astype(dtype), num_restarts=1, **options)
         assert (fit.status == jem.Status.DEGENERATE).all(), fit.status
         assert tree.all_finite(fit.params) and np.isfinite(fit.objective).all()
 
@@ -282,9 +283,10 @@ def test_ordinary_fit_is_not_flagged(dtype):
 def test_bad_input_is_named():
     x = np.ones((10, 3), np.float32)
     start = jem.init(FactorAnalysis(1), jax.random.key(0), x)
+    with pytest.raises(ValueError, match="num_factors must be an integer"):
+        FactorAnalysis(0)
     for model, text in [
         (FactorAnalysis(3), "fewer factors than features"),
-        (FactorAnalysis(0), "num_factors must be an integer"),
         (FactorAnalysis(1, jem.Full()), "jem.Diagonal"),
     ]:
         with pytest.raises(ValueError, match=text):

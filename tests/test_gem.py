@@ -10,6 +10,7 @@ import pytest
 from zoo import build
 
 import jem
+from jem.engine.runaway import outward, recession
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -63,8 +64,8 @@ def test_equals_the_closed_form(x64, name):
         row = build(name, "float64")
         node, params, x, weights = row.row.node, row.params, row.x, row.weights
     args = {"weights": weights, "max_steps": 4000}
-    params = jem.fit(node, params, x, stop=jem.RelativeGain(1e-5), **args).params
-    want = jem.fit(node, params, x, stop=jem.RelativeGain(1e-15), **args)
+    params = jem.fit(node, params, x, solver=jem.EM(), stop=jem.RelativeGain(1e-5), **args).params
+    want = jem.fit(node, params, x, solver=jem.EM(), stop=jem.RelativeGain(1e-15), **args)
     got = jem.fit(node, params, x, stop=jem.RelativeGain(1e-15), solver=LBFGS, **args).check()
     assert got.objective == pytest.approx(float(want.objective), rel=1e-9)
     close(got.params, want.params, 1e-6)
@@ -156,6 +157,108 @@ def test_a_direction_that_leads_down_is_replaced(x64):
     np.testing.assert_allclose(fit.params["mean"], x.mean(0), rtol=1e-3)
 
 
+# Steps that know their scale, and say what they show ------------------------------------------------
+
+
+def log_gamma(params, x):
+    """Gamma density in shape and mean, of one unit x ()."""
+    k, m = params["shape"], params["mean"]
+    return k * jnp.log(k / m) + (k - 1) * jnp.log(x) - k * x / m - jax.scipy.special.gammaln(k)
+
+
+GAMMA = jem.Density(log_gamma, {"shape": jnp.ones(()), "mean": 100 * jnp.ones(())}, supports=jem.Positive())
+ADAM = {rate: jem.GEM(optax.adam, learning_rate=rate) for rate in (0.0, 1e-12, 0.1)}
+
+
+def log_linear(params, u):
+    """Regression with normal errors."""
+    z = (u["y"] - u["x"] @ params["slope"]) / params["scale"]
+    return -0.5 * z**2 - jnp.log(params["scale"]) - 0.5 * jnp.log(2 * jnp.pi)
+
+
+@pytest.mark.parametrize("solver", [ADAM[0.1], LBFGS], ids=["adam", "lbfgs"])
+def test_raw_columns(x64, solver):
+    """Least squares with columns as they come: where it says that it has arrived it has, and it arrives."""
+    rng = np.random.default_rng(0)
+    x = np.column_stack([np.ones(50), rng.normal(60, 9, 50), rng.normal(20, 3, 50), rng.normal(86, 5, 50)])
+    y = x @ [-40, 0.7, 1.3, -0.15] + 3 * rng.normal(size=50)
+    start, where = {"slope": jnp.zeros(4), "scale": jnp.ones(())}, {"slope": jem.Real(), "scale": jem.Positive()}
+    fit = jem.fit(jem.Density(log_linear, start, supports=where), start, {"x": x, "y": y}, solver=solver, max_steps=200).check()
+    rest = y - x @ np.linalg.lstsq(x, y)[0]
+    best = -25 * (1 + np.log(2 * np.pi * np.mean(rest**2)))
+    assert best - 1e-3 < fit.objective < best + 1e-9
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-12])
+def test_a_step_of_no_length_is_not_convergence(x64, rate):
+    x = np.random.default_rng(0).gamma(3.0, 30.0, 60)
+    assert jem.fit(GAMMA, GAMMA.start, x, solver=ADAM[rate], max_steps=30).status == jem.Status.MAX_STEPS
+    wide = jem.Density(lambda p, x: -jnp.sum((x - p) ** 2), jnp.zeros(70))  # more coordinates than a metric has
+    fit = jem.fit(wide, wide.start, np.ones((5, 70)), solver=ADAM[rate], max_steps=30)
+    assert fit.status == jem.Status.MAX_STEPS
+
+
+def test_schedules_that_are_zero_for_a_while(x64):
+    """A warm-up from zero leaves the start; one that ends at zero on the way does not say that it has arrived."""
+    x = np.random.default_rng(0).gamma(3.0, 30.0, 60)
+    best = jem.fit(GAMMA, GAMMA.start, x, solver=ADAM[0.1], max_steps=300).check().objective
+    up, down = optax.linear_schedule(0.0, 0.1, 20), optax.linear_schedule(0.02, 0.0, 5)
+    fit = jem.fit(GAMMA, GAMMA.start, x, solver=jem.GEM(optax.adam, learning_rate=up), max_steps=300).check()
+    assert fit.objective == pytest.approx(float(best), abs=1e-3)
+    short = jem.fit(GAMMA, GAMMA.start, x, solver=jem.GEM(optax.adam, learning_rate=down), max_steps=300)
+    assert short.status == jem.Status.MAX_STEPS
+    assert short.objective < best - 0.1
+
+
+def test_the_top_is_reached_to_the_last_digit(x64):
+    """Where rounding hides what a step gains its slope decides: no refusals for ever, and no fall where there is none."""
+    x = np.random.default_rng(0).gamma(300, 1 / 3, 60)
+    fit = jem.fit(GAMMA, GAMMA.start, x, solver=LBFGS, stop=jem.RelativeGain(1e-14)).check()
+    assert fit.num_steps < 30
+    assert fit.num_refusals < 5
+    np.testing.assert_allclose(fit.params["mean"], x.mean(), rtol=1e-9)
+
+
+def test_float32_sees_slopes_where_it_sees_no_gain():
+    """A shape of 300: log-densities are differences of thousands."""
+    x = np.random.default_rng(0).gamma(300, 1 / 3, 60)
+    fit = jem.fit(GAMMA, GAMMA.start, x.astype(np.float32), solver=LBFGS).check()
+    ratio = np.log(x.mean()) - np.log(x).mean()  # log k - digamma(k) = ratio, nearly 1 / 2k + 1 / 12k^2
+    np.testing.assert_allclose(fit.params["shape"], (3 + np.sqrt(9 + 12 * ratio)) / (12 * ratio), rtol=1e-2)
+
+
+@pytest.mark.parametrize("solver", [LBFGS, jem.GEM(optax.sgd, learning_rate=30.0)], ids=["lbfgs", "sgd"])
+def test_steps_into_nan_recover(x64, solver):
+    """A rate on the real line, NaN below zero: steps halved there do not end the climb."""
+    x = np.random.default_rng(0).exponential(1 / 50, 40)
+    model = jem.Density(lambda rate, x: jnp.log(rate) - rate * x, jnp.array(0.01))
+    fit = jem.fit(model, model.start, x, solver=solver, max_steps=300).check()
+    np.testing.assert_allclose(fit.params, 1 / x.mean(), rtol=1e-2)
+
+
+@pytest.mark.parametrize(("last", "recedes"), [(1.0, 1.0), (0.0, 0.0)], ids=["separated", "one apart"])
+def test_a_top_that_recedes(x64, last, recedes):
+    """Logistic regression, all of one group alike or all but one: the slope along the Newton step tells which has a top."""
+    x = np.repeat([0.0, 1.0], 20)
+    y = np.r_[np.arange(20) % 2, np.ones(19), last]
+    model = jem.Density(lambda b, u: jax.nn.log_sigmoid((2 * u["y"] - 1) * (b[0] + b[1] * u["x"])), jnp.zeros(2))
+    data = {"x": x, "y": y}
+    fit = jem.fit(model, model.start, data, solver=LBFGS, stop=jem.NeverStop(), max_steps=6)
+    score = jax.grad(lambda b: jnp.sum(jem.log_prob(model, b, data)))
+    step = jnp.linalg.solve(-jax.jacfwd(score)(fit.params), score(fit.params))
+    step = outward(model, fit.params, step)
+    got = recession(lambda t: score(fit.params + t * step) @ step, score(fit.params) @ step)
+    assert got == pytest.approx(recedes, abs=0.2)
+
+
+def test_what_may_run_away():
+    """Real numbers and growing positive ones; a probability or a rate at 0 is an answer."""
+    where = {"a": jem.Interval(), "b": jem.Positive(), "c": jem.Real()}
+    model = jem.Density(lambda p, x: x * p["a"], {name: jnp.full(1, 0.5) for name in where}, supports=where)
+    assert outward(model, model.start, jnp.array([5.0, -5.0, -5.0])).tolist() == [0, 0, -5]
+    assert outward(model, model.start, jnp.array([5.0, 5.0, 5.0])).tolist() == [0, 5, 5]
+
+
 def test_plain_em_refuses_what_it_cannot_fit():
     model = jem.Mixture(leaf(log_laplace), 2)
     with pytest.raises(ValueError, match=r"components\['mean'\].*solver=jem.GEM"):
@@ -230,12 +333,12 @@ def test_learning_rates_are_values():
     run(0.01)
     run(0.5)
     assert len(COMPILED) == compiled
-    assert len(calls) == 2  # at the door, where it is tried, and in the program
+    assert len(calls) == 4  # at the door, where it is tried; in the loop, ahead of its end, and at the probe units
     run(jnp.float32(0.3))  # a program of its own, as an array is not weakly typed
     compiled = len(COMPILED)
     run(jnp.float32(0.2))
     assert len(COMPILED) == compiled
-    assert len(calls) == 2
+    assert len(calls) == 4
 
 
 # Mixed models --------------------------------------------------------------------------------------

@@ -11,15 +11,16 @@ from zoo import ZOO, build
 import jem
 from jem.kernels.krylov import solve_symmetric
 
-# Each program takes seconds to compile: these by default, all rows with JEM_ALL_ROWS=1.
-QUICK = ("student_t", "mixture_poisson_prior")
+# Each program takes seconds to compile: these by default, all rows with JEM_ALL_ROWS=1. What they are made of, the
+# derivative of the score, is a law that every row obeys (laws/test_score.py).
+QUICK = ("student_t", "mixture_poisson_prior", "mixture_categorical")
 ALL = bool(os.environ.get("JEM_ALL_ROWS"))
 # Directions that the data say nothing about, or no maximum inside of the domain: these have no derivative.
 FLAT = {"mixture_categorical", "tied_part", "factor", "factor_spherical_no_prior", "tied_factor"}
 NOWHERE = {"mixture_factor", "lds", "lds_level", "mixture_of_hmms"}
 SLOW = {"mixture_student_t": 80_000}  # its rate of convergence is 0.9999
 NO_LOOP = {"mixed_product"}  # a probability reaches zero, where the derivative of the steps is 0 / 0
-BINARY = {"mixture_bernoulli", "mixture_bernoulli_prior"}
+DISCRETE = {"mixture_bernoulli", "mixture_bernoulli_prior", "mixture_poisson", "mixture_poisson_prior", "mixture_of_hmms"}
 NAMES = [row.name for row in ZOO if (ALL or row.name in QUICK) and row.name != "mixture_laplace"]  # which has a kink
 STEP = 3e-5
 slow = pytest.mark.skipif(not ALL, reason="compiles for long; JEM_ALL_ROWS=1 runs it")
@@ -34,11 +35,12 @@ def moved(x, direction, h):
 def test_zoo(x64, name):
     """In data and weights at once, under vmap: the central difference of the same fits, and the unrolled loop."""
     m, rng = build(name, "float64"), np.random.default_rng(1)
-    size = 0.0 if name in BINARY else 1.0
+    size = 0.0 if name in DISCRETE else 1.0
     direction = jax.tree.map(lambda a: size * rng.standard_normal(a.shape), m.x)
     change = jnp.asarray(rng.uniform(-1, 1, m.weights.shape))
 
     def fit(h, start, **options):
+        options = {"solver": jem.EM(), "stop": jem.RelativeGain(), **options}
         return jem.fit(m.row.node, start, moved(m.x, direction, h), weights=m.weights + h * change, **options)
 
     slope = jax.jit(jax.vmap(lambda h: jax.jvp(lambda h: fit(h, m.params, max_steps=500), (h,), (1.0,))))
@@ -159,7 +161,7 @@ def slope_by(deaths, **options):
 
 def test_the_unrolled_loop_and_products_alone_give_the_same(x64, deaths):
     want = float(slope_by(deaths)(3.0))
-    steps = dict(max_steps=1500, stop=jem.NeverStop(), adjoint=jem.UnrolledAdjoint())
+    steps = dict(max_steps=1500, solver=jem.EM(), stop=jem.NeverStop(), adjoint=jem.UnrolledAdjoint())
     assert float(slope_by(deaths, **steps)(3.0)) == pytest.approx(want, rel=1e-6)
     assert float(slope_by(deaths, adjoint=jem.ImplicitAdjoint(dense_limit=0))(3.0)) == pytest.approx(want, rel=1e-8)
 

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 
 import jem
+from jem.node import HELD
 
 S, T, H = 3, 6, 2
 LENGTHS = np.array([6, 5, 3])
@@ -262,6 +263,67 @@ def test_samples_have_the_models_moments(x64):
     np.testing.assert_allclose(np.einsum("sti,suj->tiuj", z, z) / 20_000, correlation, atol=0.05)
     noise = np.asarray(y) - np.asarray(states) @ C.T - u @ D.T
     np.testing.assert_allclose((noise**2).mean((0, 1)) / np.diag(params.R), 1, atol=0.05)
+
+
+# What EM alone cannot do
+
+DIAGONAL = {"Q": jem.Diagonal(), "R": jem.Diagonal(), "P0": jem.Diagonal()}
+
+
+@pytest.mark.parametrize("held", ["fixed", "frozen"])
+def test_a_first_state_without_noise_moves(x64, held):
+    """A constant in noise of variance one: the mean."""
+    y = 5 + np.random.default_rng(0).normal(size=(2, 25, 1))
+    if held == "fixed":
+        cells = {"A": [[1]], "C": [[1]], "Q": [0], "P0": [0], "R": [1]}
+        model = node = jem.LDS(1, 1, **DIAGONAL, fixed=cells)
+        start = node.params()
+    else:
+        node = jem.LDS(1, 1)
+        model, start = jem.Frozen(node, "A", "C", "chol_Q", "chol_P0", "chol_R"), node.params(C=[[1.0]], Q=[[0.0]], P0=[[0.0]])
+    fit = jem.fit(model, start, y).check()
+    np.testing.assert_allclose(fit.params.m0, y.mean(keepdims=True)[0, 0], rtol=1e-9)
+    np.testing.assert_allclose(fit.log_likelihood, norm.logpdf(y, y.mean()).sum(), rtol=1e-9)
+
+
+def test_a_trend_without_noise_is_the_regression(x64):
+    """m0, the slope as an input's effect and the noise are free: least squares and its mean square."""
+    t = np.arange(40.0)
+    y = 2 + 0.3 * t + np.random.default_rng(1).normal(size=40)
+    fixed = {"A": [[1]], "C": [[1]], "D": [[0]], "Q": [0], "P0": [0]}
+    model = jem.LDS(1, 1, 1, **DIAGONAL, fixed=fixed)
+    x = jem.Driven(y[None, :, None], np.ones((1, 40, 1)))
+    p = jem.fit(model, model.params(R=[4.0]), x).check().params
+    slope, intercept = np.polyfit(t, y, 1)
+    np.testing.assert_allclose([p.m0[0], p.B[0, 0]], [intercept, slope], rtol=1e-7)
+    np.testing.assert_allclose(p.R[0, 0], np.mean((y - intercept - slope * t) ** 2), rtol=1e-5)
+
+
+def test_restarts_leave_a_saddle(x64):
+    """Murray (1977): twelve pairs, eight of them in part, with a saddle at correlation 0 and maxima at a half either way."""
+    gap = np.nan
+    pairs = [(1, 1), (1, -1), (-1, 1), (-1, -1)] + 2 * [(2, gap), (-2, gap), (gap, 2), (gap, -2)]
+    fixed = {"A": [[0]], "C": [[0], [0]], "Q": [1], "P0": [1], "m0": [0]}
+    model = jem.LDS(1, 2, Q=jem.Diagonal(), P0=jem.Diagonal(), fixed=fixed)
+    x = np.array(pairs, float)[None]
+    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=8, stop=jem.RelativeGain(1e-10))
+    assert fits.converged.all()
+    R = np.asarray(fits.params.R)
+    np.testing.assert_allclose(R[:, 0, 0], 8 / 3, rtol=1e-3)
+    np.testing.assert_allclose(np.abs(R[:, 0, 1]) / R[:, 0, 0], 0.5, rtol=1e-2)
+    assert len(set(np.sign(R[:, 0, 1]))) == 2
+
+
+def test_noise_at_its_floor_is_told_apart(x64):
+    """A sequence seen exactly is an answer; one of which nothing is uncertain has no maximum."""
+    steps = np.random.default_rng(2).normal(size=60)
+    walk = np.cumsum(steps)[None, :, None]
+    model = jem.LDS(1, 1, **DIAGONAL, fixed={"A": [[1]], "C": [[1]], "m0": [0], "P0": [1]})
+    exact = jem.fit(jem.Frozen(model, "chol_R"), model.params(R=[1e-26]), walk, max_steps=100)
+    assert exact.status == jem.Status.CONVERGED
+    np.testing.assert_allclose(exact.params.Q[0, 0], np.mean(steps[1:] ** 2), rtol=1e-3)
+    flat = jem.fit(model, model.params(), np.full((1, 60, 1), 0.0), max_steps=400)
+    assert flat.status == jem.Status.DEGENERATE and flat.cause == HELD
 
 
 ONE = jem.LDS(1, 1)

@@ -1,5 +1,6 @@
 """Two CPU devices: rows or restarts split over them give the fit of one device, and nothing ever waits for ever."""
 
+import socket
 import subprocess
 import sys
 import textwrap
@@ -104,3 +105,42 @@ def test_no_deadlock_at_128_features():
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
     assert done.stdout.splitlines() == ["rows [True, True]", "restarts [True, True]"], done.stderr[-2000:]
+
+
+SPANNING = """
+import sys
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+import jax.numpy as jnp
+import numpy as np
+import jem
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+rows = NamedSharding(Mesh(np.array(jax.devices()), ("rows",)), P("rows"))
+spread = lambda a: jax.make_array_from_callback(a.shape, rows, lambda index: a[index])
+x, weights = np.arange(8, dtype="float32")[:, None], np.ones(8, "float32")
+fit = lambda x, w: jem.fit(jem.Poisson(), jem.PoissonParams(jnp.array([2.0])), spread(x), weights=spread(w), max_steps=5)
+print(fit(x, weights).check().params.rate)
+for bad in ((x + 0.5, weights), (x * np.nan, weights), (x, -weights)):
+    try:
+        fit(*bad)
+    except ValueError as error:
+        print("refused", error)
+"""
+
+
+def test_data_that_span_processes():
+    """Each process holds a part of the rows; one scalar tells all of them whether they will do."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    run = [sys.executable, "-c", SPANNING, address]
+    both = [subprocess.Popen([*run, str(i)], stdout=subprocess.PIPE, text=True, cwd=ROOT) for i in range(2)]
+    try:
+        for process in both:
+            lines = [line for line in process.communicate(timeout=120)[0].splitlines() if not line.startswith("[Gloo]")]
+            assert lines[0] == "[3.5]" and len(lines) == 4, lines
+            assert all(line.startswith("refused") and "another process" in line for line in lines[1:]), lines
+    finally:
+        for process in both:
+            process.kill()

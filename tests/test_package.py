@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
-FOUNDATION = {"tree", "checks", "data"}
+FOUNDATION = {"tree", "settings", "reading", "checks", "data"}
 MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates"}, {"families"}, {"parts", "plates"}, {"latents"}]
 MODELS = {"families", "parts", "plates", "latents"}
-ABOVE = {"fit", "inference", "selection", "streaming", "uncertainty"}
+ABOVE = {"asking", "fit", "inference", "selection", "streaming", "uncertainty"}
 OUTSIDE = {"__init__", "__main__", "cli"}  # these may import anything
 
 

@@ -12,6 +12,7 @@ from jem.node import Wrapper, node
 
 NUM = 12
 MODEL = jem.Mixture(jem.Gaussian(jem.Diagonal()), 3, seeding=jem.RandomResponsibilities())
+PLAIN = {"solver": jem.EM(), "stop": jem.RelativeGain(), "max_steps": 300}  # rounding does not grow along its path
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +22,12 @@ def problem():
         x = jnp.asarray(jem.datasets.old_faithful())[::3]
         keys = jax.random.split(jax.random.key(1), NUM)
         starts = [jem.init(MODEL, k, x) for k in keys]
-        alone = [jem.fit(MODEL, s, x, max_steps=300) for s in starts]
+        alone = [jem.fit(MODEL, s, x, **PLAIN) for s in starts]
         return x, jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
 
 
 def restarts(x, **options):
-    return jem.fit_restarts(MODEL, jax.random.key(1), x, num_restarts=NUM, max_steps=300, **options)
+    return jem.fit_restarts(MODEL, jax.random.key(1), x, num_restarts=NUM, **PLAIN, **options)
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 5, NUM])
@@ -36,7 +37,7 @@ def test_batches_change_nothing(x64, problem, batch_size):
     np.testing.assert_array_equal(fits.status, alone.status)
     np.testing.assert_array_equal(fits.num_steps, alone.num_steps)
     np.testing.assert_allclose(fits.rate, alone.rate, rtol=1e-4)  # a ratio of gains, which are small differences
-    fits, alone = [f._replace(status=0, rate=0) for f in (fits, alone)]
+    fits, alone = [f._replace(status=0, rate=0, probes=0) for f in (fits, alone)]
     for got, want in zip(jax.tree.leaves(fits), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-8)
     assert len(set(alone.num_steps.tolist())) > 3  # lanes end at different times: slots are handed on
@@ -46,7 +47,7 @@ def test_the_best_and_the_optima(x64, problem):
     x, alone = problem
     fits = restarts(x)
     assert set(fits.status.tolist()) == {Status.CONVERGED}
-    assert float(fits.best().objective) == float(fits.objective.max())
+    assert float(fits.best().limit) == float(fits.limit.max())
     assert fits.best().trace.shape == (301,)
     assert 1 < fits.num_optima() < NUM
     assert fits.check() is fits
@@ -111,7 +112,7 @@ def test_one_failing_lane_touches_no_other(x64, problem):
     """One start is NaN."""
     x, alone = problem
     bad = jax.random.key_data(jax.random.split(jax.random.key(1), NUM))[3]
-    fits = jem.fit_restarts(Poisoned(MODEL, bad), jax.random.key(1), x, num_restarts=NUM, max_steps=300)
+    fits = jem.fit_restarts(Poisoned(MODEL, bad), jax.random.key(1), x, num_restarts=NUM, **PLAIN)
     assert np.flatnonzero(fits.status == Status.NONFINITE).tolist() == [3]
     others = np.delete(np.arange(NUM), 3)
     np.testing.assert_allclose(fits.objective[others], alone.objective[others], rtol=1e-12)
@@ -159,5 +160,5 @@ def test_bad_arguments():
         jem.fit_restarts(MODEL, jax.random.key(0), x, num_restarts=0)
     with pytest.raises(ValueError, match="batch_size must be an integer"):
         jem.fit_restarts(MODEL, jax.random.key(0), x, num_restarts=2, batch_size=0.5)
-    with pytest.raises(ValueError, match=r"key must be a typed key, jax.random.key\(seed\); got int"):
+    with pytest.raises(ValueError, match=r"key must be a typed key, jax.random.key\(seed\); got 0"):
         jem.fit_restarts(MODEL, 0, x, num_restarts=2)

@@ -79,3 +79,24 @@ def test_a_node_without_supports_says_what_to_do():
 
     with pytest.raises(TypeError, match="Mine does not define supports"):
         jem.unconstrain(Mine(), ())
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "want"),
+    [
+        (support.Positive(), [0.0, 2.0], [0, 2]),
+        (support.Interval(-1.0, 3.0), [-1.0, 3.0], [-1, 3]),
+        (support.Simplex(), [[1e-70, 1.0]], [[0, 1]]),
+        (support.CholeskyFactor(), [[[0.0, 0.0], [-3.0, 2.0]]], [[[0, 0], [-3, 2]]]),
+        (support.Cells(np.array([True, False]), support.Positive()), [[0.0, 0.0]], [[0, 0]]),
+    ],
+)
+def test_inside(where, value, want):
+    """What lies at the very edge has finite coordinates a little inside of it, and comes back from there."""
+    value = jnp.asarray(value)
+    inner = where.inside(value)
+    np.testing.assert_allclose(inner, want, atol=1e-5)
+    free = where.unconstrain(inner)
+    assert np.isfinite(free).all()
+    np.testing.assert_allclose(where.constrain(free, inner), inner, rtol=1e-5, atol=1e-30)
+    assert where.fault(np.asarray(value)) is None

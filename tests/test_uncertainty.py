@@ -13,6 +13,7 @@ from jem.uncertainty.density import log_volume
 
 pytestmark = pytest.mark.usefixtures("x64")
 COUNTS = jnp.array([[1.0], [4.0], [2.0], [7.0], [3.0]])
+FIRST_RATE = lambda p: p.rate[0]
 
 
 def poisson_mixture(num=150):
@@ -62,6 +63,109 @@ def test_away_from_the_maximum_it_is_said():
     assert float(found.distance) == pytest.approx(abs(17 - 25) / np.sqrt(25), rel=1e-9)  # score over its deviation
 
 
+def test_what_a_fit_leaves_is_no_distance():
+    """A twentieth of a standard error from the maximum is at it, and the errors are those there; half of one is not."""
+    mean = jnp.mean(COUNTS)
+    near, far = [jem.PoissonParams(mean[None] + share * jnp.sqrt(mean / 5)) for share in (0.05, 0.5)]
+    found = jem.standard_errors(jem.Poisson(), near, COUNTS).check()
+    assert float(found.errors.rate[0]) == pytest.approx(float(jnp.sqrt(mean / 5)), rel=1e-3)
+    ends = jem.profile_interval(FIRST_RATE, jem.Poisson(), near, COUNTS).check()
+    at_it = jem.profile_interval(FIRST_RATE, jem.Poisson(), jem.PoissonParams(mean[None]), COUNTS)
+    np.testing.assert_allclose([ends.low, ends.high, ends.estimate], [at_it.low, at_it.high, mean], rtol=1e-3)
+    for ask in (
+        lambda: jem.standard_errors(jem.Poisson(), far, COUNTS),
+        lambda: jem.profile_interval(FIRST_RATE, jem.Poisson(), far, COUNTS),
+        lambda: jem.influence(jem.Poisson(), far, COUNTS),
+        lambda: jem.leave_one_out(jem.Poisson(), far, COUNTS),
+    ):
+        found = ask()
+        assert int(found.status) == jem.InformationStatus.NOT_AT_MAXIMUM
+        with pytest.raises(jem.FitError, match="NOT_AT_MAXIMUM"):
+            found.check()
+    ends = jem.profile_interval(FIRST_RATE, jem.Poisson(), far, COUNTS)
+    assert np.isnan([ends.low, ends.high]).all() and not ends.found.any()
+
+
+# Stouffer and Toby's four items, 216 people: counts of the patterns 1111, 1110, .., 0000 (Goodman 1974, table 1).
+PATTERNS = np.array([[a, b, c, d] for a in (1.0, 0) for b in (1.0, 0) for c in (1.0, 0) for d in (1.0, 0)])
+PEOPLE = np.array([42.0, 23, 6, 25, 6, 24, 7, 38, 1, 4, 1, 6, 2, 9, 2, 20])
+RIDGES = {
+    "two classes, two items": (2, PATTERNS[::4, :2], PEOPLE.reshape(4, 4).sum(1), (1e-6, 1e-12)),
+    "three classes, four items": (3, PATTERNS, PEOPLE, (1e-9, 1e-12)),
+}
+
+
+@pytest.mark.parametrize("name", RIDGES)
+def test_ridges_that_a_fit_stopped_beside(name):
+    """More parameters than cells, or a design that does not tell them apart: no errors, however tight or loose the fit."""
+    size, x, weights, tolerances = RIDGES[name]
+    x, weights = jnp.asarray(x), jnp.asarray(weights)
+    model = jem.Mixture(jem.Bernoulli(), size)
+    start = jem.init(model, jax.random.key(1), x, weights)
+    for tol in tolerances:
+        params = jem.fit(model, start, x, weights=weights, stop=jem.RelativeGain(tol), max_steps=20_000, solver=jem.EM()).params
+        found = jem.standard_errors(model, params, x, weights)
+        assert int(found.status) == jem.InformationStatus.SINGULAR and int(found.num_flat) >= 1
+        assert np.isnan(found.errors.weights).all()
+
+
+PAIRS = np.array([[1.0, 1], [0, 1], [1, 1], [0, 1]])
+BITS = jem.LogJoint(
+    lambda p, x, z: jnp.sum(jax.scipy.special.xlogy(x, p) + jax.scipy.special.xlogy(1 - x, 1 - p)), jem.Finite(1),
+    np.array([0.5, 0.9]), supports=jem.Interval(),
+)  # fmt: skip
+RATES = jem.Density(lambda p, x: jnp.sum(jax.scipy.stats.poisson.logpmf(x, p)), np.ones(2), supports=jem.Positive())
+EDGES = {
+    "bernoulli 1": (jem.Bernoulli(), jem.BernoulliParams(np.array([0.5, 1.0])), PAIRS, [0.25, np.nan]),
+    "bernoulli near 1": (jem.Bernoulli(), jem.BernoulliParams(np.array([0.5, 1 - 1e-15])), PAIRS, [0.25, np.nan]),
+    "bernoulli 0": (jem.Bernoulli(), jem.BernoulliParams(np.array([0.5, 0.0])), PAIRS * np.array([1, 0]), [0.25, np.nan]),
+    "poisson": (jem.Poisson(), jem.PoissonParams(np.array([0.5, 0.0])), PAIRS * np.array([1, 0]), [8**-0.5, np.nan]),
+    "poisson alone": (jem.Poisson(), jem.PoissonParams(np.zeros(1)), np.zeros((3, 1)), [np.nan]),
+    "categorical": (
+        jem.Categorical(3), jem.CategoricalParams(np.array([0.5, 0.5, 0.0])), np.array([0, 1, 0, 1]), [0.25, 0.25, np.nan]
+    ),
+    "log-joint": (BITS, np.array([0.5, 1.0]), PAIRS, [0.25, np.nan]),
+    "density": (RATES, np.array([0.5, 0.0]), PAIRS * np.array([1, 0]), [8**-0.5, np.nan]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_at_the_very_edge(name):
+    """No error for what lies there, and the right one for all else, as a little inside of it."""
+    model, params, x, want = EDGES[name]
+    params, x = jax.tree.map(jnp.asarray, (params, x))
+    found = jem.standard_errors(model, params, x)
+    assert int(found.status) == jem.InformationStatus.BOUNDARY
+    np.testing.assert_allclose(jax.tree.leaves(found.errors)[0], want, rtol=1e-5)
+
+
+def test_one_component_is_no_edge():
+    params = jem.MixtureParams(jnp.ones(1), jem.PoissonParams(jnp.mean(COUNTS)[None, None]))
+    found = jem.standard_errors(jem.Mixture(jem.Poisson(), 1), params, COUNTS).check()
+    assert found.errors.weights.tolist() == [0.0]
+    assert float(found.errors.components.rate[0, 0]) == pytest.approx(float(jnp.sqrt(jnp.mean(COUNTS) / 5)))
+
+
+def test_no_batched_lapack_call():
+    """Under vmap one matrix at a time: several at once can wait for each other for ever on a CPU."""
+
+    def many(x):
+        found = jem.information(jem.Poisson(), jem.PoissonParams(jnp.mean(x, 0)), x, method=jem.Sandwich())
+        return found.matrix, found.rate
+
+    data = jnp.asarray(np.stack([np.tile(COUNTS, (1, 2)) + np.arange(2.0) * k for k in range(3)]))
+    calls = [line for line in jax.jit(jax.vmap(many)).lower(data).as_text().splitlines() if "lapack" in line]
+    assert calls and not any("tensor<3x" in line for line in calls)
+
+
+def test_louis_for_a_gate():
+    """Beside Oakes' identity, which takes another route to the same matrix."""
+    gate = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: p * u, np.ones(2))
+    params = jem.GatedParams(jnp.ones(2), jem.PoissonParams(jnp.array([[1.0], [6.0]])))
+    got, want = (jem.information(gate, params, jem.Driven(COUNTS, COUNTS), method=m) for m in (jem.Louis(), jem.Oakes()))
+    np.testing.assert_allclose(got.matrix, want.matrix, rtol=1e-5, atol=1e-4)
+
+
 def test_routes_that_need_what_a_model_has_not():
     with pytest.raises(TypeError, match="Louis: needs a mixture"):
         jem.information(jem.Poisson(), jem.PoissonParams(jnp.array([3.0])), COUNTS, method=jem.Louis())
@@ -97,7 +201,8 @@ def test_profile_interval():
 def test_influence_and_leave_one_out():
     """Beside refits with a row's weight changed, and without a row."""
     model, x, params = poisson_mixture()
-    refit = jax.jit(lambda w: jem.fit(model, params, x, weights=w, stop=jem.NeverStop(), max_steps=3000).params)
+    options = {"solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 3000}
+    refit = jax.jit(lambda w: jem.fit(model, params, x, weights=w, **options).params)
     found, left_out = jem.influence(model, params, x), jem.leave_one_out(model, params, x)
     ones = jnp.ones(len(x))
     for n in (0, int(jnp.argmax(x[:, 0]))):

@@ -22,12 +22,27 @@ def recurrence(p, x):
     return jax.lax.scan(step, 0.0, x["real"])[1]
 
 
+def whitened(p, x):
+    factor = jnp.linalg.cholesky(jnp.eye(DIM) + jnp.outer(x["real"], x["real"]))
+    return jax.scipy.linalg.solve_triangular(factor, p["mean"], lower=True)
+
+
 FUNCTIONS = {
     "normal": lambda p, x: jnp.sum(norm.logpdf(x["real"], p["mean"], p["deviation"])),
     "scalar parameter": lambda p, x: p["scale"] * x["real"] - p["scale"] ** 2,
     "scalar of a unit": lambda p, x: p["mean"] * x["real"][0] / x["real"][1] + p["mean"] / p["deviation"],
     "quotients": lambda p, x: x["real"] / p["scale"] + 1 / x["real"] + x["count"] // 2,
     "look-up": lambda p, x: p["out"][x["count"]] + jnp.take(p["mean"], x["count"]),
+    "own look-up": lambda p, x: x["real"][x["count"]] * p["out"][x["count"], x["count"]] + p["mean"][x["count"] - 3],
+    "clipped look-up": lambda p, x: jnp.take(x["real"], x["count"] + 1, mode="clip") * jnp.take(p["mean"], x["count"] - 1),
+    "filled look-up": lambda p, x: p["mean"].at[x["count"] + 1].get(mode="fill", fill_value=2.0),
+    "one hot": lambda p, x: jax.nn.one_hot(x["count"], DIM) @ p["mean"],
+    "written cell": lambda p, x: p["mean"].at[x["count"]].set(x["real"][0]) ** 2,
+    "slice": lambda p, x: jax.lax.dynamic_slice(x["real"] * p["mean"], (x["count"],), (2,)),
+    "cond": lambda p, x: jax.lax.cond(x["count"] > 1, lambda: p["mean"], lambda: x["real"] * p["scale"]),
+    "switch": lambda p, x: jax.lax.switch(x["count"], [lambda: p["mean"], lambda: x["real"], lambda: x["real"] * p["mean"]]),
+    "loop": lambda p, x: jax.lax.fori_loop(0, DIM, lambda i, sum: sum + p["mean"][i] * x["real"][i] ** 2, 0.0),
+    "softmax of a row": lambda p, x: jax.nn.log_softmax(p["out"][:DIM] @ x["real"])[x["count"]],
     "where": lambda p, x: jnp.where(x["count"] > 1, p["mean"], jnp.where(x["real"] > 0, x["real"], 0.0)),
     "clamp": lambda p, x: jnp.clip(x["real"], p["scale"] - 1, 0.5),
     "special": lambda p, x: gammaln(jnp.abs(x["real"])) + xlogy(1.0 * x["count"], p["deviation"]),

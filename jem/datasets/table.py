@@ -68,7 +68,8 @@ def _select(path: Path, names: list[str], columns: Sequence[str]) -> list[int]:
 
 def _read_npy(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     try:
-        x = np.load(path, allow_pickle=False)
+        # Mapped, not read: a header may claim more than the file, or the memory, holds.
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):
         problem = "is empty" if path.stat().st_size == 0 else "is not an array of numbers in NumPy's .npy format"
         raise TableError(f"{path}: {problem}") from None
@@ -76,7 +77,7 @@ def _read_npy(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, list[str]
         raise TableError(f"{path}: expected real numbers, found dtype {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim not in (1, 2):
         raise TableError(f"{path}: expected shape (N, D), found {x.shape}; reshape it to one row per observation")
-    x = x.reshape(len(x), -1).astype(np.float64) if x.size else np.empty((0, 1))
+    x = np.array(x.reshape(len(x), -1), np.float64) if x.size else np.empty((0, 1))
     if not len(x):
         raise TableError(f"{path}: holds no rows of data")
     names = [str(i + 1) for i in range(x.shape[1])]

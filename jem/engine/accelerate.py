@@ -2,15 +2,16 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jem import tree
 from jem.coordinates import ravel, unravel
+from jem.engine.path import Path, ages, begin
 from jem.engine.step import EM, Around, Evaluated, Standing
 from jem.kernels.linalg import cholesky_solve_lower
-from jem.node import Node, Params, node, static
+from jem.node import Node, Params, node, setting, static
+from jem.settings import number, whole
 
 _STIFF = 1e4  # a damping at which the extrapolated step is the plain one
 _PIVOT = 0.1  # least pivot of a curvature matrix of unit diagonal
@@ -43,25 +44,16 @@ class Accelerator(Around):
 
 
 class AndersonState(NamedTuple):
-    """The inner solver's state; the point accepted last with its gradient; the history; what is known of the steps."""
+    """The inner solver's state, and what is known of the steps beside the path of the loop, `Evaluated.path`."""
 
     inner: Any
-    here: "_Point"
-    image: Params  # the plain step from the point
-    history: "_Point"  # differences, (m, n) each
-    slot: Array  # row to write next
+    image: Params  # the plain step from the point accepted last
+    residual: Array  # M(x) - x there, (n,)
+    residuals: Array  # its differences, beside the rows of the path, (m, n)
     length: Array  # rows in use
     damping: Array
     plain: Array  # plain steps in a row that led to the candidate
     refused: Array
-
-
-class _Point(NamedTuple):
-    """Free coordinates, the residual of the plain step and the gradient of the objective there, (n,)."""
-
-    place: Array
-    residual: Array
-    gradient: Array
 
 
 @node
@@ -103,21 +95,20 @@ class Anderson(Accelerator):
     """
 
     solver: Any = EM()
-    memory: int = static(default=10)
-    damping: Any = 1e-2
-    relax: Any = 10.0
+    memory: int = static(default=10, must=whole(1))  # pyright: ignore[reportIncompatibleMethodOverride]
+    damping: Any = setting(default=1e-2, must=number(above=0.0))
+    relax: Any = setting(default=10.0, must=number(above=1.0))
 
     def init(self, model: Node, params: Params) -> AndersonState:
         """An empty history."""
-        place = ravel(model, params)
-        rows = jnp.zeros((max(1, min(self.memory, (place.shape[0] + 1) // 2)), place.shape[0]), place.dtype)
+        path = begin(model, params, self.memory)
+        place = jnp.zeros(0) if path is None else path.last.place
         count = jnp.array(0, jnp.int32)
         return AndersonState(
             inner=self.solver.init(model, params),
-            here=_Point(place, jnp.zeros_like(place), jnp.zeros_like(place)),
             image=params,
-            history=_Point(rows, rows, rows),
-            slot=count,
+            residual=place,
+            residuals=place[None] if path is None else path.steps.place,
             length=count - 1,  # the first point makes no difference
             damping=jnp.asarray(self.damping, place.dtype),
             plain=count + 1,
@@ -129,19 +120,21 @@ class Anderson(Accelerator):
         steady = self.solver.standing(state.inner, seen.objective).floor > -jnp.inf
         bold = state.plain == 0
         image, inner = self.solver.step(model, seen, state.inner)
-        here = _look(model, seen, image)
-        usable = seen.accepted & tree.all_finite(here)
-        eps = jnp.finfo(here.place.dtype).eps
+        if seen.path is None or seen.point is None:  # no coordinates to extrapolate in
+            return image, state._replace(inner=inner, image=image)
+        place = seen.point.place
+        residual = ravel(model, image) - place
+        usable = seen.accepted & tree.all_finite((seen.point, residual))
+        eps = jnp.finfo(place.dtype).eps
         eased = jnp.where(bold & seen.accepted, jnp.maximum(state.damping / self.relax, eps), state.damping)
-        new = _remember(state, here, usable)
-        g = _coefficients(new.history, here.gradient, eased)
-        ahead = here.place + here.residual - g @ (new.history.place + new.history.residual)
+        new = self._remember(seen, state, residual, usable)
+        g = _coefficients(seen.path, new.length, eased)
+        ahead = place + residual - g @ (seen.path.steps.place + new.residuals)
         go = usable & steady & ~seen.close & (new.length > 0) & jnp.all(jnp.isfinite(ahead))
         plain = jnp.where(go, 0, jnp.minimum(state.plain + 1, 2))
         candidate = tree.where(go, unravel(model, ahead, image), image)
         new = new._replace(inner=inner, image=image, damping=eased, plain=plain)
         back = state._replace(
-            history=tree.zeros_like(state.history),
             length=jnp.zeros_like(state.length),
             damping=jnp.minimum(state.damping * self.relax**2, _STIFF),
             plain=jnp.ones_like(state.plain),
@@ -149,42 +142,30 @@ class Anderson(Accelerator):
         )
         return tree.where(bold & ~seen.accepted, (state.image, back), (candidate, new))
 
-
-def _look(model: Node, seen: Evaluated, image: Params) -> _Point:
-    """Where the candidate is, and what is known there."""
-    place = ravel(model, seen.params)
-
-    def q(x: Array) -> Array:
-        params = unravel(model, x, seen.params)
-        return model.expected_log_prob(params, seen.stats, seen.params) + model.log_prior(params)
-
-    return _Point(place, ravel(model, image) - place, jax.grad(q)(place))
-
-
-def _remember(state: AndersonState, here: _Point, usable: Array) -> AndersonState:
-    """The state with the last difference in its history."""
-    size = state.history.place.shape[0]
-    add = usable & (state.length >= 0)
-    row = (jnp.arange(size) == state.slot) & add
-    differences = jax.tree.map(lambda rows, new, old: jnp.broadcast_to(new - old, rows.shape), state.history, here, state.here)
-    return state._replace(
-        here=tree.where(usable, here, state.here),
-        history=tree.where(row, differences, state.history),
-        slot=jnp.where(add, (state.slot + 1) % size, state.slot),
-        length=jnp.where(usable, jnp.minimum(state.length + 1, size), state.length),
-    )
+    def _remember(self, seen: Evaluated, state: AndersonState, residual: Array, usable: Array) -> AndersonState:
+        """The state with the residual's last difference beside the path's last row."""
+        assert seen.path is not None
+        most = min(self.memory, max(1, (residual.shape[0] + 1) // 2))
+        length = jnp.where(seen.path.count > 1, state.length, -1)  # the path begins anew here
+        row = (jnp.arange(state.residuals.shape[0]) == ages(seen.path)[0]) & usable & (length >= 0)
+        return state._replace(
+            residual=jnp.where(usable, residual, state.residual),
+            residuals=jnp.where(row[:, None], residual - state.residual, state.residuals),
+            length=jnp.where(usable, jnp.minimum(length + 1, most), length),
+        )
 
 
-def _coefficients(history: _Point, gradient: Array, damping: Array) -> Array:
+def _coefficients(path: Path, length: Array, damping: Array) -> Array:
     """The coefficients g (m,); those of rows not in use, or of the wrong curvature, are zero."""
-    curvature = -(history.place @ history.gradient.T)
-    squares = jnp.diagonal(curvature)
+    size = path.steps.place.shape[0]
+    used = jnp.zeros(size, bool).at[ages(path)].set(jnp.arange(size) < length)
+    curvature = -(path.steps.place @ path.steps.score.T)
+    squares = jnp.where(used, jnp.diagonal(curvature), 0)
     tiny = jnp.finfo(squares.dtype).tiny
     unit = jnp.where(squares > tiny, 1 / jnp.sqrt(jnp.maximum(squares, tiny)), 0)
-    size = unit.shape[0]
     eye = jnp.eye(size, dtype=squares.dtype)
     scaled = 0.5 * (curvature + curvature.T) * unit[:, None] * unit[None, :]
-    right = -unit * (history.place @ gradient)
+    right = -unit * (path.steps.place @ path.last.score)
     floor = jnp.full(size, _PIVOT, squares.dtype)
     solved = cholesky_solve_lower(scaled * (1 - eye) + (1 + damping) * eye, jnp.concatenate([right[:, None], eye], 1), floor)
     return unit * (solved[:, 1:].T @ solved[:, 0])
@@ -231,11 +212,12 @@ class SQUAREM(Accelerator):
     """
 
     solver: Any = EM()
-    growth: Any = 4.0
+    growth: Any = setting(default=4.0, must=number(above=0.0))
 
     def init(self, model: Node, params: Params) -> SquaremState:
         """The first point of the first cycle."""
-        point = ravel(model, params)
+        path = begin(model, params, 0)
+        point = jnp.zeros(0) if path is None else path.last.place
         count, one = jnp.array(0, jnp.int32), jnp.ones((), point.dtype)
         return SquaremState(
             inner=self.solver.init(model, params),
@@ -253,6 +235,8 @@ class SQUAREM(Accelerator):
         """A plain step, or after two of them the extrapolated one."""
         steady = self.solver.standing(state.inner, seen.objective).floor > -jnp.inf
         image, inner = self.solver.step(model, seen, state.inner)
+        if seen.path is None:  # no coordinates to extrapolate in
+            return image, state._replace(inner=inner, image=image)
         point = ravel(model, seen.params)
         residual = ravel(model, image) - point
         worse = (state.turn >= 2) & ~seen.accepted

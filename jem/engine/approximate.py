@@ -10,7 +10,8 @@ from jax import Array
 from jem.engine.assigned import Numbered, step_key
 from jem.engine.step import EM, Around, EStep, Evaluated, Inner, Standing
 from jem.engine.stream import Total
-from jem.node import Node, Params, Stats, node, static
+from jem.node import Node, Params, Stats, node, setting, static
+from jem.settings import number, whole
 
 
 @node
@@ -99,7 +100,7 @@ class MonteCarlo(Around):
 
     key: Array
     draw: Callable[[Array, Node, Params, Any], Any] = static()
-    num_draws: int = static(default=1)
+    num_draws: int = static(default=1, must=whole(1))
     solver: Any = EM()
 
     @property
@@ -183,8 +184,8 @@ class SAEM(Around):
     """
 
     solver: Any
-    burn_in: Any = 20
-    exponent: Any = 1.0
+    burn_in: Any = setting(default=20, must=number(least=0.0, finite=False))
+    exponent: Any = setting(default=1.0, must=number(above=0.5, most=1.0))
 
     @property
     def stationary(self) -> bool:

@@ -9,7 +9,8 @@ from jax import Array, lax
 from jem.engine.step import EM, Around, Counted, EStep, Inner, Unsettled
 from jem.engine.stream import Total
 from jem.kernels.assign import Drawn, Hardest, Tempered
-from jem.node import Node, Params, Stats, assign, has_discrete, node, static
+from jem.node import Node, Params, Stats, assign, has_discrete, node, setting, static
+from jem.settings import number, whole
 
 
 class Numbered(NamedTuple):
@@ -48,8 +49,8 @@ class Annealed(Unsettled):
     Source: Ueda and Nakano (1998), Neural Networks 11.
     """
 
-    start: Any = 0.5
-    steps: Any = 40
+    start: Any = setting(default=0.5, must=number(above=0.0))
+    steps: Any = setting(default=40, must=number(above=0.0))
     solver: Any = EM()
 
     def init(self, model: Node, params: Params) -> Counted:
@@ -88,7 +89,7 @@ class Hard(Around):
     Example:
         >>> import jax, jem
         >>> x = jem.datasets.old_faithful()
-        >>> k_means = jem.Frozen(jem.Mixture(jem.Tied(jem.Gaussian(jem.Spherical()), 2, "whitening")), "weights")
+        >>> k_means = jem.Frozen(jem.Mixture(jem.Tied(jem.Gaussian(jem.Spherical()), 2, "whitening")), weights=[0.5, 0.5])
         >>> fit = jem.fit_restarts(k_means, jax.random.key(0), x, num_restarts=4, solver=jem.Hard()).best()
         >>> bool(fit.converged), bool(fit.bound < fit.log_likelihood)
         (True, True)
@@ -149,8 +150,8 @@ class Stochastic(Unsettled):
     """
 
     key: Array
-    steps: Any = 30
-    num_draws: int = static(default=1)
+    steps: Any = setting(default=30, must=number(least=0.0, finite=False))
+    num_draws: int = static(default=1, must=whole(1))
     solver: Any = EM()
 
     @property

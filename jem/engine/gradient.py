@@ -1,7 +1,6 @@
 """Generalised EM: closed forms where there are any, and gradient steps on Q, safeguarded, for the rest."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,12 +9,16 @@ import numpy as np
 from jax import Array, lax
 
 from jem import tree
+from jem.engine.metric import LARGEST, Metric, Plain, trivial
 from jem.engine.step import Evaluated, Solver, Standing
-from jem.engine.stop import rounding
-from jem.kernels.support import ByGradient, Held
-from jem.node import Node, Params, has_local_q, keep_units, node, set_once, static
+from jem.engine.surface import Surface, block_of, constrain_block, surface_of, unconstrain_block
+from jem.kernels.support import Held
+from jem.node import Node, Params, node, set_once, static
+from jem.settings import whole
 
 _RISE = 1e-4  # the part of the gain promised by the slope that a step must make (Armijo)
+_SHOWN = 0.1  # part of the Newton step that a step must go for its gain to tell how far the climb has come
+_NOWHERE = 1e-5  # part of it below which a step is none
 
 
 class GEMState(NamedTuple):
@@ -23,38 +26,51 @@ class GEMState(NamedTuple):
 
     Attributes:
         optimizer: the optimiser's own state.
+        metric: the coordinates in which it works.
         scale: factor on its steps, at most 1: halved where Q fell, doubled again where it did not.
         refused: steps refused so far.
-        stalled: whether the last M-step refused one.
+        count: M-steps made.
+        stale: whether the metric did not fit and is to be measured again.
+        plain: M-steps in a row whose gain tells how far the climb has come.
+        settled: whether the last M-step went anywhere, or had nowhere to go.
+        slack: nats by which rounding has been seen to hide a rise of Q.
+        image: parameters after the Newton step on Q instead.
     """
 
     optimizer: Any
+    metric: Any
     scale: Array
     refused: Array
-    stalled: Array
+    count: Array
+    stale: Array
+    plain: Array
+    settled: Array
+    slack: Array
+    image: Any
 
 
 class _Climb(NamedTuple):
-    """Where the inner loop stands: free coordinates, Q per unit weight there less Q at the start, and its gradient."""
+    """Where the inner loop stands: free coordinates, Q per unit weight there less Q at the start, and its gradient.
+
+    `refused` and `misjudged` are of this M-step: whether a step was, and by how much Q's value was off from its slope.
+    """
 
     free: Any
     value: Array
     gradient: Any
     state: GEMState
+    refused: Array
+    misjudged: Array
 
 
-class _Surface(NamedTuple):
-    """Q + log prior per unit weight over the free coordinates of the block, less its value at the start.
+class _Tried(NamedTuple):
+    """A step on trial: attempts so far, the factor on it, its gain, whether it rose, and by how much the gain was misjudged."""
 
-    Attributes:
-        value: from free coordinates to a scalar; it can be differentiated.
-        value_and_gradient: both at once.
-        rounding: how far rounding may move the value.
-    """
-
-    value: Callable[[Any], Array]
-    value_and_gradient: Callable[[Any], tuple[Array, Any]]
-    rounding: Array
+    num: Array
+    scale: Array
+    gain: Array
+    rose: Array
+    misjudged: Array
 
 
 @node
@@ -65,10 +81,14 @@ class GEM(Solver):
     `(Q(theta | theta_k) + log p(theta)) / sum of weights` in the free coordinates of those that have none: parameters of
     `jem.Density`, `jem.LogJoint` and their like. Where every field has a closed form, all are moved by gradient instead.
 
-    The first gradient costs nothing: by Fisher's identity the E-step has it. **Safeguard**: a step that does not raise Q,
-    beyond rounding, is halved up to `num_halvings` times, then refused: the block stays, the refusal is counted in
-    `Fit.num_refusals`, and the next step starts from the smaller length. A direction that leads down is replaced by the
-    gradient. The closed forms go on whatever becomes of the gradient's block, and the objective never falls.
+    The first gradient costs nothing: by Fisher's identity the E-step has it. **Metric**: up to 64 coordinates are measured in
+    the curvature of Q, so that the optimiser sees a problem that curves alike in every direction and whose Newton step, where
+    the metric was made, has length 1 at most: a learning rate is the part of that step to go, whatever the columns' scales. It
+    is made anew after 1, 2, 4, 8, ... M-steps and where it did not fit; the optimiser's moments then start anew, its schedules
+    go on. **Safeguard**: a step that does not raise Q is halved up to `num_halvings` times, then refused: the block stays, the
+    refusal is counted in `Fit.num_refusals`, and the next step starts from the smaller length. Where rounding hides the rise
+    the slope is asked. A direction that leads down is replaced by the gradient. The closed forms go on whatever becomes of the
+    gradient's block, and the objective never falls. A step that goes nowhere, as with a learning rate of 0, ends no fit.
 
     Args:
         optimizer: a function of optax, `optax.adam`, called with the options; or a ready transformation, `optax.adam(0.1)`.
@@ -94,9 +114,9 @@ class GEM(Solver):
     optimizer: Any = static()
     options: tuple[tuple[str, Any], ...] = static()
     values: dict[str, Any]
-    num_steps: int = static()
+    num_steps: int = static(must=whole(1))
     gradient_tol: Any
-    num_halvings: int = static()
+    num_halvings: int = static(must=whole(0))
     safeguard: bool = static()
 
     def __init__(
@@ -117,9 +137,6 @@ class GEM(Solver):
             )
         if ready and options:
             raise ValueError(f"GEM: {sorted(options)} belong to a function such as optax.adam; this optimiser is ready made")
-        for name, value, least in (("num_steps", num_steps, 1), ("num_halvings", num_halvings, 0)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"GEM: {name} must be an integer of at least {least}; got {value!r}")
         values = {n: v for n, v in options.items() if isinstance(v, (float, np.ndarray, np.floating, Array))}
         fixed = tuple(sorted((n, v) for n, v in options.items() if n not in values))
         set_once(
@@ -129,41 +146,88 @@ class GEM(Solver):
 
     def init(self, model: Node, params: Params) -> GEMState:
         """The optimiser's state at the start."""
-        free = _unconstrain(_block(model, params), params)
-        state = self._transformation().init(free)
+        free = unconstrain_block(block_of(model, params), params)
         one = jnp.ones((), jnp.result_type(*jax.tree.leaves(free), jnp.float32))
-        return GEMState(state, one, jnp.array(0, jnp.int32), jnp.array(False))
+        dense = tree.num_entries(free) <= LARGEST
+        count, yes = jnp.array(0, jnp.int32), jnp.array(True)
+        return GEMState(
+            optimizer=self._transformation().init(free),
+            metric=trivial(free) if dense else Plain(one, one),
+            scale=one,
+            refused=count,
+            count=count,
+            stale=~yes,
+            plain=count + 2,
+            settled=yes,
+            slack=0 * one,
+            image=params,
+        )
 
     def step(self, model: Node, seen: Evaluated, state: GEMState) -> tuple[Params, GEMState]:
         """The closed forms, then the climb."""
-        block = _block(model, seen.params)
+        block = block_of(model, seen.params)
         mixed = any(isinstance(s, Held) for s in jax.tree.leaves(block))
         base = model.maximize(seen.params, seen.stats) if mixed else seen.params
         weight = seen.total(lambda x, w: jnp.sum(w))
-        surface = _surface(model, seen, block, base, weight)
+        surface = surface_of(model, seen, block, base, weight)
 
         def at_old(free: Any) -> Array:
-            params = _constrain(block, free, seen.params)
+            params = constrain_block(block, free, seen.params)
             return (model.expected_log_prob(params, seen.stats, seen.params) + model.log_prior(params)) / weight
 
-        free = _unconstrain(block, seen.params)
-        climb = _Climb(free, jnp.zeros((), weight.dtype), jax.grad(at_old)(free), state._replace(stalled=jnp.array(False)))
+        free = unconstrain_block(block, seen.params)
+        gradient = jax.grad(at_old)(free)
+        state = self._measure(surface, free, gradient, state, weight)
+        zero = jnp.zeros((), weight.dtype)
+        climb = _Climb(free, zero, gradient, state, jnp.array(False), zero)
         climb = self._take(surface, climb) if self.num_steps == 1 else self._climb(surface, climb)
-        return _constrain(block, climb.free, base), climb.state
+        state, metric = climb.state, climb.state.metric
+        went = metric.length(jax.tree.map(jnp.subtract, climb.free, free))
+        ahead = metric.ahead(gradient)
+        wanted = metric.length(ahead)
+        # What the Newton step would gain is nothing: here is the top, and a step need not go anywhere.
+        done = weight * _dot(gradient, ahead) / 2 <= _spent(wanted.dtype)
+        shows = ~climb.refused & (went >= _SHOWN * wanted) & (state.scale >= 1)
+        state = state._replace(
+            count=state.count + 1,
+            plain=jnp.where(shows | done, jnp.minimum(state.plain + 1, 2), 0),
+            settled=done | (~climb.refused & (went > _NOWHERE * wanted)),
+            slack=jnp.maximum(state.slack, climb.misjudged * weight),
+            image=constrain_block(block, tree.add(free, ahead), base),
+        )
+        return constrain_block(block, climb.free, base), state
+
+    def image(self, candidate: Params, state: GEMState) -> Params:
+        """The Newton step on Q, as far as the metric knows it; what goes by closed form is where the M-step puts it."""
+        return state.image
 
     def refusals(self, state: GEMState) -> Array:
         """Steps refused so far."""
         return state.refused
 
     def standing(self, state: GEMState, objective: Array) -> Standing:
-        """After a refused step a gain of nothing is no sign of convergence."""
-        return Standing(objective, objective, 2, ~state.stalled)
+        """A step that went nowhere is no sign of convergence, and the gain of a short one says nothing of what is left."""
+        return Standing(objective, objective - 4 * state.slack, state.plain, state.settled)
+
+    def _measure(self, surface: Surface, free: Any, gradient: Any, state: GEMState, weight: Array) -> GEMState:
+        """The metric made anew after 0, 1, 2, 4, 8, ... M-steps, and where the last one did not fit."""
+        old, powers = state.optimizer, 2 ** jnp.arange(31, dtype=state.count.dtype)
+        due = state.stale | (state.count == 0) | jnp.any(state.count == powers)
+        curvature = lambda directions: surface.curvature(free, directions)  # noqa: E731
+        # A loop of one turn, not a branch: of several lanes together all would take both.
+        anew = lambda carry: (~carry[0], carry[1].measured(curvature, gradient, free, weight))  # noqa: E731
+        metric = lax.while_loop(lambda carry: carry[0], anew, (due, state.metric))[1]
+        # The optimiser's state as at the start, but for what only counts: schedules go on.
+        fresh = _like(self._transformation().init(metric.place(free)), old)
+        fresh = jax.tree.map(lambda o, n: o if _counts(o) else n, old, fresh, is_leaf=_counts)
+        restart = due if isinstance(metric, Metric) else state.stale
+        return state._replace(metric=metric, optimizer=tree.where(restart, fresh, old), stale=jnp.zeros_like(due))
 
     def _transformation(self) -> Any:
         ready = hasattr(self.optimizer, "update") and hasattr(self.optimizer, "init")
         return self.optimizer if ready else self.optimizer(**dict(self.options), **self.values)
 
-    def _climb(self, surface: _Surface, climb: _Climb) -> _Climb:
+    def _climb(self, surface: Surface, climb: _Climb) -> _Climb:
         """Several steps, each but the first with a gradient of its own."""
 
         def unfinished(carry: tuple[Array, _Climb]) -> Array:
@@ -179,104 +243,78 @@ class GEM(Solver):
 
         return lax.while_loop(unfinished, body, (jnp.array(0), climb))[1]
 
-    def _take(self, surface: _Surface, climb: _Climb) -> _Climb:
+    def _take(self, surface: Surface, climb: _Climb) -> _Climb:
         """One step of the optimiser, shortened or refused where it does not climb."""
+        metric = climb.state.metric
         direction, optimizer = self._direction(surface, climb)
         if not self.safeguard:
             state = climb.state._replace(optimizer=optimizer)
-            return climb._replace(free=tree.add(climb.free, direction), state=state)
+            return climb._replace(free=tree.add(climb.free, metric.push(direction)), state=state)
+        uphill = metric.pull(climb.gradient)
+        length, steep = jnp.sqrt(_dot(direction, direction)), jnp.sqrt(_dot(uphill, uphill))
+        slope = _dot(climb.gradient, metric.push(direction))
+        # An optimiser that leads down has lost its way: here the gradient takes over, then it starts anew. One that does not
+        # move may wait.
+        lost = ~((slope > 0) | (length == 0))
+        factor = jnp.where(jnp.isfinite(length), length, steep) / jnp.where(steep > 0, steep, 1)
+        direction = metric.push(tree.where(lost, jax.tree.map(lambda g: factor * g, uphill), direction))
         slope = _dot(climb.gradient, direction)
-        up = slope > 0
-        # An optimiser that leads down, or nowhere, has lost its way: it starts anew along the gradient.
-        steep, length = jnp.sqrt(_dot(climb.gradient, climb.gradient)), jnp.sqrt(_dot(direction, direction))
-        factor = jnp.where(jnp.isfinite(length), length, 1) / jnp.where(steep > 0, steep, 1)
-        direction = tree.where(up, direction, jax.tree.map(lambda g: factor * g, climb.gradient))
-        optimizer = tree.where(up, optimizer, _like(self._transformation().init(climb.free), optimizer))
-        slope = jnp.where(up, slope, factor * steep**2)
-
-        def attempt(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-            num, scale, _, _ = carry
-            scale = jnp.where(num > 0, scale / 2, scale)
-            value = surface.value(_move(climb.free, scale, direction))
-            return num + 1, scale, value, value - climb.value >= _RISE * scale * slope - surface.rounding
-
-        start = (jnp.array(0), climb.state.scale, climb.value, jnp.array(False))
-        num, scale, value, rose = lax.while_loop(lambda c: ~c[3] & (c[0] <= self.num_halvings), attempt, start)
-        free = tree.where(rose, _move(climb.free, scale, direction), climb.free)
+        tried = self._search(surface, climb, direction, slope)
+        free = tree.where(tried.rose, _move(climb.free, tried.scale, direction), climb.free)
         # Where there is no gradient there is no way on: the lane ends as NONFINITE.
-        lost = ~jnp.isfinite(slope)
-        free = jax.tree.map(lambda f: jnp.where(lost, jnp.nan, f), free)
-        longer = jnp.where(rose & (num == 1), jnp.minimum(2 * scale, 1), jnp.where(rose, scale, scale / 2))
-        refused = climb.state.refused + (~rose).astype(jnp.int32)
-        state = GEMState(optimizer, longer, refused, climb.state.stalled | ~rose)
-        return climb._replace(free=free, value=jnp.where(rose, value, climb.value), state=state)
+        free = jax.tree.map(lambda f: jnp.where(jnp.isfinite(slope), f, jnp.nan), free)
+        scale, rose = tried.scale, tried.rose
+        longer = jnp.where(rose & (tried.num == 1), jnp.minimum(2 * scale, 1), jnp.where(rose, scale, scale / 2))
+        state = climb.state._replace(
+            optimizer=optimizer,
+            scale=longer,
+            refused=climb.state.refused + (~rose).astype(jnp.int32),
+            stale=climb.state.stale | lost | (~rose | (tried.num > 2)) & isinstance(metric, Metric),
+        )
+        value = jnp.where(rose, climb.value + tried.gain, climb.value)
+        misjudged = jnp.maximum(climb.misjudged, tried.misjudged)
+        return climb._replace(free=free, value=value, state=state, refused=climb.refused | ~rose, misjudged=misjudged)
 
-    def _direction(self, surface: _Surface, climb: _Climb) -> tuple[Any, Any]:
-        """The optimiser's step, which minimises, and its next state."""
-        transformation, old = self._transformation(), climb.state.optimizer
-        downhill = jax.tree.map(jnp.negative, climb.gradient)
+    def _search(self, surface: Surface, climb: _Climb, direction: Any, slope: Array) -> _Tried:
+        """Halves the step until it rises as the slope promises.
+
+        Where it promises less than rounding hides, the slope where it leads says whether it rises ("approximate Wolfe"):
+        Hager and Zhang (2005), SIAM J. Optim. 16.
+        """
+
+        def attempt(tried: _Tried) -> _Tried:
+            scale = jnp.where(tried.num > 0, tried.scale / 2, tried.scale)
+            free = _move(climb.free, scale, direction)
+            gain, hoped = surface.value(free) - climb.value, scale * slope
+            blind = (hoped > 0) & (hoped <= surface.blind) & (jnp.abs(gain) <= surface.blind)
+
+            def ask(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+                there = scale * _dot(surface.value_and_gradient(free)[1], direction)
+                # Still rising there it rose on the way; past the top both must say so.
+                past = (there >= (2 * _RISE - 1) * hoped) & (gain >= _RISE * hoped)
+                rose = (there >= 0) | past
+                return jnp.array(False), rose, jnp.where(rose, jnp.maximum(_RISE * hoped - gain, 0), 0)
+
+            seen = (blind, gain >= _RISE * hoped, jnp.zeros_like(gain))
+            _, rose, misjudged = lax.while_loop(lambda carry: carry[0], ask, seen)
+            return _Tried(tried.num + 1, scale, gain, rose, misjudged)
+
+        zero = jnp.zeros_like(climb.value)
+        start = _Tried(jnp.array(0), climb.state.scale, zero, jnp.array(False), zero)
+        return lax.while_loop(lambda tried: ~tried.rose & (tried.num <= self.num_halvings), attempt, start)
+
+    def _direction(self, surface: Surface, climb: _Climb) -> tuple[Any, Any]:
+        """The optimiser's step over the metric's coordinates, which minimises, and its next state."""
+        transformation, old, metric = self._transformation(), climb.state.optimizer, climb.state.metric
+        downhill = jax.tree.map(jnp.negative, metric.pull(climb.gradient))
         extra: dict[str, Any] = {}
         kinds = [p.kind for p in inspect.signature(transformation.update).parameters.values()]
         if inspect.Parameter.VAR_KEYWORD in kinds:
-            extra = {"value": -climb.value, "grad": downhill, "value_fn": lambda free: -surface.value(free)}
-        updates, new = transformation.update(downhill, old, climb.free, **extra)
+            loss = lambda value: -value / metric.unit**2  # noqa: E731
+            value_fn = lambda place: loss(surface.value(metric.free(place)))  # noqa: E731
+            extra = {"value": loss(climb.value), "grad": downhill, "value_fn": value_fn}
+        updates, new = transformation.update(downhill, old, metric.place(climb.free), **extra)
         return _like(updates, climb.free), _like(new, old)
-
-
-def _surface(model: Node, seen: Evaluated, block: Any, base: Params, weight: Array) -> _Surface:
-    """Q from the statistics where these give it at any parameters, else from the units, in chunks."""
-    local = has_local_q(model)
-    kept = keep_units(model)
-    data = seen.total.data
-
-    def q(model: Node, stats: Any, free: Any) -> Array:
-        new = model.expected_log_prob(_constrain(block, free, base), stats, seen.params)
-        return new - model.expected_log_prob(base, stats, seen.params)
-
-    def gather(x: Any, weights: Array) -> Any:
-        posterior, _ = kept.infer(seen.params, x)
-        return kept.expect(seen.params, posterior, x, weights)
-
-    # Of a single chunk the posterior is worked out once; of several it would take memory for all units.
-    whole = gather(*jax.tree.map(lambda leaf: leaf[0], data)) if local and data.weights.shape[0] == 1 else None
-
-    def total(fn: Callable[[Node, Any], Any]) -> Any:
-        if not local:
-            return fn(model, seen.stats)
-        if whole is not None:
-            return seen.total.reduce(fn(kept, whole))
-        return seen.total(lambda x, weights: fn(kept, gather(x, weights)))
-
-    def prior(free: Any) -> Array:
-        return model.log_prior(_constrain(block, free, base)) - model.log_prior(base)
-
-    @jax.custom_vjp
-    def value(free: Any) -> Array:
-        return (total(lambda node, stats: q(node, stats, free)) + prior(free)) / weight
-
-    def value_and_gradient(free: Any) -> tuple[Array, Any]:
-        # Chunk by chunk, so that no chunk's intermediates wait for the others.
-        of_units = total(lambda node, stats: jax.value_and_grad(lambda f: q(node, stats, f))(free))
-        return jax.tree.map(lambda a, b: (a + b) / weight, of_units, jax.value_and_grad(prior)(free))
-
-    value.defvjp(value_and_gradient, lambda gradient, up: (jax.tree.map(lambda g: up * g, gradient),))
-    return _Surface(value, value_and_gradient, rounding(seen.objective, weight) / weight)
-
-
-def _block(model: Node, params: Params) -> Any:
-    """Supports with everything held but what goes by gradient; where that is nothing, all of it goes."""
-    supports = model.supports(params)
-    if not any(isinstance(s, ByGradient) for s in jax.tree.leaves(supports)):
-        return supports
-    return jax.tree.map(lambda s: s if isinstance(s, ByGradient) else Held(), supports)
-
-
-def _unconstrain(block: Any, params: Params) -> Any:
-    return jax.tree.map(lambda support, value: support.unconstrain(value), block, params)
-
-
-def _constrain(block: Any, free: Any, like: Params) -> Params:
-    return jax.tree.map(lambda support, f, value: support.constrain(f, value), block, free, like)
 
 
 def _move(free: Any, scale: Array, direction: Any) -> Any:
@@ -285,6 +323,21 @@ def _move(free: Any, scale: Array, direction: Any) -> Any:
 
 def _dot(a: Any, b: Any) -> Array:
     return tree.total(jnp.sum(p * q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def _spent(dtype: Any) -> float:
+    """Nats that are nothing: 1e-10 in float64, 3e-6 in float32."""
+    return 1e-2 * float(jnp.finfo(dtype).eps) ** 0.5
+
+
+def _counts(state: Any) -> bool:
+    """Whether a part of an optimiser's state is a record of integers: how far a schedule has come."""
+    leaves = jax.tree.leaves(state)
+    return isinstance(state, tuple) and hasattr(state, "_fields") and bool(leaves) and all(map(_is_integer, leaves))
+
+
+def _is_integer(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def _largest(gradient: Any) -> Array:

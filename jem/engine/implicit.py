@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_batching import custom_vmap
 
 from jem import tree
 from jem.engine import loop
@@ -155,7 +156,7 @@ def _not_taken(objective: Array) -> Adjoint:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _attach(options: _Options, fits: Fit, tol: Any, model: Node, x: Data, weights: Array | None) -> Fit:
     """The identity, until it is differentiated."""
-    return fits
+    return _axes_first(fits, (tol, model, x, weights))
 
 
 @_attach.defjvp
@@ -165,32 +166,51 @@ def _attach_jvp(options: _Options, primals: Any, tangents: Any) -> tuple[Fit, Fi
             f"ImplicitAdjoint: expected a solver that ends where the objective is stationary; got jem.{options.wanders}; "
             "differentiate its steps with adjoint=jem.UnrolledAdjoint(), or go on from its parameters with jem.EM()"
         )
-    return jax.jvp(functools.partial(_refine_all, options.dense_limit), primals, tangents)
+    values, slopes = jax.jvp(functools.partial(_refine_all, options.dense_limit), primals, tangents)
+    return _axes_first(values, primals[1:]), slopes
+
+
+@jax.custom_jvp
+def _axes_first(fits: Fit, given: Any) -> Fit:
+    """The fits; under `vmap` all their leaves have the mapped axis, in front, where anything given has one.
+
+    Differentiated under `vmap`, a `custom_jvp` function and its rule must place mapped axes alike, and JAX leaves that to them.
+    """
+    return _place_axes(fits, given)
+
+
+@_axes_first.defjvp
+def _axes_first_jvp(primals: Any, tangents: Any) -> tuple[Fit, Fit]:
+    return _axes_first(*primals), tangents[0]
+
+
+@custom_vmap
+def _place_axes(fits: Fit, given: Any) -> Fit:
+    return fits
+
+
+@_place_axes.def_vmap
+def _place_axes_rule(axis_size: int, in_batched: Any, fits: Fit, given: Any) -> tuple[Fit, Fit]:
+    spread = lambda leaf, mapped: leaf if mapped else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+    return _place_axes(jax.tree.map(spread, fits, in_batched[0]), given), jax.tree.map(lambda _: True, fits)
 
 
 def _refine_all(dense_limit: int, fits: Fit, tol: Any, model: Node, x: Data, weights: Array | None) -> Fit:
     """Every lane at its polished fixed point, as a function of model, x and weights; one lane at a time."""
     fits, tol = lax.stop_gradient((fits, tol))
-    refine = lambda fit: _refine(dense_limit, fit, fits.best().params, tol, model, x, weights)
+    refine = lambda fit: _refine(dense_limit, fit, tol, model, x, weights)
     if fits.objective.shape[0] == 1:
         return jax.tree.map(lambda leaf: leaf[None], refine(jax.tree.map(lambda leaf: leaf[0], fits)))
     return lax.map(refine, fits)
 
 
-def _refine(
-    dense_limit: int, fit: Fit, fallback: Params, tol: Any, model: Node, x: Data, weights: Array | None
-) -> Fit:
-    fixed = target(*lax.stop_gradient((model, x, weights)), fit.params)
-    found = _polish(fixed, fit, dense_limit, tol)
+def _refine(dense_limit: int, fit: Fit, tol: Any, model: Node, x: Data, weights: Array | None) -> Fit:
+    found = _polish(target(*lax.stop_gradient((model, x, weights)), fit.params), fit, dense_limit, tol)
     ok = found.adjoint.status != AdjointStatus.FAILED
-    # Where nothing is finite the graph of the derivatives still has to be, or zeros times NaN would spoil the other lanes.
-    like = tree.where(ok, fit.params, fallback)
-    found = found._replace(
-        point=jnp.where(ok, found.point, start_of(target(*lax.stop_gradient((model, x, weights)), like))),
-        curvature=tree.where(ok, found.curvature, jax.tree.map(jnp.zeros_like, found.curvature)),
-    )
-    z = _fixed_point(found, like, model, x, weights)
-    t = target(model, x, weights, like)
+    # Zero times NaN is NaN: derivatives that are none are cut off at both ends, going in forwards and backwards alike.
+    model, x, weights = jax.tree.map(lambda a: jnp.where(ok, a, lax.stop_gradient(a)), (model, x, weights))
+    z = _fixed_point(found, fit.params, model, x, weights)
+    t = target(model, x, weights, fit.params)
     here = level(t, z)
     refined = fit._replace(
         params=params_at(t, z),

@@ -11,12 +11,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem import tree
+from jem.coordinates import ravel
+from jem.engine import path as paths
+from jem.engine import rising
+from jem.engine.path import Path
 from jem.engine.rate import rate_of_gains, steps_left
 from jem.engine.result import Fit, Status
 from jem.engine.step import Evaluated, Standing
 from jem.engine.stop import Progress, rounding
 from jem.engine.stream import Chunks, Total
-from jem.node import Node, Params
+from jem.node import HELD, Node, Params
 
 
 class Lane(NamedTuple):
@@ -27,22 +31,31 @@ class Lane(NamedTuple):
         solver: the solver's state.
         params: the last parameters accepted, with `log_likelihood` and `objective`.
         status: int code.
+        cause: what is degenerate of the last parameters accepted, bits of `Node.degenerate`.
         num_steps: steps taken to the candidate.
         gain: last change of the objective.
         limit: the objective's predicted limit (Aitken), infinite where the gains do not shrink.
+        ratios: of each gain to the one before, the last ten, infinite where a step was not plain or did not gain.
         signature: log-densities at the schedule's probe units.
+        path: the points accepted last; None where the model does not say where its parameters lie.
+        lift: whether probabilities that come back from next to nothing were lifted to get to the candidate (1), or may
+            not be any more (2).
     """
 
     candidate: Params
     solver: Any
     params: Params
     status: Array
+    cause: Array
     num_steps: Array
     log_likelihood: Array
     objective: Array
     gain: Array
     limit: Array
+    ratios: Array
     signature: Array
+    path: Path | None
+    lift: Array
 
 
 class Problem(NamedTuple):
@@ -68,12 +81,16 @@ def start_lane(problem: Problem, params: Params, number: Array) -> Lane:
         solver=solver.prepare(problem.model, params, total, solver.init(problem.model, params), number),
         params=params,
         status=jnp.array(Status.RUNNING, jnp.int32),
+        cause=jnp.array(0, jnp.int32),
         num_steps=jnp.array(0, jnp.int32),
         log_likelihood=low,
         objective=low,
         gain=-low,
         limit=-low,
+        ratios=jnp.full(paths.MEMORY, -low),
         signature=jnp.zeros_like(_signature(problem, params)),
+        path=paths.begin(problem.model, params, solver.memory),
+        lift=jnp.array(rising.NONE, jnp.int32),
     )
 
 
@@ -85,48 +102,77 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
     objective = bound + model.log_prior(lane.candidate).astype(bound.dtype)
 
     standing = solver.standing(lane.solver, lane.objective)
-    finite = jnp.isfinite(objective) & tree.all_finite(lane.candidate)
-    fell = objective < standing.floor - rounding(lane.objective, weight)
+    lifted, retries = lane.lift == rising.LIFTED, solver.retries(lane.solver)
+    point = None if lane.path is None else paths.look(model, lane.candidate, stats)
+    finite = jnp.isfinite(objective) & tree.all_finite((lane.candidate, stats))
+    # What rounding may do: of the parameters accepted, as a wild candidate would excuse itself.
+    slack = rounding(lane.objective, weight) * model.conditioning(lane.params).astype(weight.dtype)
+    fell = objective < standing.floor - slack
+    path = lane.path
+    if path is not None and point is not None:
+        # What rounding hides the scores at both ends see: a fall, and that there was none.
+        slid = paths.slid(path, point)
+        fell = fell & (slid | (objective < standing.floor - 8 * slack))
+        fell = fell | (retries & slid & (objective < standing.floor + slack))
     accepted = finite & ~fell
-    progress = _progress(problem, lane, standing, objective)
-    close = finite & problem.stop.close(progress)
-    seen = Evaluated(lane.candidate, stats, objective, accepted, total, close, carry)
+    if path is not None and point is not None:
+        path = paths.go_on(path, point, accepted, lifted | (standing.floor == -jnp.inf))
+    progress = _progress(problem, lane, standing, objective, path)
+    close, near = finite & problem.stop.close(progress), finite & problem.stop.near(progress)
+    seen = Evaluated(lane.candidate, stats, objective, accepted, total, close, near, point, path, carry)
     candidate, state = solver.step(model, seen, lane.solver)
-    progress = progress._replace(image=solver.image(candidate, state))
+    image = solver.image(candidate, state)
+    stuck = jnp.array(False)
+    if path is not None and point is not None:
+        residual = ravel(model, image) - point.place if solver.maximizes else jnp.full_like(point.place, jnp.nan)
+        path, stuck = paths.forecast(path, residual, accepted), paths.stuck(path, residual, weight)
+    progress = progress._replace(image=image, path=path)
 
     steps_left = jnp.where(lane.num_steps >= problem.max_steps, Status.MAX_STEPS, Status.RUNNING)
     ended = problem.stop.converged(progress) & standing.settled
-    status = jnp.where(ended, Status.CONVERGED, steps_left)
+    # A candidate that is not finite is not what a climb ends with: it is looked at first.
+    ended = ended & tree.all_finite(candidate)
+    back = rising.cells(model, lane.candidate, image, weight) if path is not None else None
+    lift = ended & (lane.lift == rising.NONE) & rising.some(back)
+    ended = ended & ~lift
+    status = jnp.where(ended, jnp.where(stuck, Status.STUCK, Status.CONVERGED), steps_left)
+    # Where a floor holds the parameters up, it is also what ends the climb; and at a floor they stay.
+    cause = model.degenerate(lane.candidate, stats)
+    stays = accepted & ((cause & lane.cause & HELD) != 0)
+    status = jnp.where((cause != 0) & ((status != Status.RUNNING) | stays), Status.DEGENERATE, status)
     status = jnp.where(fell, Status.DECREASED, status)
-    # Where a floor holds the parameters up, it is also what ends the climb, or bends it.
-    held_up = (status != Status.RUNNING) & model.degenerate(lane.candidate, stats)
-    status = jnp.where(held_up, Status.DEGENERATE, status)
     status = jnp.where(finite, status, Status.NONFINITE)
     # A step that its solver can take back ends nothing.
-    refused = ~accepted & solver.retries(lane.solver)
+    refused = ~accepted & (retries | lifted)
     status = jnp.where(refused, steps_left, status).astype(jnp.int32)
 
     kept = tree.where(accepted, lane.candidate, lane.params)
+    candidate = tree.where(lifted & refused, lane.params, tree.where(lift, rising.lifted(image, back, weight), candidate))
     return Lane(
         candidate=candidate,
         solver=state,
         params=kept,
         status=status,
+        cause=jnp.where(accepted | (status == Status.DEGENERATE), cause, lane.cause),
         num_steps=lane.num_steps + (status == Status.RUNNING),
         log_likelihood=jnp.where(accepted, log_likelihood, lane.log_likelihood),
         objective=jnp.where(accepted, objective, lane.objective),
         gain=jnp.where(refused, lane.gain, progress.gain),
         limit=jnp.where(refused, lane.limit, progress.limit),
+        ratios=jnp.where(refused, lane.ratios, progress.ratios),
         signature=_signature(problem, kept),
+        path=path,
+        lift=rising.after(lane.lift, lift, refused),
     ), jnp.where(refused, lane.objective, objective)
 
 
-def _progress(problem: Problem, lane: Lane, standing: Standing, objective: Array) -> Progress:
+def _progress(problem: Problem, lane: Lane, standing: Standing, objective: Array, path: Path | None) -> Progress:
     """What the stopping rule sees, but for the image."""
     gain = objective - standing.previous
-    rate = gain / lane.gain
-    shrinks = (rate > 0) & (rate < 1) & (standing.plain > 1)
-    rate = jnp.where(shrinks, rate, 0)
+    ratio = gain / lane.gain
+    rises = (gain > 0) & (lane.gain > 0)
+    shrinks = (ratio > 0) & (ratio < 1) & (standing.plain > 1)
+    rate = jnp.where(shrinks, ratio, 0)
     limit = jnp.where(shrinks, objective + gain * rate / (1 - rate), jnp.inf)
     return Progress(
         model=problem.model,
@@ -136,9 +182,11 @@ def _progress(problem: Problem, lane: Lane, standing: Standing, objective: Array
         objective=objective,
         gain=gain,
         limit=limit,
+        ratios=jnp.append(lane.ratios[1:], jnp.where(rises & (standing.plain > 1), ratio, jnp.inf)),
         plain=standing.plain,
         total_weight=problem.total_weight,
         num_steps=lane.num_steps,
+        path=path,
     )
 
 
@@ -224,15 +272,18 @@ def summary(model: Node, solver: Any, stop: Any, total_weight: Array, lane: Lane
         objective=lane.objective,
         gain=lane.gain,
         limit=lane.limit,
+        ratios=lane.ratios,
         plain=standing.plain,
         total_weight=total_weight,
         num_steps=lane.num_steps,
+        path=lane.path,
     )
     unknown = jnp.full((), jnp.nan, trace.dtype)
     ended = lane.status != Status.MAX_STEPS
     return Fit(
         params=lane.params,
         status=lane.status,
+        cause=jnp.where(lane.status == Status.DEGENERATE, lane.cause, 0),
         num_steps=lane.num_steps,
         log_likelihood=lane.log_likelihood,
         objective=lane.objective,
@@ -241,7 +292,15 @@ def summary(model: Node, solver: Any, stop: Any, total_weight: Array, lane: Lane
         bound=lane.objective - prior,
         rate=rate_of_gains(trace, total_weight) if solver.shows_rate else unknown,
         steps_left=jnp.where(ended, 0, steps_left(trace, *stop.measure(progress))),
+        probes=jnp.zeros(0, trace.dtype),
+        remaining=unknown if lane.path is None else _remaining(lane.path, lane.status).astype(trace.dtype),
     )
+
+
+def _remaining(path: Path, status: Array) -> Array:
+    """What is left; E alone where the lane ended before its steps could show more."""
+    e, ahead = path.forecast[0]
+    return jnp.where((status == Status.CONVERGED) & jnp.isinf(ahead), jnp.abs(e), ahead)
 
 
 def _signature(problem: Problem, params: Params) -> Array:

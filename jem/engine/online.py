@@ -9,7 +9,8 @@ from jax import Array, lax
 from jem import tree
 from jem.engine.step import EM, Counted, EStep, Evaluated, Solver, Standing, Unsettled, e_step_chunk
 from jem.engine.stream import Total
-from jem.node import Node, Params, Stats, node, static
+from jem.node import Node, Params, Stats, node, setting, static
+from jem.settings import number, whole
 
 
 class Running(NamedTuple):
@@ -84,9 +85,9 @@ class Online(Unsettled):
     Source: Cappe and Moulines (2009), JRSS B 71; Sato and Ishii (2000), Neural Computation 12.
     """
 
-    num_batches: int = static(default=20)
-    passes: Any = 2
-    exponent: Any = 0.6
+    num_batches: int = static(default=20, must=whole(1))
+    passes: Any = setting(default=2, must=number(least=0.0, finite=False))
+    exponent: Any = setting(default=0.6, must=number(above=0.5, most=1.0))
     solver: Any = EM()
 
     @property
@@ -154,7 +155,7 @@ class Incremental(Solver):
     Source: Neal and Hinton (1998), Learning in Graphical Models, section 4.
     """
 
-    num_blocks: int = static(default=10)
+    num_blocks: int = static(default=10, must=whole(1))
 
     @property
     def shows_rate(self) -> bool:
@@ -202,7 +203,7 @@ class Incremental(Solver):
             centre=seen.params,
             index=index,
             begun=jnp.where(index == 0, seen.objective, state.begun),
-            full=(seen.close | spent) & (state.index == num - 1) & ~state.full,
+            full=(seen.near | spent) & (state.index == num - 1) & ~state.full,
         )
         return model.maximize(seen.params, seen.stats), state
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.engine.result import Status
-from jem.node import node, static
+from jem.node import node, setting, static
+from jem.settings import number, whole
 
 
 @node
@@ -40,8 +41,8 @@ class Halving:
     Source: Jamieson and Talwalkar (2016), AISTATS.
     """
 
-    first: int = static(default=20)
-    keep: int = static(default=8)
+    first: int = static(default=20, must=whole(1))
+    keep: int = static(default=8, must=whole(1))
 
     def rungs(self, num: int, max_steps: int) -> list[tuple[int, int]]:
         """(steps, lanes) of each rung."""
@@ -64,9 +65,9 @@ class Halving:
 class PruneByLimit:
     """Gives up a lane whose predicted limit lies below the best lane already converged.
 
-    The limit is Aitken's, `l + gain * r / (1 - r)` with r the ratio of the last two gains. A lane goes where even
-    `safety` times its predicted remaining gain does not reach the best; before `first` steps none goes. An accelerated path
-    predicts nothing, so with an accelerated solver hardly a lane goes.
+    The limit is the objective and what `Fit.remaining` says is left; where the path does not show that yet it is Aitken's, for
+    which it takes plain steps. A lane goes where even `safety` times what is left does not reach the best; none goes before
+    `first` steps.
 
     Attributes:
         safety: factor on the predicted remaining gain, >= 1.
@@ -75,8 +76,8 @@ class PruneByLimit:
     Source: Boehning et al. (1994), Ann. Inst. Statist. Math. 46.
     """
 
-    safety: Any = 10.0
-    first: Any = 20
+    safety: Any = setting(default=10.0, must=number(least=1.0))
+    first: Any = setting(default=20, must=number(least=0.0))
 
     def rungs(self, num: int, max_steps: int) -> list[tuple[int, int]]:
         """(steps, lanes) of each rung."""
@@ -89,7 +90,11 @@ class PruneByLimit:
     def screen(self, lanes: Any, table: Any, slots: Array) -> Array:
         """Lanes to give up now."""
         best = jnp.max(jnp.where(table.status == Status.CONVERGED, table.objective, -jnp.inf))
-        reach = lanes.objective + self.safety * (lanes.limit - lanes.objective)
+        left = lanes.limit - lanes.objective
+        if lanes.path is not None:
+            known = jnp.isfinite(lanes.path.forecast[:, 0, 1])
+            left = jnp.where(known, lanes.path.forecast[:, 0, 1], left)
+        reach = lanes.objective + self.safety * left
         return (lanes.num_steps > self.first) & (reach < best)
 
 
@@ -105,8 +110,8 @@ class MergeDuplicates:
         probes: number of units looked at.
     """
 
-    tolerance: Any = 1e-2
-    probes: int = static(default=64)
+    tolerance: Any = setting(default=1e-2, must=number(least=0.0))
+    probes: int = static(default=64, must=whole(1))
 
     def rungs(self, num: int, max_steps: int) -> list[tuple[int, int]]:
         """(steps, lanes) of each rung."""

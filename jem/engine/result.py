@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jem.node import BOUNDARY, EMPTY, ENDLESS, HELD, LEAF
+
 
 class Status(enum.IntEnum):
-    """How a lane ended. Decided in this order: finite? fell? converged? steps left?"""
+    """How a lane ended. Decided in this order: finite? fell? degenerate? stuck? converged? steps left?"""
 
     RUNNING = -1
     CONVERGED = 0
@@ -19,6 +21,7 @@ class Status(enum.IntEnum):
     DECREASED = 3
     DEGENERATE = 4
     SCREENED = 5
+    STUCK = 6
 
     @property
     def prose(self) -> str:
@@ -31,15 +34,30 @@ _PROSE = {
     Status.CONVERGED: "the stopping rule was met",
     Status.MAX_STEPS: "max_steps was reached before the stopping rule was met; raise max_steps or loosen stop",
     Status.NONFINITE: (
-        "the objective or the parameters became NaN or infinite, and the last finite ones were kept; look for NaN or "
-        "infinity in the data and the start, and for rows that no component can produce"
+        "the objective, the expected statistics or the parameters became NaN or infinite, and the last finite ones were kept; "
+        "look for NaN or infinity in the data and the start, and for rows that no component can produce"
     ),
     Status.DECREASED: "the objective fell by more than rounding and the better parameters were kept; the M-step does not climb",
-    Status.DEGENERATE: (
-        "a component is empty, or a variance is held up by the prior or the data's resolution alone; use fewer components, "
-        "a stronger prior, or drop constant and duplicate columns"
+    Status.DEGENERATE: "the parameters are not an answer; what is wrong is `Fit.cause`, and `Fit.check()` says what to do",
+    Status.STUCK: (
+        "the steps do not move a parameter along which the objective still rises; give it an M-step of its own, move it with "
+        "solver=jem.GEM(optax.lbfgs), or hold it with jem.Frozen"
     ),
     Status.SCREENED: "the schedule gave this start up early, as it was not going to be the best",
+}
+
+_CAUSES = {
+    EMPTY: "nothing belongs to some component or state; use fewer of them, or other starts",
+    HELD: (
+        "more than half of the variance in some direction is what the numbers' resolution makes, not the data; "
+        "remove constant and duplicate columns and those that follow from others, use a simpler covariance (jem.Diagonal(), "
+        "jem.FactorAnalysis) or fewer components, or choose a prior (jem.InverseWishart)"
+    ),
+    BOUNDARY: "a variance is at zero, where the likelihood rises with it and EM cannot leave; start from a larger one",
+    ENDLESS: (
+        "the objective rises for ever, ever more slowly, along params{leaf}: it has no maximum, as with groups that an input "
+        "separates; give the parameter a prior, leave out what separates, or say where it lies (supports=)"
+    ),
 }
 
 
@@ -65,7 +83,15 @@ class Fit(NamedTuple):
             solvers, whose path is not EM's.
         steps_left: with MAX_STEPS, how many more steps the stopping rule would have taken, as the gains shrink (NaN where they
             do not, or the rule forecasts nothing); 0 with any other status.
+        remaining: nats that the climb still has before it, as its last steps and the score predict; about half the squared
+            distance to the maximum in standard errors. Infinite where they show no maximum; NaN where the model does not say
+            where its parameters lie.
+        probes: log-densities at a few units of the data, by which restarts tell optima apart; empty from `jem.fit`.
         adjoint: where the fit is differentiated, how far its derivatives are to be trusted (`jem.Adjoint`).
+        cause: with DEGENERATE what is, the sum of some of EMPTY = 1 (a component or state that nothing belongs to), HELD = 2 (a
+            direction in which more than half of the variance is not the data's), BOUNDARY = 4 (a variance at its boundary
+            where that is not a maximum) and ENDLESS = 8 (a parameter along which the objective rises for ever, 256 times the
+            number of its leaf added); 0 with any other status.
 
     Example:
         >>> import jax, jem
@@ -87,7 +113,10 @@ class Fit(NamedTuple):
     bound: Array
     rate: Array
     steps_left: Array
+    remaining: Any = None
+    probes: Any = None
     adjoint: Any = None
+    cause: Any = None
 
     @property
     def kl(self) -> Array:
@@ -95,15 +124,22 @@ class Fit(NamedTuple):
         return self.log_likelihood - self.bound
 
     @property
+    def limit(self) -> Array:
+        """The objective that the climb leads to, as far as its end shows: `objective + remaining`, or the objective alone."""
+        if self.remaining is None:
+            return self.objective
+        return self.objective + jnp.where(jnp.isfinite(self.remaining), self.remaining, 0)
+
+    @property
     def converged(self) -> Array:
         """Whether the stopping rule was met: () or (R,) bool."""
         return self.status == Status.CONVERGED
 
     def best(self) -> "Fit":
-        """The lane of the highest objective, of those that ended well where there are any.
+        """The lane whose climb leads highest, of those that ended well where there are any.
 
-        Lanes rank by how they ended, then by objective: converged or out of steps; then screened; then degenerate;
-        then decreased or non-finite. A NaN never wins. Works inside jit.
+        Lanes rank by how they ended, then by the predicted limit of the objective, `objective + remaining`: converged or out of
+        steps; then screened or stuck; then degenerate; then decreased or non-finite. A NaN never wins. Works inside jit.
         """
         if self.objective.ndim == 0:
             return self
@@ -112,13 +148,25 @@ class Fit(NamedTuple):
     def num_optima(self, tolerance: float = 1e-5) -> int:
         """Number of distinct optima among the lanes that converged.
 
-        Two lanes count as one where no gap larger than `tolerance * |objective|` separates their objectives in sorted
-        order; lanes stop at a finite tolerance, so keep this well above the stopping rule's. Not for use inside jit.
+        Two lanes count as one where their predicted limits differ by no more than `tolerance * |objective|`, or than what is
+        left of them, and their log-densities at the probe units by no more than a hundredth: optima of equal height are
+        different where their densities are. Not for use inside jit.
         """
-        objective = np.sort(np.asarray(self.objective)[np.asarray(self.status) == Status.CONVERGED])
-        if objective.size == 0:
+        lanes = np.flatnonzero(np.atleast_1d(np.asarray(self.status)) == Status.CONVERGED)
+        if lanes.size == 0:
             return 0
-        return 1 + int(np.sum(np.diff(objective) > tolerance * np.max(np.abs(objective))))
+        limit = np.atleast_1d(np.asarray(self.limit, float))[lanes]
+        left = np.atleast_1d(np.asarray(self.limit - self.objective, float))[lanes]
+        probes = np.zeros((1, 0)) if self.probes is None else np.atleast_2d(np.asarray(self.probes, float))
+        probes = np.broadcast_to(probes, (max(len(probes), lanes[-1] + 1), probes.shape[1]))[lanes]
+        probes = np.where(np.isfinite(probes), probes, np.nan)
+        near = np.maximum(tolerance * np.max(np.abs(limit)), left)
+        group = np.full(lanes.size, -1)
+        for lane in np.argsort(-limit):  # the highest first; each joins the first lane that it cannot be told from
+            apart = _mean_finite(np.abs(probes - probes[lane])) / (1 + _mean_finite(np.abs(probes[lane])))
+            same = (np.abs(limit - limit[lane]) <= near + near[lane]) & (apart <= 1e-2) & (group >= 0)
+            group[lane] = group[np.argmax(same)] if same.any() else group.max() + 1
+        return int(group.max()) + 1
 
     def check(self) -> "Fit":
         """Returns the fit itself where every lane converged or was screened, and raises `FitError` otherwise.
@@ -131,6 +179,9 @@ class Fit(NamedTuple):
             lanes = np.flatnonzero(status == code)
             if code in (Status.CONVERGED, Status.SCREENED) or lanes.size == 0:
                 continue
+            if code == Status.DEGENERATE and self.cause is not None:
+                lines += _degenerate(self, lanes)
+                continue
             who = "" if self.objective.ndim == 0 else f" [restarts {_list(lanes)}; {lanes.size} of {status.size}]"
             lines.append(f"{code.name}: {code.prose}{_forecast(self, lanes) if code == Status.MAX_STEPS else ''}{who}")
         if lines:
@@ -138,24 +189,48 @@ class Fit(NamedTuple):
         return self
 
 
+def _mean_finite(values: np.ndarray) -> np.ndarray:
+    """The mean of the finite entries over the last axis, 0 where there are none."""
+    finite = np.isfinite(values)
+    return np.sum(np.where(finite, values, 0), -1) / np.maximum(np.sum(finite, -1), 1)
+
+
 @jax.jit
 def _best(fits: Fit) -> Fit:
-    rank = jnp.array([4, 4, 0, 1, 2, 3], fits.objective.dtype)[fits.status]
-    objective = jnp.where(jnp.isfinite(fits.objective), fits.objective, -jnp.inf)
-    index = jnp.argmax(jnp.where(rank == jnp.max(rank), objective, -jnp.inf))
+    rank = jnp.array([4, 4, 0, 1, 2, 3, 3], fits.objective.dtype)[fits.status]
+    limit = jnp.where(jnp.isfinite(fits.objective), fits.limit, -jnp.inf)
+    index = jnp.argmax(jnp.where(rank == jnp.max(rank), limit, -jnp.inf))
     return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), fits)
 
 
 def _forecast(fit: Fit, lanes: np.ndarray) -> str:
-    """What the gains say about the steps that are missing."""
+    """What score and gains say about what is missing."""
+    nats = np.atleast_1d(np.asarray(fit.limit - fit.objective, float))[lanes]
+    known = f"; about {np.max(nats):.2g} nats are left" if (nats > 0).any() else ""
     left = np.atleast_1d(np.asarray(fit.steps_left))[lanes]
     rate = np.atleast_1d(np.asarray(fit.rate))[lanes]
     if not np.isfinite(left).any():
-        return ""
+        return known
     worst = int(np.nanargmax(left))
     speed = f" (rate of convergence {rate[worst]:.4g})" if np.isfinite(rate[worst]) else ""
     advice = "; jem.Anderson() or jem.SQUAREM() needs fewer" if rate[worst] > 0.9 and left[worst] > 20 else ""
-    return f"; about {left[worst]:.0f} more would do{speed}{advice}"
+    return f"{known}; about {left[worst]:.0f} more would do{speed}{advice}"
+
+
+def _degenerate(fit: Fit, lanes: np.ndarray) -> list[str]:
+    """A line for every cause, with the lanes that have it."""
+    causes, lines = np.atleast_1d(np.asarray(fit.cause)), []
+    for bit, prose in _CAUSES.items():
+        some = lanes[(causes[lanes] & bit) > 0]
+        who = "" if fit.objective.ndim == 0 else f" [restarts {_list(some)}; {some.size} of {causes.size}]"
+        lines += [f"{Status.DEGENERATE.name}: {_with_leaf(prose, fit, some, causes)}{who}"] if some.size else []
+    return lines
+
+
+def _with_leaf(prose: str, fit: Fit, lanes: np.ndarray, causes: np.ndarray) -> str:
+    """The words with the names of the parameters that they are about."""
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(fit.params)]
+    return prose.replace("{leaf}", ", ".join(sorted({paths[leaf] for leaf in causes[lanes] >> LEAF})))
 
 
 def _list(lanes: np.ndarray) -> str:

@@ -59,12 +59,8 @@ def target(model: Node, x: Data, weights: Array | None, like: Params) -> Target:
 
 
 def _rounded(model: Node, like: Params) -> Params:
-    """`like` with probabilities of next to nothing at zero, where they stay: slopes of their logarithms overflow."""
-
-    def leaf(support: Any, value: Array) -> Array:
-        return jnp.where(value < jnp.finfo(value.dtype).eps ** 4, 0, value) if isinstance(support, Simplex) else value
-
-    return jax.tree.map(leaf, model.supports(like), like)
+    """`like` with what lies at the very edge of its domain put where free coordinates and slopes there are finite."""
+    return jax.tree.map(lambda support, value: support.inside(value), model.supports(like), like)
 
 
 def _held_by_model(model: Node, data: Chunks, like: Params) -> Params:
@@ -178,9 +174,9 @@ class Curvature(NamedTuple):
         """`I^+ b`: of all solutions, where there are many, the shortest in units of the complete-data information."""
         return self._apply(b, self.values)
 
-    def ascend(self, b: Array) -> Array:
-        """The same with every curvature taken as downwards: a direction in which the objective rises."""
-        return self._apply(b, jnp.abs(self.values))
+    def ascend(self, b: Array, more: Any = 0) -> Array:
+        """The same with every curvature taken as downwards, and `more`: a direction in which the objective rises."""
+        return self._apply(b, jnp.abs(self.values) + more)
 
     def _apply(self, b: Array, values: Array) -> Array:
         used = jnp.abs(values) > self.tolerance

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jem.engine.path import Path, Point
 from jem.engine.stream import Chunks, Total, fold
 from jem.kernels.support import ByGradient
 from jem.node import Node, Params, Stats, node
@@ -29,7 +30,8 @@ def e_step(
 def e_step_chunk(model: Node, params: Params, x: Any, weights: Array) -> tuple[Stats, Array]:
     """The E-step of one chunk, units last."""
     posterior, log_prob = model.infer(params, x)
-    return model.expect(params, posterior, x, weights), jnp.sum(weights * log_prob)
+    # What does not count may be impossible.
+    return model.expect(params, posterior, x, weights), jnp.sum(jnp.where(weights != 0, weights * log_prob, 0))
 
 
 def gradient_fields(model: Node, params: Params) -> list[str]:
@@ -63,6 +65,9 @@ class Evaluated(NamedTuple):
         accepted: whether it is finite and no worse than the parameters accepted before; if not, these were kept.
         total: `total(fn)` is the sum of `fn(x, weights)` over all data, in chunks with the units last: a pass over the data.
         close: whether the stopping rule would end the lane, were this a plain step: the next one should be.
+        near: whether the stopping rule may be about to end it, whatever the step.
+        point: free coordinates and score at the candidate; None where the model does not say where its parameters lie.
+        path: the points accepted so far, with the candidate if it is one of them; None as for `point`.
         carry: what the solver's `e_step` put beside the statistics.
     """
 
@@ -72,6 +77,9 @@ class Evaluated(NamedTuple):
     accepted: Array
     total: Total
     close: Array
+    near: Array
+    point: Point | None
+    path: Path | None
     carry: Any = ()
 
 
@@ -104,6 +112,16 @@ class Solver:
     def stationary(self) -> bool:
         """Whether it ends where the objective is stationary, so that the fit has the derivatives of a fixed point of EM."""
         return True
+
+    @property
+    def maximizes(self) -> bool:
+        """Whether `image` maximises Q, so that half of what the slope promises there is EM's decrement."""
+        return True
+
+    @property
+    def memory(self) -> int:
+        """Steps of the path that it looks back at."""
+        return 0
 
     def init(self, model: Node, params: Params) -> Any:
         """The state before the first E-step."""
@@ -164,6 +182,14 @@ class Around(Solver):
     @property
     def stationary(self) -> bool:
         return self.solver.stationary
+
+    @property
+    def maximizes(self) -> bool:
+        return self.solver.maximizes
+
+    @property
+    def memory(self) -> int:
+        return self.solver.memory
 
     def init(self, model: Node, params: Params) -> Any:
         return Inner(self.solver.init(model, params))

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.coordinates import ravel
-from jem.node import Node, Params, node
+from jem.engine import path as paths
+from jem.engine.path import Path
+from jem.node import Node, Params, node, setting
+from jem.settings import number
 
 _NOISE = 32  # units in the last place by which an M-step's parameters may err
 
@@ -32,9 +35,12 @@ class Progress(NamedTuple):
         objective: bound + log prior at `params`.
         gain: by how much it is above the one before; infinite at the start.
         limit: where the gains lead (Aitken); infinite where two plain steps have not shown it.
+        ratios: of each gain to the one before, the last ten; infinite where two plain steps have not shown one.
         plain: plain steps in a row that led here, at least one where a gain says how far the climb has come.
         total_weight: sum of the weights.
         num_steps: steps taken to get here.
+        path: the points accepted last, `params` among them if they were; None where the model has no free coordinates. E at the
+            last point is known once `image` is.
     """
 
     model: Node
@@ -44,9 +50,11 @@ class Progress(NamedTuple):
     objective: Array
     gain: Array
     limit: Array
+    ratios: Array
     plain: Array | int
     total_weight: Array
     num_steps: Array
+    path: Path | None
 
     @property
     def unit(self) -> Array:
@@ -70,12 +78,82 @@ class Rule:
         """Whether it would, were the last step a plain one; an accelerated solver then makes one. `image` is not known yet."""
         return jnp.array(False)
 
+    def near(self, progress: Progress) -> Array:
+        """Whether it may be about to, whatever the step: a solver that looks at parts of the data then looks at all of it."""
+        return self.close(progress)
+
     def measure(self, progress: Progress) -> tuple[Array, int]:
         """What falls below 1 where the rule is met, and its order: with the objective's gap 2, with the distance 1.
 
         For the forecast of the steps left, which is NaN without it.
         """
         return jnp.full_like(progress.objective, jnp.nan), 1
+
+
+@node
+class Remaining(Rule):
+    """Stops where what is left of the climb, as the score predicts it, is at most `tol` nats. The default.
+
+    What is left is about half the squared distance to the maximum in standard errors, so that 1e-3 nats are 0.05 standard
+    errors. Gains do not tell: they are small on plateaus, under acceleration and under rounding. With z the free coordinates,
+    g the score and M the plain step,
+
+        left = c^T b^{-1} c / 2 + E,     E = g^T (M(z) - z) / 2,
+
+    a quadratic model along the last ten steps, and EM's own decrement for what they do not show. It must hold at two accepted
+    points in a row, after at least `min(n, 10) + 1` of them; or E be so small that only rounding is left. Where a model does
+    not say where its parameters lie, gains must do: with q the largest of the last ten ratios of a gain to the one before,
+    `2 gain q / (1 - q)` is left.
+
+    For `jem.GEM` M is the Newton step on Q, as far as its metric knows it.
+
+    Attributes:
+        tol: nats, >= 0.
+
+    Example:
+        >>> import jem
+        >>> x = jem.datasets.old_faithful()
+        >>> model = jem.Mixture(jem.Gaussian(), 2)
+        >>> fit = jem.fit(model, jem.init(model, jax.random.key(0), x), x, stop=jem.Remaining(1e-6))
+        >>> bool(fit.converged), bool(fit.remaining < 1e-6)
+        (True, True)
+
+    Source: Lange (1995), JRSS B 57, for E; Nocedal and Wright (2006), Numerical Optimization, chapter 6, for the model.
+    """
+
+    tol: Any = setting(default=1e-3, must=number(least=0.0))
+
+    def converged(self, progress: Progress) -> Array:
+        """Whether little is left."""
+        path = progress.path
+        if path is None:
+            return self._by_gains(progress)
+        e, ahead = path.forecast[:, 0], path.forecast[:, 1]
+        tol, eps = jnp.asarray(self.tol, e.dtype), jnp.finfo(e.dtype).eps
+        floor = tol * (1e-7 if e.dtype == jnp.float64 else 1e-3)
+        shown = path.count > min(path.last.place.shape[0], paths.MEMORY)
+        little = shown & (jnp.all(ahead <= tol) | jnp.all(jnp.abs(e) <= floor))
+        return little | ((progress.num_steps > 0) & (jnp.abs(e[0]) <= 4 * eps**2 * progress.total_weight.astype(e.dtype)))
+
+    def near(self, progress: Progress) -> Array:
+        """Whether little was left, by EM's decrement, at the point before."""
+        if progress.path is None:
+            return self._by_gains(progress)
+        return jnp.abs(progress.path.forecast[0, 0]) <= self.tol
+
+    def measure(self, progress: Progress) -> tuple[Array, int]:
+        """What is left over the tolerance."""
+        if progress.path is None:
+            return self._left_by_gains(progress) / self.tol, 2
+        return progress.path.forecast[0, 1] / self.tol, 2
+
+    def _by_gains(self, progress: Progress) -> Array:
+        near = (self._left_by_gains(progress) <= self.tol) & (progress.plain > 1)
+        return near | ((progress.gain <= progress.tolerance(0.0)) & (progress.plain > 0))
+
+    def _left_by_gains(self, progress: Progress) -> Array:
+        slowest = jnp.max(progress.ratios)
+        return jnp.where(slowest < 1, 2 * progress.gain * slowest / (1 - slowest), jnp.inf)
 
 
 @node
@@ -95,7 +173,7 @@ class RelativeGain(Rule):
         1e-08
     """
 
-    tol: Any = 1e-6
+    tol: Any = setting(default=1e-6, must=number(least=0.0))
 
     def converged(self, progress: Progress) -> Array:
         """Whether the gain is small."""
@@ -131,7 +209,7 @@ class Aitken(Rule):
     Source: Boehning et al. (1994), Ann. Inst. Statist. Math. 46; Lindsay (1995).
     """
 
-    tol: Any = 1e-6
+    tol: Any = setting(default=1e-6, must=number(least=0.0))
 
     def converged(self, progress: Progress) -> Array:
         """Whether the limit is near."""
@@ -163,7 +241,7 @@ class ParameterChange(Rule):
         0.0001
     """
 
-    tol: Any = 1e-6
+    tol: Any = setting(default=1e-6, must=number(least=0.0))
 
     def converged(self, progress: Progress) -> Array:
         """Whether the change is small."""
@@ -198,7 +276,7 @@ class Residual(Rule):
         1e-08
     """
 
-    tol: Any = 1e-6
+    tol: Any = setting(default=1e-6, must=number(least=0.0))
 
     def converged(self, progress: Progress) -> Array:
         """Whether the residual is small."""
@@ -235,6 +313,10 @@ class AnyOf(Rule):
         """Whether one may be."""
         return jnp.any(jnp.stack([jnp.asarray(rule.close(progress)) for rule in self.rules]))
 
+    def near(self, progress: Progress) -> Array:
+        """Whether one may be, whatever the step."""
+        return jnp.any(jnp.stack([jnp.asarray(rule.near(progress)) for rule in self.rules]))
+
     def measure(self, progress: Progress) -> tuple[Array, int]:
         """The smallest, each to the order of a distance."""
         return jnp.nanmin(_distances(self.rules, progress)), 1
@@ -262,6 +344,10 @@ class AllOf(Rule):
     def close(self, progress: Progress) -> Array:
         """Whether one of them waits for a plain step; the others will be asked then."""
         return jnp.any(jnp.stack([jnp.asarray(rule.close(progress)) for rule in self.rules]))
+
+    def near(self, progress: Progress) -> Array:
+        """Whether one may be, whatever the step."""
+        return jnp.any(jnp.stack([jnp.asarray(rule.near(progress)) for rule in self.rules]))
 
     def measure(self, progress: Progress) -> tuple[Array, int]:
         """The largest, each to the order of a distance."""

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import xlogy
 
 from jem import checks
 from jem.data import float_dtype
+from jem.kernels.simplex import xlogy
 from jem.kernels.support import Interval
-from jem.node import Node, node
+from jem.node import Node, node, setting
+from jem.settings import number
 
 
 class BernoulliParams(NamedTuple):
@@ -45,14 +46,15 @@ class Bernoulli(Node):
     Source: Goodman (1974), Biometrika 61.
     """
 
-    concentration: Any = 1.0
+    concentration: Any = setting(default=1.0, must=number(above=0.0))
 
     def infer(self, params: BernoulliParams, x: Array) -> tuple[tuple[()], Array]:
         p, x = params.probs, x.astype(params.probs.dtype)
         # A probability of exactly 0 or 1 must rule out the other outcome and say nothing about its own.
         ones = jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), -jnp.inf)
         zeros = jnp.where(p < 1, jnp.log1p(-jnp.where(p < 1, p, 0)), -jnp.inf)
-        return (), jnp.sum(jnp.where(x > 0, ones[:, None], zeros[:, None]), 0)
+        possible = (x == 0) | (x == 1)
+        return (), jnp.sum(jnp.where(possible, jnp.where(x > 0, ones[:, None], zeros[:, None]), -jnp.inf), 0)
 
     def expect(self, params: BernoulliParams, posterior: tuple[()], x: Array, weights: Array) -> BernoulliStats:
         ones = x.astype(weights.dtype) @ weights

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import xlogy
 
 from jem import checks
 from jem.data import float_dtype
-from jem.kernels.simplex import log_dirichlet, maximize_simplex
+from jem.kernels.simplex import log_dirichlet, maximize_simplex, safe_log, xlogy
 from jem.kernels.support import Simplex
-from jem.node import Node, node, static
+from jem.node import Node, node, setting, static
+from jem.settings import number, whole
 
 
 class CategoricalParams(NamedTuple):
@@ -44,11 +44,14 @@ class Categorical(Node):
     Source: Dempster, Laird and Rubin (1977), section 4.
     """
 
-    num_categories: int = static()
-    concentration: Any = 1.0
+    num_categories: int = static(must=whole(1))
+    concentration: Any = setting(default=1.0, must=number(above=0.0))
 
     def infer(self, params: CategoricalParams, x: Array) -> tuple[tuple[()], Array]:
-        return (), jnp.log(params.probs)[x.astype(jnp.int32)]
+        # What is no category has a place of its own behind the others, and cannot be.
+        log, index = safe_log(jnp.append(params.probs, 0)), x.astype(jnp.int32)
+        possible = (index == x) & (index >= 0) & (index < self.num_categories)
+        return (), log[jnp.where(possible, index, self.num_categories)]
 
     def expect(self, params: CategoricalParams, posterior: tuple[()], x: Array, weights: Array) -> CategoricalStats:
         hot = x.astype(jnp.int32)[None, :] == jnp.arange(self.num_categories)[:, None]

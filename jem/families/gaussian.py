@@ -13,7 +13,11 @@ from jem.kernels import gaussian as kernel
 from jem.kernels.gaussian import Full, Structure
 from jem.kernels.linalg import solve_lower
 from jem.kernels.support import CholeskyFactor, Positive, Real, Support
-from jem.node import Node, node, static
+from jem.node import HELD, Node, flag, node, setting, static
+from jem.settings import a, number, optional
+
+STRUCTURE = a("whiten", "jem.Full(), jem.Diagonal() or jem.Spherical()")
+PRIOR = a("strength", "a jem.InverseWishart(strength=...), or None", optional=True)
 
 
 class GaussianParams(NamedTuple):
@@ -49,15 +53,18 @@ class GaussianStats(NamedTuple):
 
 @node
 class InverseWishart:
-    """A weak conjugate prior on a covariance: `strength` pseudo-observations of variance `deviation**2` per feature.
+    """A conjugate prior on a covariance: `strength` pseudo-observations of variance `deviation**2` per feature.
 
     `log p(Sigma) = strength (log|W| - 1/2 |W diag(deviation)|^2)`, up to a constant. With n units of scatter S the
     M-step is `(S + strength diag(deviation^2)) / (n + strength)`: a component that collapses onto a point keeps a
-    finite covariance. At the default strength an ordinary component moves by about `1e-3 / n` of itself.
+    finite covariance, and a component of variance v moves by about `strength deviation^2 / (n v)` of itself.
 
     Attributes:
         strength: number of pseudo-observations, >= 0.
-        deviation: (D,) or scalar standard deviation of the pseudo-observations; None takes the data's.
+        deviation: (D,) or scalar standard deviation of the pseudo-observations, > 0; None takes that of all the data.
+
+    Raises:
+        ValueError: a negative or infinite strength, a deviation that is not positive.
 
     Example:
         >>> import jem
@@ -67,8 +74,8 @@ class InverseWishart:
     Source: Fraley and Raftery (2007), J. Classification 24, eq. 9, without the pull on the mean.
     """
 
-    strength: Any = 1e-3
-    deviation: Any = None
+    strength: Any = setting(default=1e-3, must=number(least=0.0))
+    deviation: Any = setting(default=None, must=optional(number(above=0.0)))
 
 
 class Scatter(NamedTuple):
@@ -88,7 +95,8 @@ class Gaussian(Node):
 
     Attributes:
         covariance: `jem.Full()`, `jem.Diagonal()` or `jem.Spherical()`.
-        prior: an `InverseWishart`, or None for maximum likelihood. The default is weak and scaled to the data.
+        prior: an `InverseWishart`, or None for maximum likelihood. A component that collapses is kept finite by the resolution
+            of the data's numbers whatever the prior, and its fit ends as DEGENERATE.
         scale: filled in by binding to data.
 
     Example:
@@ -98,8 +106,8 @@ class Gaussian(Node):
         [[4.0, 0.0], [0.0, 1.0]]
     """
 
-    covariance: Structure = static(default=Full())
-    prior: InverseWishart | None = InverseWishart()
+    covariance: Structure = static(default=Full(), must=STRUCTURE)
+    prior: InverseWishart | None = setting(default=None, must=PRIOR)
     scale: FeatureScale | None = None
 
     def params(self, mean: Any, covariance: Any) -> GaussianParams:
@@ -138,7 +146,10 @@ class Gaussian(Node):
         return log_prior_whitening(self.covariance, prior_of(self), params)
 
     def degenerate(self, params: GaussianParams, stats: GaussianStats) -> Array:
-        return held_up(self.covariance, prior_of(self), params, stats.count)
+        return held(self.covariance, self.scale, params)
+
+    def conditioning(self, params: GaussianParams) -> Array:
+        return self.covariance.condition(params.whitening)
 
     def num_parameters(self, params: GaussianParams, fields: tuple[str, ...] | None = None) -> int:
         return count_location_scale(self.covariance, params, fields)
@@ -153,7 +164,7 @@ class Gaussian(Node):
         return x if self.scale is None else x / self.scale.deviation[:, None]
 
     def validate(self, x: Array) -> None:
-        checks.check_matrix(x, type(self).__name__)
+        check_rows(x, type(self).__name__)
 
     def hold(self, params: GaussianParams, stats: GaussianStats, fields: tuple[str, ...]) -> GaussianStats:
         # About the old mean the scatter is that around a mean held fixed, once there is no first moment to remove.
@@ -163,6 +174,13 @@ class Gaussian(Node):
         if fields != ("whitening",):
             return super().tie(params, stats, fields)
         return tie_whitening(self.covariance, prior_of(self), params, stats.count, stats.count, stats.moments)
+
+
+def check_rows(x: Any, name: str) -> None:
+    """x must be rows (N, D) of at least one feature."""
+    checks.check_matrix(x, name)
+    if x.shape[1] == 0:
+        raise ValueError(f"{name}: x must have at least one feature; got shape {x.shape}")
 
 
 def whitening_support(structure: Structure) -> Support:
@@ -337,12 +355,8 @@ def log_prior_whitening(structure: Structure, prior: Scatter | None, params: Any
     return prior.strength * (kernel.log_det(structure, params.whitening, dim) - 0.5 * square)
 
 
-def held_up(structure: Structure, prior: Scatter | None, params: Any, count: Array) -> Array:
-    """Whether the prior or the floor, not the data, sets some feature's deviation given those before it."""
-    if prior is None:
-        return jnp.array(False)
-    deviation = 1 / structure.diagonal(params.whitening, params.mean.shape[0])
-    # A spherical covariance meets the prior through the mean of its variances.
-    expected = 1 / structure.diagonal(structure.from_diagonal(1 / prior.deviation), params.mean.shape[0])
-    by_prior = (count + prior.strength) * (deviation / expected) ** 2 <= 2 * prior.strength
-    return jnp.any(by_prior | (deviation <= 2 * prior.floor))
+def held(structure: Structure, scale: FeatureScale | None, params: Any) -> Array:
+    """HELD where more than half of the variance in some direction is what the numbers' resolution makes of any data."""
+    if scale is None:
+        return flag(HELD, jnp.array(False))
+    return flag(HELD, jnp.any(2 * structure.shares(params.whitening, scale.resolution) > 1))

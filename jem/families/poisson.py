@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import gammaln, xlogy
+from jax.scipy.special import gammaln
 
 from jem import checks
 from jem.data import float_dtype
+from jem.kernels.simplex import xlogy
 from jem.kernels.support import Positive
-from jem.node import Node, node
+from jem.node import Node, node, setting
+from jem.settings import number
 
 
 class PoissonParams(NamedTuple):
@@ -45,12 +47,14 @@ class Poisson(Node):
     Source: Hasselblad (1969), JASA 64.
     """
 
-    shape: Any = 1.0
-    inverse_scale: Any = 0.0
+    shape: Any = setting(default=1.0, must=number(above=0.0))
+    inverse_scale: Any = setting(default=0.0, must=number(least=0.0))
 
     def infer(self, params: PoissonParams, x: Array) -> tuple[tuple[()], Array]:
         x = x.astype(params.rate.dtype)
-        return (), jnp.sum(xlogy(x, params.rate[:, None]) - params.rate[:, None] - gammaln(x + 1), 0)
+        possible = (x >= 0) & (x == jnp.floor(x))
+        top = jnp.where(possible, gammaln(x + 1), jnp.inf)  # what is no count cannot be
+        return (), jnp.sum(xlogy(jnp.maximum(x, 0), params.rate[:, None]) - params.rate[:, None] - top, 0)
 
     def expect(self, params: PoissonParams, posterior: tuple[()], x: Array, weights: Array) -> PoissonStats:
         x = x.astype(weights.dtype)

@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.scipy.special import xlogy
 
 from jem import checks
+from jem.kernels.simplex import xlogy
 from jem.kernels.support import Positive
-from jem.node import Node, node
+from jem.node import Node, node, setting
+from jem.settings import number
 
 
 class ExponentialParams(NamedTuple):
@@ -45,12 +45,14 @@ class Exponential(Node):
     Source: McLachlan and Peel (2000), Finite Mixture Models, chapter 10.
     """
 
-    shape: Any = 1.0
-    inverse_scale: Any = 0.0
+    shape: Any = setting(default=1.0, must=number(above=0.0))
+    inverse_scale: Any = setting(default=0.0, must=number(least=0.0))
 
     def infer(self, params: ExponentialParams, x: Array) -> tuple[tuple[()], Array]:
         # No latent variable of its own: the posterior is empty. The unit axis is last, so rates are columns.
-        return (), jnp.sum(jnp.log(params.rate)[:, None] - params.rate[:, None] * x, 0)
+        # What cannot be has the log-probability minus infinity: under jit no door can refuse it.
+        log_prob = jnp.log(params.rate)[:, None] - params.rate[:, None] * x
+        return (), jnp.sum(jnp.where(x > 0, log_prob, -jnp.inf), 0)
 
     def expect(self, params: ExponentialParams, posterior: tuple[()], x: Array, weights: Array) -> ExponentialStats:
         return ExponentialStats(jnp.sum(weights), x @ weights)
@@ -86,6 +88,9 @@ class Exponential(Node):
 
     def validate(self, x: Array) -> None:
         checks.check_matrix(x, "Exponential")
-        if checks.is_concrete(x) and (np.asarray(x) <= 0).any():
-            place = tuple(np.argwhere(np.asarray(x) <= 0)[0])
-            raise ValueError(f"Exponential: x must be > 0; got {x[place]} in {checks.locate(place)}")
+        if checks.found(_not_positive, x):
+            raise ValueError(f"Exponential: x must be > 0; got {checks.first_fault(_not_positive, x)}")
+
+
+def _not_positive(x: Array) -> Array:
+    return x <= 0

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import digamma, gammaln
 
-from jem import checks
 from jem.families import gaussian
 from jem.kernels import gaussian as kernel
 from jem.kernels.gaussian import Full, Structure
 from jem.kernels.support import Interval, Real
-from jem.node import Node, node, static
+from jem.node import Node, node, setting, static
+from jem.settings import number
 
 
 class StudentTParams(NamedTuple):
@@ -68,9 +68,9 @@ class StudentT(Node):
     Source: Peel and McLachlan (2000), Statistics and Computing 10, section 4.
     """
 
-    covariance: Structure = static(default=Full())
-    df: Any = 4.0
-    prior: gaussian.InverseWishart | None = gaussian.InverseWishart()
+    covariance: Structure = static(default=Full(), must=gaussian.STRUCTURE)
+    df: Any = setting(default=4.0, must=number(above=0.0))
+    prior: gaussian.InverseWishart | None = setting(default=None, must=gaussian.PRIOR)
     scale: gaussian.FeatureScale | None = None
 
     def params(self, mean: Any, covariance: Any, df: Any) -> StudentTParams:
@@ -128,7 +128,10 @@ class StudentT(Node):
         return gaussian.log_prior_whitening(self.covariance, gaussian.prior_of(self), params)
 
     def degenerate(self, params: StudentTParams, stats: StudentTStats) -> Array:
-        return gaussian.held_up(self.covariance, gaussian.prior_of(self), params, stats.count)
+        return gaussian.held(self.covariance, self.scale, params)
+
+    def conditioning(self, params: StudentTParams) -> Array:
+        return self.covariance.condition(params.whitening)
 
     def num_parameters(self, params: StudentTParams, fields: tuple[str, ...] | None = None) -> int:
         return gaussian.count_location_scale(self.covariance, params, fields)
@@ -143,7 +146,7 @@ class StudentT(Node):
         return x if self.scale is None else x / self.scale.deviation[:, None]
 
     def validate(self, x: Array) -> None:
-        checks.check_matrix(x, type(self).__name__)
+        gaussian.check_rows(x, type(self).__name__)
 
     def hold(self, params: StudentTParams, stats: StudentTStats, fields: tuple[str, ...]) -> StudentTStats:
         return stats._replace(moments=gaussian.hold_mean(stats.moments)) if "mean" in fields else stats

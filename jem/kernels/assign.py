@@ -18,12 +18,14 @@ from jem.kernels.simplex import normalize_log
 class Path(NamedTuple):
     """Posterior of a chain: messages as `chain.Smoothed` has them, with `matrix` in the place of the transition matrix.
 
-    `p(z_{t-1} = i, z_t = j) = filtered[t-1, i] matrix[i, j] backward[t-1, j]`; value (S,).
+    `p(z_{t-1} = i, z_t = j) = filtered[t-1, i] matrix[i, j] backward[t-1, j]`, but for
+    the steps of `rest`; value (S,).
     """
 
     smoothed: Array
     filtered: Array
     backward: Array
+    rest: Array
     value: Array
 
 
@@ -46,19 +48,21 @@ class Tempered(NamedTuple):
         return probs, total / power
 
     def matrix(self, transition: Array) -> Array:
-        """What stands for the transition matrix in the pair probabilities."""
-        return transition ** jnp.asarray(self.power, transition.dtype)
+        """What stands for the transition matrix in the pair probabilities: rows that sum to one."""
+        powers = self._powers(transition)
+        return powers / jnp.sum(powers, 1, keepdims=True)
 
     def path(self, initial: Array, transition: Array, log_e: Array, within: Array, form: chain.Form) -> Path:
         """The posterior from log-emissions (T, K, S)."""
         power = jnp.asarray(self.power, log_e.dtype)
-        scaled, top = chain.scaled(power * log_e)
-        # Beyond a sequence's end the powers of a row need not sum to one: there the chain goes on by its probabilities.
-        rows = jnp.sum(self.matrix(transition), 1)
-        inside = jnp.where(within[1:, None, :], 1, 1 / rows[None, :, None])
-        scaled = scaled.at[:-1].multiply(inside) if log_e.shape[0] > 1 else scaled
-        s = chain.smooth(initial**power, self.matrix(transition), scaled, form)
-        return Path(s.smoothed, s.filtered, s.backward, (s.log_normalizer + top) / power)
+        # What rows of powers sum to is the business of the step that they leave, where the next one is within the sequence.
+        rows = jnp.log(jnp.sum(self._powers(transition), 1))[None, :, None]
+        log_e = power * log_e + jnp.pad(jnp.where(within[1:, None], rows, 0), ((0, 1), (0, 0), (0, 0)))
+        s = chain.smooth(initial**power, self.matrix(transition), log_e, form)
+        return Path(s.smoothed, s.filtered, s.backward, s.rest, s.log_normalizer / power)
+
+    def _powers(self, transition: Array) -> Array:
+        return transition ** jnp.asarray(self.power, transition.dtype)
 
 
 class Hardest(NamedTuple):
@@ -109,9 +113,8 @@ class Drawn(NamedTuple):
 
     def path(self, initial: Array, transition: Array, log_e: Array, within: Array, form: chain.Form) -> Path:
         """A path drawn from log-emissions (T, K, S)."""
-        scaled, top = chain.scaled(log_e)
-        s = chain.smooth(initial, transition, scaled, form)
-        return _certain(chain.sample_posterior(self.key, transition, s.filtered), log_e, s.log_normalizer + top)
+        s = chain.smooth(initial, transition, log_e, form)
+        return _certain(chain.sample_posterior(self.key, transition, s.log_filtered), log_e, s.log_normalizer)
 
 
 def _one_hot(states: Array, logits: Array) -> Array:
@@ -123,4 +126,5 @@ def _one_hot(states: Array, logits: Array) -> Array:
 def _certain(states: Array, log_e: Array, value: Array) -> Path:
     """A path known for certain, from states (T, S)."""
     hot = (states[:, None, :] == jnp.arange(log_e.shape[1])[None, :, None]).astype(log_e.dtype)
-    return Path(hot, hot, hot[1:], value)
+    size, lanes = hot.shape[1:]
+    return Path(hot, hot, hot[1:], jnp.zeros((size, size, lanes), hot.dtype), value)

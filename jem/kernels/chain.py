@@ -2,14 +2,20 @@
 
 Lanes last: emissions `e` are (T, K, S), one lane a sequence. Nothing of size T x K x K is stored. Padding and missing
 observations are steps with `e = 1`: they leave every posterior and the log-likelihood as they are.
+
+The normalised form is fast, and loses a state that is too improbable for the range of its numbers. That costs nothing unless
+the state is the only way on, of which the backward messages know: where one is too large, `log_chain` takes its place.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+
+from jem.kernels import log_chain
+from jem.kernels.log_chain import Ways, by_best_way, safe_log
 
 _BROADCAST = 8  # states up to which, and
 _LANES = 128  # sequences below which a broadcast sum beats a matrix product
@@ -21,15 +27,19 @@ class Smoothed(NamedTuple):
     Attributes:
         filtered: (T, K, S) `p(z_t | x_1..x_t)`.
         backward: (T - 1, K, S) the messages `b_t = e_t beta_t / c_t` of the steps after the first, with which
-            `p(z_{t-1} = i, z_t = j | x) = alpha_{t-1, i} A_ij b_{t, j}`.
+            `p(z_{t-1} = i, z_t = j | x) = alpha_{t-1, i} A_ij b_{t, j}`; zero at steps where they are too large to be held.
         smoothed: (T, K, S) `p(z_t | x)`.
-        log_normalizer: (S,) `log p(x)`, up to what was taken out of the emissions.
+        log_normalizer: (S,) `log p(x)`; minus infinity where x cannot happen, and then all posteriors are zero.
+        log_filtered: (T, K, S).
+        rest: (K, K, S) the pair probabilities summed over the steps whose messages are not held.
     """
 
     filtered: Array
     backward: Array
     smoothed: Array
     log_normalizer: Array
+    log_filtered: Array
+    rest: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +126,53 @@ def _back(last: Array, transition: Array, e: Array, alpha: Array, c: Array) -> t
     return lax.scan(step, last, (e, alpha, c), reverse=True)[1]
 
 
-def _smooth_in_blocks(predicted: Array, transition: Array, e: Array, form: Blocks) -> tuple[Array, Array, Array, Array]:
+def _largest(last: Array, transition: Array, e: Array, c: Array) -> tuple[Array, Array, Array]:
+    """Of the recursion of `_back` the largest `beta_t / c_t` of each state, the first step's b, and beta before it."""
+
+    def step(carry: tuple[Array, Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array, Array], None]:
+        beta, top, _ = carry
+        e_t, c_t = inputs
+        w = (1 / c_t)[None] * beta
+        b = e_t * w
+        return (_backward_product(transition, b), jnp.maximum(top, w), b), None
+
+    zero = jnp.zeros_like(last)
+    beta, top, b = lax.scan(step, (last, zero, zero), (e, c), reverse=True)[0]
+    return top, b, beta
+
+
+def _held(top: Array) -> Array:
+    """Whether what underflowed is nothing: at most `tiny` was lost of a state at a step, which counts `beta_t / c_t` times."""
+    return jnp.all(top <= jnp.finfo(top.dtype).tiny ** -0.5)
+
+
+class _Laid(NamedTuple):
+    """Steps as the recursions run over them, (T, K, S) or (L, K, blocks S): emissions, alpha, c, and beta of the last step.
+
+    `starts` (blocks, K, S) is what is predicted of the first step of each block.
+    """
+
+    e: Array
+    alpha: Array
+    c: Array
+    last: Array
+    starts: Array
+
+
+def _in_turn(predicted: Array, transition: Array, e: Array) -> _Laid:
+    """One step after the other."""
+    last = jnp.ones_like(predicted)
+    return _Laid(e, *_ahead(predicted, transition, e), last, predicted[None])
+
+
+def _in_blocks(predicted: Array, transition: Array, e: Array, form: Blocks) -> _Laid:
     """Transfer products of all blocks side by side, boundary messages in turn, then all blocks side by side again."""
     steps, states, lanes = e.shape
     length = -(-steps // (form.num_blocks or max(1, int(steps**0.5))))
     num = -(-steps // length)
-    padded = jnp.concatenate([e, jnp.ones((num * length - steps, states, lanes), e.dtype)])
+    # States that cannot be the first must not set the scale of what leads on from it.
+    padded = jnp.concatenate([predicted[None] * e[:1], e[1:], jnp.ones((num * length - steps, states, lanes), e.dtype)])
+    predicted = jnp.ones_like(predicted)
     inside = jnp.moveaxis(padded.reshape(num, length, states, lanes), 0, 2)  # (L, K, blocks, S)
 
     def transfer(p: Array, e_t: Array) -> tuple[Array, None]:
@@ -149,30 +200,54 @@ def _smooth_in_blocks(predicted: Array, transition: Array, e: Array, form: Block
     # A backward message is the right multiple of itself where its product with the forward one sums to one.
     last = _backward_product(transition, side_by_side(ends))
     last = last / jnp.sum(alpha[-1] * last, 0, keepdims=True)
-    b, smoothed = _back(last, transition, inside, alpha, c)
-
-    def in_turn(a: Array) -> Array:
-        return jnp.moveaxis(a.reshape(length, -1, num, lanes), 2, 0).reshape(num * length, -1, lanes)[:steps]
-
-    return in_turn(alpha), in_turn(c[:, None])[:, 0], in_turn(b), in_turn(smoothed)
+    return _Laid(inside, alpha, c, last, starts)
 
 
-def scaled(log_e: Array) -> tuple[Array, Array]:
-    """Emission likelihoods (T, K, S) with the largest of each step one, and the logarithm of what was taken out, (S,)."""
+def held(top: Array) -> Array:
+    """Whether what underflowed is nothing: at most `tiny` was lost of a state at a step, which counts `beta_t / c_t` times.
+
+    Args:
+        top: the largest `beta_t / c_t`.
+    """
+    return jnp.all(top <= jnp.finfo(top.dtype).tiny ** -0.5)
+
+
+def _all_held(transition: Array, laid: _Laid) -> Array:
+    """Whether what underflowed is nothing, and blocks fit together."""
+    top, b, before = _largest(laid.last, transition, laid.e, laid.c)
+    num, states, _ = laid.starts.shape
+    if num == 1:
+        return held(top)
+    apart = lambda a: a.reshape(states, num, -1)  # noqa: E731
+    end = laid.alpha[-1]
+    jump = apart(_forward_product(transition, end))[:, :-1] - jnp.moveaxis(laid.starts, 0, 1)[:, 1:]
+    jump_back = apart(laid.last)[:, :-1] - apart(before)[:, 1:]
+    off = jnp.abs(jump) * apart(b)[:, 1:] + jnp.abs(jump_back) * apart(end)[:, :-1]
+    return held(top) & jnp.all(jnp.sum(off, 0) <= jnp.finfo(off.dtype).eps ** 0.5)
+
+
+def scaled(initial: Array, log_e: Array) -> tuple[Array, Array]:
+    """Emission likelihoods (T, K, S), the largest of each step one; at the first step it is the largest product with `initial`.
+
+    And the logarithms (T, S) of what was taken out, minus infinity where no state is possible. They cancel.
+    """
     # States first, so that with a single sequence the loops still run along a long axis.
     log_e = jnp.moveaxis(log_e, 1, 0)
-    top = lax.stop_gradient(jnp.max(log_e, 0))  # it cancels
-    top = jnp.where(top == -jnp.inf, 0, top)
-    return jnp.moveaxis(jnp.exp(log_e - top[None]), 0, 1), jnp.sum(top, 0)
+    first = jnp.max(log_e[:, 0] + safe_log(initial)[:, None], 0)
+    top = lax.stop_gradient(jnp.max(log_e, 0).at[0].set(first))
+    # A first state of probability zero may explain the step better by far: its derivative is kept, within bounds.
+    room = -jnp.log(jnp.finfo(log_e.dtype).tiny) * jnp.where(initial > 0, 0.98, 0.4)
+    e = jnp.exp(jnp.minimum(log_e - jnp.where(top == -jnp.inf, 0, top)[None], room[:, None, None]))
+    return jnp.moveaxis(e, 0, 1), top
 
 
-def smooth(initial: Array, transition: Array, e: Array, form: Form = Automatic()) -> Smoothed:  # noqa: B008
+def smooth(initial: Array, transition: Array, log_e: Array, form: Form = Automatic()) -> Smoothed:  # noqa: B008
     """Forward-backward: the posterior of every state and, through its messages, of every pair.
 
     Args:
         initial: (K,) probabilities of the first state.
         transition: (K, K), rows sum to one.
-        e: (T, K, S) emission likelihoods, scaled so that the largest of each step is near one.
+        log_e: (T, K, S) log-likelihoods of the emissions.
         form: `Sequential()`, `Blocks(n)` or `Automatic()`; all give the same answer.
 
     Returns:
@@ -181,15 +256,48 @@ def smooth(initial: Array, transition: Array, e: Array, form: Form = Automatic()
 
     Source: Rabiner (1989), Proc. IEEE 77, section V.
     """
-    steps, states, lanes = e.shape
-    form = choose(form, steps, states, lanes)
-    predicted = jnp.broadcast_to(initial[:, None], (states, lanes))
-    if isinstance(form, Blocks):
-        alpha, c, b, smoothed = _smooth_in_blocks(predicted, transition, e, form)
-    else:
-        alpha, c = _ahead(predicted, transition, e)
-        b, smoothed = _back(jnp.ones_like(predicted), transition, e, alpha, c)
-    return Smoothed(alpha, b[1:], smoothed, jnp.sum(jnp.log(c), 0))
+    steps, states, lanes = log_e.shape
+    e, top = scaled(initial, log_e)
+    return by_best_way(_Ways(choose(form, steps, states, lanes)), (initial, transition, log_e, e, top))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ways(Ways):
+    """Normalised, in a form, or in log space."""
+
+    form: Sequential | Blocks
+
+    def plain(self, args: Any) -> Array:
+        # Where every state leads to every other one, nothing is lost for long.
+        _, transition, _, _, top = args
+        return jnp.all(transition >= jnp.finfo(transition.dtype).tiny ** 0.25) & jnp.all(top > -jnp.inf)
+
+    def fast(self, args: Any) -> tuple[Smoothed, _Laid]:
+        initial, transition, _, e, top = args
+        steps, states, lanes = e.shape
+        start = jnp.broadcast_to(initial[:, None], (states, lanes))
+        form = self.form
+        laid = _in_blocks(start, transition, e, form) if isinstance(form, Blocks) else _in_turn(start, transition, e)
+        b, smoothed = _back(laid.last, transition, laid.e, laid.alpha, laid.c)
+        num = laid.starts.shape[0]
+
+        def in_turn(a: Array) -> Array:
+            if num == 1:
+                return a[:steps]
+            return jnp.moveaxis(a.reshape(-1, a.shape[1], num, lanes), 2, 0).reshape(-1, a.shape[1], lanes)[:steps]
+
+        alpha, c = in_turn(laid.alpha), in_turn(laid.c[:, None])[:, 0]
+        total = jnp.sum(jnp.log(c), 0) + jnp.sum(top, 0)
+        none = jnp.zeros((states, states, lanes), e.dtype)
+        return Smoothed(alpha, in_turn(b)[1:], in_turn(smoothed), total, jnp.log(alpha), none), laid
+
+    def held(self, args: Any, seen: _Laid) -> Array:
+        return _all_held(args[1], seen)
+
+    def robust(self, args: Any) -> Smoothed:
+        initial, transition, log_e, _, _ = args
+        m = log_chain.smooth(safe_log(transition), log_chain.begun(initial, log_e))
+        return Smoothed(jnp.exp(m.log_filtered), m.backward[1:], m.smoothed, m.log_normalizer, m.log_filtered, m.pairs)
 
 
 def expected_transitions(transition: Array, filtered: Array, backward: Array, weights: Array) -> Array:
@@ -255,20 +363,22 @@ def sample_path(key: Array, initial: Array, transition: Array, steps: int, lanes
     return jnp.concatenate([first[None], rest])
 
 
-def sample_posterior(key: Array, transition: Array, filtered: Array) -> Array:
-    """Draws state paths (T, S) from `p(z | x)`, backwards from the filtered probabilities (T, K, S)."""
+def sample_posterior(key: Array, transition: Array, log_filtered: Array) -> Array:
+    """Draws state paths (T, S) from `p(z | x)`, backwards from the filtered log-probabilities (T, K, S)."""
     # The bits of keys, as under vmap a scan moves its inputs about, which would use keys up.
-    bits, impl = jax.random.key_data(jax.random.split(key, filtered.shape[0])), jax.random.key_impl(key)
+    keys = jax.random.split(key, log_filtered.shape[0])
+    bits, impl = jax.random.key_data(keys), jax.random.key_impl(key)
+    log_a = jnp.log(transition)
 
-    def draw(bits: Array, p: Array) -> Array:
-        return jax.random.categorical(jax.random.wrap_key_data(bits, impl=impl), jnp.log(p).T)
+    def draw(bits: Array, logits: Array) -> Array:
+        return jax.random.categorical(jax.random.wrap_key_data(bits, impl=impl), logits.T)
 
-    last = draw(bits[-1], filtered[-1])
+    last = draw(bits[-1], log_filtered[-1])
 
     def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         bits, alpha = inputs
-        state = draw(bits, alpha * transition[:, state])
+        state = draw(bits, alpha + log_a[:, state])
         return state, state
 
-    rest = lax.scan(step, last, (bits[:-1], filtered[:-1]), reverse=True)[1]
+    rest = lax.scan(step, last, (bits[:-1], log_filtered[:-1]), reverse=True)[1]
     return jnp.concatenate([rest, last[None]])

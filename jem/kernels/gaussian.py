@@ -68,10 +68,20 @@ class Full:
         a = w * deviation[None, :]
         return a @ a.T
 
+    def shares(self, w: Array, deviation: Array) -> Array:
+        """Of the variance along each row of W, which is one, what independent features of these deviations make (D,)."""
+        return jnp.sum((w * deviation[None, :]) ** 2, 1)
+
+    def condition(self, w: Array) -> Array:
+        """By how much a row of W magnifies rounding: its length, each feature in units of its deviation given those before."""
+        return jnp.sqrt(jnp.max(jnp.sum((w / jnp.diagonal(w)[None, :]) ** 2, 1)))
+
     def update(self, w: Array, s: Array, floor: Array) -> Array:
         """The whitening of the covariance that is `s` in the coordinates of `w`; deviations stay at or above `floor`."""
-        # The deviation of feature j given those before it is C_jj / W_jj, where s = C C^T.
-        return cholesky_solve_lower(s, w, floor * jnp.diagonal(w))
+        # The deviation of feature j given those before it is C_jj / W_jj, where s = C C^T. What is left of a variance below its
+        # rounding is noise, and it would be divided by: a step shrinks to there, the next one, in its coordinates, sees more.
+        rounding = jnp.sqrt(32 * s.shape[0] * jnp.finfo(s.dtype).eps * jnp.maximum(jnp.diagonal(s), 0))
+        return cholesky_solve_lower(s, w, jnp.maximum(floor * jnp.diagonal(w), rounding))
 
     def whitening(self, covariance: Array, dim: int) -> Array:
         """W from a covariance (D, D)."""
@@ -126,6 +136,14 @@ class Diagonal:
     def seen(self, w: Array, deviation: Array) -> Array:
         """The covariance `diag(deviation^2)` seen in whitened coordinates."""
         return (w * deviation[:, None]) ** 2
+
+    def shares(self, w: Array, deviation: Array) -> Array:
+        """Of each feature's variance, which is one, what these deviations would make (D,)."""
+        return (w[:, 0] * deviation) ** 2
+
+    def condition(self, w: Array) -> Array:
+        """One: no feature enters another's."""
+        return jnp.ones((), w.dtype)
 
     def update(self, w: Array, s: Array, floor: Array) -> Array:
         """The whitening of the covariance that is `s` in the coordinates of `w`; deviations stay at or above `floor`."""
@@ -183,6 +201,14 @@ class Spherical:
     def seen(self, w: Array, deviation: Array) -> Array:
         """The covariance `diag(deviation^2)` seen in whitened coordinates: its mean variance."""
         return (w * rms(deviation)) ** 2
+
+    def shares(self, w: Array, deviation: Array) -> Array:
+        """Of each feature's variance, which is one, what these deviations would make (D,)."""
+        return (w[:, 0] * deviation) ** 2
+
+    def condition(self, w: Array) -> Array:
+        """One: no feature enters another's."""
+        return jnp.ones((), w.dtype)
 
     def update(self, w: Array, s: Array, floor: Array) -> Array:
         """The whitening of the covariance that is `s` in the coordinates of `w`; the deviation stays at or above `floor`."""

@@ -68,7 +68,7 @@ def minres(matvec: Callable[[Array], Array], b: Array, tolerance: float, max_ste
     def going(s: _Lanczos) -> Array:
         solved = (s.residual <= tolerance * norm) | ((s.step > 0) & (s.beta <= jnp.finfo(b.dtype).eps * s.size))
         smallest = (s.step > 0) & (s.gradient <= tolerance * s.size)
-        return ~(solved | smallest) & (s.step < max_steps)
+        return ~(solved | smallest) & (s.residual < jnp.inf) & (s.step < max_steps)  # a NaN ends it
 
     start = _Lanczos(
         jnp.array(0), zero, zero, b / safe, nothing, zero, zero, nothing - 1, nothing, nothing, nothing, norm, nothing, nothing

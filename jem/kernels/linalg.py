@@ -1,5 +1,9 @@
 """Small triangular factorisations in plain operations: no LAPACK, so they batch under vmap and cannot deadlock."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -20,11 +24,7 @@ def _eliminate_column(j: int | Array, a: Array, b: Array, floor: Array) -> tuple
 
 def _eliminate_block(a: Array, b: Array, floor: Array) -> tuple[Array, Array]:
     n = a.shape[0]
-    if n <= _UNROLL:
-        for j in range(n):
-            a, b = _eliminate_column(j, a, b, floor)
-        return a, b
-    return lax.fori_loop(0, n, lambda j, ab: _eliminate_column(j, ab[0], ab[1], floor), (a, b))
+    return _each(n, lambda j, ab: _eliminate_column(j, ab[0], ab[1], floor), (a, b))
 
 
 def cholesky_solve_lower(a: Array, b: Array, floor: Array) -> Array:
@@ -58,13 +58,84 @@ def cholesky_solve_lower(a: Array, b: Array, floor: Array) -> Array:
     return jnp.concatenate(solved, axis=0) if len(solved) > 1 else solved[0]
 
 
+def cholesky(a: Array) -> Array:
+    """Lower triangular C with `C C^T = a`, in plain operations: `vmap` of it makes no batched LAPACK call.
+
+    Args:
+        a: (..., D, D) symmetric positive definite, D small; what lies above the diagonal is not looked at.
+
+    Returns:
+        (..., D, D); all NaN where a matrix is not positive definite.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.cholesky(jnp.array([[4.0, 2.0], [2.0, 5.0]])).tolist()
+        [[2.0, 0.0], [1.0, 2.0]]
+
+    Source: Golub and Van Loan (2013), Matrix Computations, algorithm 4.2.2.
+    """
+    return jax.vmap(cholesky)(a) if a.ndim > 2 else _cholesky(jnp.tril(a) + jnp.tril(a, -1).T)
+
+
+@jax.custom_jvp
+def _cholesky(a: Array) -> Array:
+    c = jnp.tril(cholesky_solve_lower(a, a, jnp.zeros(a.shape[0], a.dtype)).T)
+    return jnp.where(jnp.all(jnp.isfinite(c)), c, jnp.nan)
+
+
+@_cholesky.defjvp
+def _cholesky_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    c = _cholesky(*primals)
+    inverse = inverse_lower(c)
+    change = inverse @ tangents[0] @ inverse.T
+    return c, c @ (jnp.tril(change) - 0.5 * jnp.diag(jnp.diagonal(change)))
+
+
+@jax.custom_jvp
+def inverse_lower(lower: Array) -> Array:
+    """`L^{-1}` for a lower triangular L (D, D); differentiated it takes matrix products only."""
+    return solve_lower(lower, jnp.eye(lower.shape[0], dtype=lower.dtype))
+
+
+@inverse_lower.defjvp
+def _inverse_lower_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    inverse = inverse_lower(*primals)
+    return inverse, -inverse @ jnp.tril(tangents[0]) @ inverse
+
+
 def solve_lower(lower: Array, b: Array) -> Array:
-    """`L^{-1} b` for a lower triangular L (D, D) and b (D, M), by forward substitution."""
+    """`L^{-1} b` for a lower triangular L, by forward substitution in plain operations.
+
+    Args:
+        lower: (D, D), D small; what lies above the diagonal is not looked at.
+        b: (D,) or (D, M).
+
+    Returns:
+        As b.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.solve_lower(jnp.array([[2.0, 0.0], [1.0, 2.0]]), jnp.array([4.0, 6.0])).tolist()
+        [2.0, 2.0]
+
+    Source: Golub and Van Loan (2013), Matrix Computations, algorithm 3.1.3.
+    """
+    if b.ndim == 1:
+        return solve_lower(lower, b[:, None])[:, 0]
     rows = jnp.arange(lower.shape[0])
 
-    def step(j: Array, b: Array) -> Array:
+    def step(j: int | Array, b: Array) -> Array:
         row = b[j] / lower[j, j]
         column = jnp.where(rows > j, lower[:, j], 0)
         return jnp.where((rows == j)[:, None], row[None, :], b - column[:, None] * row[None, :])
 
-    return lax.fori_loop(0, lower.shape[0], step, b)
+    return _each(lower.shape[0], step, b)
+
+
+def _each(n: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:
+    """`step(j, carry)` for j = 0 .. n - 1, as straight-line code where that is short."""
+    if n > _UNROLL:
+        return lax.fori_loop(0, n, step, carry)
+    for j in range(n):
+        carry = step(j, carry)
+    return carry

@@ -12,12 +12,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
-from jem.kernels.linalg import cholesky_solve_lower
+from jem.kernels.linalg import cholesky
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Support:
-    """A set of values and free coordinates for it."""
+    """A set of values and free coordinates for it.
+
+    Two are equal where they hold the same numbers, however these are stored: a node built anew runs the program there is.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (np.ndarray, list)):  # which its owner may change
+                object.__setattr__(self, field.name, _fixed(value))
+
+    def _key(self) -> tuple[Any, ...]:
+        return (type(self), *(_comparable(getattr(self, field.name)) for field in dataclasses.fields(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Support) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
     def unconstrain(self, value: Array) -> Array:
         """Free coordinates of a value."""
@@ -27,12 +47,16 @@ class Support:
         """The value at free coordinates; `like` is a value of the same shape, which says what is held and where."""
         raise TypeError(f"{type(self).__name__} does not define constrain")
 
+    def inside(self, value: Array) -> Array:
+        """The value, or the nearest one at which the free coordinates and what is computed from them are finite."""
+        return value
+
     def fault(self, value: np.ndarray) -> str | None:
         """What is wrong with a value, and where; None for one that lies here. On the host."""
         return None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Real(Support):
     """Any real number."""
 
@@ -43,9 +67,11 @@ class Real(Support):
         return free
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Held(Support):
-    """A value that stays as it is: no coordinates."""
+    """A value that stays as it is, the one given where one is: no coordinates."""
+
+    value: Any = dataclasses.field(default=None, compare=False)
 
     def unconstrain(self, value: Array) -> Array:
         return jnp.zeros(0, jnp.result_type(value, jnp.float32))
@@ -53,8 +79,16 @@ class Held(Support):
     def constrain(self, free: Array, like: Array) -> Array:
         return like
 
+    def fault(self, value: np.ndarray) -> str | None:
+        if self.value is None or isinstance(self.value, Tracer):
+            return None
+        given = np.broadcast_to(np.asarray(self.value), value.shape)
+        if np.allclose(value, given, rtol=1e-5, atol=1e-6):
+            return None
+        return f"jem.Frozen was given {np.asarray(self.value).tolist()}; got {value.tolist()}"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ByGradient(Support):
     """A support of values that no M-step finds in closed form: `jem.GEM` moves them along the gradient of Q."""
 
@@ -66,8 +100,14 @@ class ByGradient(Support):
     def constrain(self, free: Array, like: Array) -> Array:
         return self.support.constrain(free, like)
 
+    def inside(self, value: Array) -> Array:
+        return self.support.inside(value)
 
-@dataclasses.dataclass(frozen=True)
+    def fault(self, value: np.ndarray) -> str | None:
+        return self.support.fault(value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Positive(Support):
     """Positive numbers, by their logarithms."""
 
@@ -77,8 +117,14 @@ class Positive(Support):
     def constrain(self, free: Array, like: Array) -> Array:
         return jnp.exp(free)
 
+    def inside(self, value: Array) -> Array:
+        return _positive(value)
 
-@dataclasses.dataclass(frozen=True)
+    def fault(self, value: np.ndarray) -> str | None:
+        return _outside(value, 0, np.inf, "at least 0")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Interval(Support):
     """Numbers between `low` and `high`, by the logit of their place."""
 
@@ -94,6 +140,16 @@ class Interval(Support):
     def constrain(self, free: Array, like: Array) -> Array:
         return self.low + (self.high - self.low) * jax.nn.sigmoid(free)
 
+    def inside(self, value: Array) -> Array:
+        eps = float(jnp.finfo(value.dtype).eps)
+        share = max(4 * eps, min(eps**0.75, 1e-10))  # enough for slopes at it to be told from those of what is held
+        margin = share * max(self.high - self.low, abs(self.low), abs(self.high))
+        return jnp.clip(value, self.low + margin, self.high - margin)
+
+    def fault(self, value: np.ndarray) -> str | None:
+        slack = 1e-6 * (self.high - self.low)
+        return _outside(value, self.low - slack, self.high + slack, f"between {self.low:g} and {self.high:g}")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Simplex(Support):
@@ -104,16 +160,14 @@ class Simplex(Support):
 
     held: Any = None
 
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.held is self.held
-
-    def __hash__(self) -> int:
-        return hash((type(self), id(self.held)))
-
     def unconstrain(self, value: Array) -> Array:
         moving = self._moving(value)
         log = jnp.where(moving, jnp.log(jnp.where(moving, value, 1)), 0)
         return log @ _contrasts(value.shape[-1], value.dtype)
+
+    def inside(self, value: Array) -> Array:
+        # Next to nothing is nothing, and stays there: slopes of its logarithm overflow.
+        return jnp.where(value < jnp.finfo(value.dtype).eps ** 4, 0, value)
 
     def fault(self, value: np.ndarray) -> str | None:
         size = value.shape[-1]
@@ -137,7 +191,7 @@ class Simplex(Support):
         return (value > 0) if self.held is None else (value > 0) & ~jnp.asarray(self.held)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class CholeskyFactor(Support):
     """Lower triangular matrices (..., D, D) of positive diagonal: its logarithms, then the rows below it."""
 
@@ -153,20 +207,23 @@ class CholeskyFactor(Support):
         matrix = matrix.at[..., diagonal, diagonal].set(jnp.exp(free[..., :dim]))
         return matrix.at[..., row, column].set(free[..., dim:])
 
+    def inside(self, value: Array) -> Array:
+        return jnp.where(np.broadcast_to(np.eye(value.shape[-1], dtype=bool), value.shape), _positive(value), value)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class PositiveDefinite(Support):
     """Symmetric positive definite matrices (..., D, D), by their Cholesky factor."""
 
     def unconstrain(self, value: Array) -> Array:
-        return CholeskyFactor().unconstrain(_cholesky(value))
+        return CholeskyFactor().unconstrain(cholesky(value))
 
     def constrain(self, free: Array, like: Array) -> Array:
         factor = CholeskyFactor().constrain(free, like)
         return factor @ jnp.swapaxes(factor, -1, -2)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Correlation(Support):
     """Correlation matrices (..., D, D), by D (D - 1) / 2 canonical partial correlations.
 
@@ -176,7 +233,7 @@ class Correlation(Support):
     """
 
     def unconstrain(self, value: Array) -> Array:
-        factor = _cholesky(value)
+        factor = cholesky(value)
         row, column = _below(value.shape[-1])
         left = 1 - jnp.cumsum(factor**2, -1) + factor**2  # what the columns before leave of a row's length
         least = jnp.finfo(value.dtype).tiny
@@ -209,6 +266,10 @@ class Cells(Support):
         value = self.inner.constrain(free, flat[..., self._free()])
         return flat.at[..., self._free()].set(value).reshape(like.shape)
 
+    def inside(self, value: Array) -> Array:
+        flat = self._flat(value)
+        return flat.at[..., self._free()].set(self.inner.inside(flat[..., self._free()])).reshape(value.shape)
+
     def _flat(self, value: Array) -> Array:
         return value.reshape(*value.shape[: value.ndim - self.held.ndim], -1)
 
@@ -216,11 +277,34 @@ class Cells(Support):
         return np.flatnonzero(~np.asarray(self.held))
 
 
-def _cholesky(matrix: Array) -> Array:
-    """Lower Cholesky factors of (..., D, D) matrices."""
-    dim = matrix.shape[-1]
-    upper = jax.vmap(lambda a: cholesky_solve_lower(a, a, jnp.zeros(dim, a.dtype)))(matrix.reshape(-1, dim, dim))
-    return jnp.tril(jnp.swapaxes(upper, -1, -2)).reshape(matrix.shape)
+def _fixed(value: Any) -> np.ndarray:
+    """A copy that nobody changes."""
+    value = np.array(value)
+    value.setflags(write=False)
+    return value
+
+
+def _comparable(value: Any) -> Any:
+    """Stands for a field: the numbers of an array, the object itself where there are none to look at."""
+    if isinstance(value, Tracer):
+        return id(value)
+    if isinstance(value, (np.ndarray, np.generic, Array)):
+        return value.shape, str(value.dtype), np.asarray(value).tobytes()
+    return value
+
+
+def _positive(value: Array) -> Array:
+    """Numbers above zero, whose squares are too."""
+    return jnp.maximum(value, 2 * jnp.sqrt(jnp.finfo(value.dtype).tiny))
+
+
+def _outside(value: np.ndarray, low: Any, high: Any, expected: str) -> str | None:
+    """What is wrong with numbers that should lie from `low` to `high`."""
+    wrong = np.argwhere((value < low) | (value > high))
+    if len(wrong) == 0:
+        return None
+    place = tuple(int(i) for i in wrong[0])
+    return f"expected numbers {expected}; got {value[place]:.6g}" + (f" at {place}" if place else "")
 
 
 def _below(dim: int) -> tuple[np.ndarray, np.ndarray]:

@@ -103,7 +103,7 @@ def _spread_jvp(num: int, primals: tuple[Array], tangents: tuple[Array]) -> tupl
     return _spread(num, primals[0]), jnp.reshape(tangent, (*primals[0].shape, num))
 
 
-def _is_literal(atom: Any) -> bool:
+def is_literal(atom: Any) -> bool:
     return isinstance(atom, jex.core.Literal)
 
 
@@ -116,7 +116,7 @@ def _evaluate(closed: Any, args: list[Value], num: int) -> list[Value]:
     known.update({var: (value, False) for var, value in zip(closed.jaxpr.constvars, closed.consts, strict=True)})
 
     def read(atom: Any) -> Value:
-        return (jnp.asarray(atom.val, atom.aval.dtype), False) if _is_literal(atom) else known[atom]
+        return (jnp.asarray(atom.val, atom.aval.dtype), False) if is_literal(atom) else known[atom]
 
     for eqn in closed.jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
@@ -125,7 +125,7 @@ def _evaluate(closed: Any, args: list[Value], num: int) -> list[Value]:
         elif any(many for _, many in inputs):
             outputs = [(value, True) for value in _many(closed, eqn, inputs, num)]
         else:
-            outputs = [(value, False) for value in _alone(closed, eqn)(*(value for value, _ in inputs))]
+            outputs = [(value, False) for value in alone(closed, eqn)(*(value for value, _ in inputs))]
         known.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in closed.jaxpr.outvars]
 
@@ -155,7 +155,7 @@ def _many(closed: Any, eqn: Any, inputs: list[Value], num: int) -> list[Any]:
                 first, second, (contract, ((), ())), params["precision"], params["preferred_element_type"],
             )
         ]  # fmt: skip
-    return jax.vmap(_alone(closed, eqn), [-1 if many else None for _, many in inputs], -1)(*values)
+    return jax.vmap(alone(closed, eqn), [-1 if many else None for _, many in inputs], -1)(*values)
 
 
 def _matrix_times_vector(eqn: Any, inputs: list[Value]) -> bool:
@@ -173,9 +173,9 @@ def _aligned(value: Value, shape: tuple[int, ...], num: int) -> Array:
     return jnp.broadcast_to(jnp.reshape(full, (1,) * (len(shape) + 1 - full.ndim) + full.shape), (*shape, num))
 
 
-def _alone(closed: Any, eqn: Any) -> Callable[..., list[Any]]:
+def alone(closed: Any, eqn: Any) -> Callable[..., list[Any]]:
     """One operation of a jaxpr as a function of its inputs; what nobody asks for comes back as None."""
-    places = [i for i, atom in enumerate(eqn.invars) if not _is_literal(atom)]
+    places = [i for i, atom in enumerate(eqn.invars) if not is_literal(atom)]
     wanted = [i for i, var in enumerate(eqn.outvars) if not isinstance(var, jex.core.DropVar)]
     one = closed.jaxpr.replace(
         constvars=[], invars=[eqn.invars[i] for i in places], outvars=[eqn.outvars[i] for i in wanted], eqns=[eqn],

@@ -76,13 +76,12 @@ class ChainOf(Space):
 
     def infer(self, log_joint: LogJointFn, params: Params, x: Data) -> tuple[ChainPosterior, Array]:
         log_e, within = self._emissions(log_joint, params, x)
-        e, log_scale = chain.scaled(log_e)
         matrix = jnp.exp(self.log_transition(params))
-        s = chain.smooth(jnp.exp(self.log_initial(params)), matrix, e, self.form)
+        s = chain.smooth(jnp.exp(self.log_initial(params)), matrix, log_e, self.form)
         ahead = s.filtered[:-1] * within[1:, None, :]
-        pairs = matrix[:, :, None] * jnp.einsum("tis,tjs->ijs", ahead, s.backward)
+        pairs = matrix[:, :, None] * jnp.einsum("tis,tjs->ijs", ahead, s.backward) + s.rest
         expected = self._expected(params, s.smoothed, pairs, log_e, within)
-        return ChainPosterior(s.smoothed, pairs, expected), s.log_normalizer + log_scale
+        return ChainPosterior(s.smoothed, pairs, expected), s.log_normalizer
 
     def expected(self, log_joint: LogJointFn, params: Params, posterior: ChainPosterior, x: Data) -> Array:
         return self._expected(params, posterior.smoothed, posterior.pairs, *self._emissions(log_joint, params, x))
@@ -102,6 +101,16 @@ class ChainOf(Space):
         each = jax.vmap(over_units(statistics, (-1, None)), (None, 0))(flat, self.values)
         steps = jax.tree.map(lambda s: jnp.einsum("kn,k...n->k...", q, s.astype(q.dtype)), each)
         return ChainStatistics(posterior.smoothed[0] @ weights, posterior.pairs @ weights, steps)
+
+    def num_observations(self, x: Data) -> Array:
+        return jnp.sum(_steps(x)[1], 0)
+
+    def one_each(self, x: Data, weights: Array) -> tuple[Data, Array] | None:
+        flat, within = _steps(x)
+        return flat, jnp.where(within, weights[None, :], 0).reshape(-1)
+
+    def points(self, params: Params, x: Data) -> tuple[Data, Any]:
+        return _steps(x)[0], self.values
 
     def check(self, log_joint: LogJointFn, params: Params, x: Data) -> None:
         values, lengths = (x.values, x.lengths) if isinstance(x, Sequences) else (x, None)

@@ -6,19 +6,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import xlogy
 
 from jem import checks
 from jem.data import Labelled, Sequences
 from jem.families import user
 from jem.families.autodiff import Density
-from jem.kernels import chain, driven_chain
-from jem.kernels.simplex import log_dirichlet, maximize_simplex
+from jem.kernels import driven_chain
+from jem.kernels.simplex import log_dirichlet, maximize_simplex, xlogy
 from jem.kernels.stationary import stationary
 from jem.kernels.support import ByGradient, Simplex
 from jem.latents.hmm import HMM, HMMParams, HMMStats
 from jem.latents.lds_data import Driven
-from jem.node import Data, Params, Wrapper, node, replaced, set_once
+from jem.latents.mixture import nobody
+from jem.node import Data, Node, Params, Wrapper, node, replaced, set_once, setting
+from jem.settings import a
+
+CHAIN = a("transition", "a chain, jem.HMM(emission, K)")
 
 
 @node
@@ -41,7 +44,14 @@ class StationaryHMM(Wrapper):
     Source: Zucchini and MacDonald (2009), Hidden Markov Models for Time Series, section 4.2.3.
     """
 
-    child: HMM
+    child: HMM = setting(must=CHAIN)
+
+    @property
+    def discrete(self) -> bool:
+        return True
+
+    def assign(self, rule: Any) -> "StationaryHMM":
+        return replaced(self, child=self.child.assign(rule))
 
     def initial(self, params: HMMParams) -> HMMParams:
         """The same parameters with the probabilities (K,) of the first state."""
@@ -65,6 +75,9 @@ class StationaryHMM(Wrapper):
     def sample(self, key: Array, params: HMMParams, num: int) -> tuple[Any, Data]:
         return self.child.sample(key, self.initial(params), num)
 
+    def sample_like(self, key: Array, params: HMMParams, x: Data) -> tuple[Any, Data]:
+        return self.child.sample_like(key, self.initial(params), x)
+
     def bind(self, x: Data, weights: Array) -> "StationaryHMM":
         return StationaryHMM(self.child.bind(x, weights))
 
@@ -86,6 +99,15 @@ class StationaryHMM(Wrapper):
     def predict(self, params: HMMParams, x: Data, num_steps: int) -> Array:
         """As the chain's."""
         return self.child.predict(self.initial(params), x, num_steps)
+
+
+class DrivenStats(NamedTuple):
+    """Expected first states (K,), steps of each state (K,), and statistics of the transition's law and of the emissions."""
+
+    initial: Array
+    visits: Array
+    transition: Any
+    emission: Any
 
 
 class DrivenPosterior(NamedTuple):
@@ -142,6 +164,7 @@ class DrivenHMM(Wrapper):
         log_prior: Callable[..., Array] | None = None,
         spread: Any = 0.1,
     ):
+        CHAIN(child, "DrivenHMM: child")
         size = (child.emission.size,) * 2
         law = Density(LogSoftmax(logits), start, supports=supports, log_prior=log_prior, size=size, spread=spread)
         set_once(self, child=child, transition=law)
@@ -150,31 +173,42 @@ class DrivenHMM(Wrapper):
     def missing_ok(self) -> bool:
         return True
 
+    @property
+    def discrete(self) -> bool:
+        return True
+
+    def assign(self, rule: Any) -> "DrivenHMM":
+        raise TypeError(
+            "DrivenHMM: its path cannot be set by a rule, so hard, stochastic and annealed EM do not work; fit with jem.GEM "
+            "alone, and ask jem.viterbi for the most probable path"
+        )
+
     def infer(self, params: HMMParams, x: Data) -> tuple[DrivenPosterior, Array]:
         x, inputs = split(x)
         steps = self.child._steps(x)
+        inputs = _within(inputs, steps.within)
         emission, log_e = self.child._log_emissions(params, x, steps)
-        e, log_scale = chain.scaled(log_e)
-        path = driven_chain.smooth(params.initial, jnp.exp(self._log_matrices(params, inputs)), e)
-        s = path.smoothed
-        return DrivenPosterior(s.smoothed, s.filtered, path.pairs, emission), s.log_normalizer + log_scale
+        path = driven_chain.smooth(params.initial, self._log_matrices(params, inputs), log_e)
+        return DrivenPosterior(path.smoothed, path.filtered, path.pairs, emission), path.log_normalizer
 
-    def expect(self, params: HMMParams, posterior: DrivenPosterior, x: Data, weights: Array) -> HMMStats:
+    def expect(self, params: HMMParams, posterior: DrivenPosterior, x: Data, weights: Array) -> DrivenStats:
         x, inputs = split(x)
         steps, size = self.child._steps(x), self.child.emission.size
+        inputs = _within(inputs, steps.within)
         pairs = jnp.where(steps.within[1:, None, None, :], posterior.pairs * weights[None, None, None, :], 0)
         pairs = jnp.moveaxis(pairs, 0, 2).reshape(size, size, -1)
         moves: Any = self.transition.expect(params.transition, (), _flat(inputs), pairs)
         gamma = jnp.where(steps.seen[:, None, :], posterior.smoothed * weights[None, None, :], 0)
         gamma = jnp.moveaxis(gamma, 1, 0).reshape(size, -1)
         emission = self.child.emission.expect(params.emission, posterior.emission, steps.flat, gamma)
-        return HMMStats(posterior.smoothed[0] @ weights, moves, emission)
+        initial = posterior.smoothed[0] @ weights
+        return DrivenStats(initial, initial + jnp.sum(pairs, (0, 2)), moves, emission)
 
-    def maximize(self, params: HMMParams, stats: HMMStats) -> HMMParams:
-        initial = maximize_simplex(stats.initial, params.initial, self.child.concentration)
+    def maximize(self, params: HMMParams, stats: DrivenStats) -> HMMParams:
+        initial = maximize_simplex(stats.initial, params.initial, self.child.concentration, returns=True)
         return HMMParams(initial, params.transition, self.child.emission.maximize(params.emission, stats.emission))
 
-    def expected_log_prob(self, params: HMMParams, stats: HMMStats, old: HMMParams) -> Array:
+    def expected_log_prob(self, params: HMMParams, stats: DrivenStats, old: HMMParams) -> Array:
         return (
             jnp.sum(xlogy(stats.initial, params.initial))
             + self.transition.expected_log_prob(params.transition, stats.transition, old.transition)
@@ -184,12 +218,23 @@ class DrivenHMM(Wrapper):
     def init(self, key: Array, x: Data, weights: Array) -> HMMParams:
         chain_key, law_key = jax.random.split(key)
         x, inputs = split(x)
-        within = self.child._steps(x).within[1:]
-        w = jnp.where(within, weights[None, :], 0).reshape(-1)
+        within = self.child._steps(x).within
+        inputs = _within(inputs, within)
+        w = jnp.where(within[1:], weights[None, :], 0).reshape(-1)
         return self.child.init(chain_key, x, weights)._replace(transition=self.transition.init(law_key, _flat(inputs), w))
 
     def sample(self, key: Array, params: HMMParams, num: int) -> tuple[Any, Data]:
-        raise TypeError("DrivenHMM: inputs are given, not drawn; there is nothing to sample from")
+        raise TypeError("DrivenHMM: inputs are given, not drawn; draw like data with inputs, sample(..., like=x)")
+
+    def sample_like(self, key: Array, params: HMMParams, x: Data) -> tuple[Any, Data]:
+        path_key, emission_key = jax.random.split(key)
+        outputs, inputs = split(x)
+        path = driven_chain.sample_path(path_key, params.initial, self._log_matrices(params, inputs))
+        new = self.child.emit(emission_key, params, path, outputs)
+        return path, _with_values(new, Driven(_values(new), inputs))
+
+    def num_observations(self, x: Data) -> Array:
+        return self.child.num_observations(split(x)[0])
 
     def bind(self, x: Data, weights: Array) -> "DrivenHMM":
         return replaced(self, child=self.child.bind(split(x)[0], weights))
@@ -210,6 +255,13 @@ class DrivenHMM(Wrapper):
             emission=self.child.emission.supports(params.emission),
         )
 
+    def degenerate(self, params: HMMParams, stats: DrivenStats) -> Array:
+        return nobody(stats.visits) | self.child.emission.degenerate(params.emission, stats.emission)
+
+    def recentre(self, stats: DrivenStats, old: HMMParams, new: HMMParams) -> DrivenStats:
+        # What is known of the transitions holds about the old parameters only.
+        return Node.recentre(self, stats, old, new)
+
     def features(self, x: Data) -> Array:
         return self.child.features(split(x)[0])
 
@@ -220,16 +272,25 @@ class DrivenHMM(Wrapper):
         if not isinstance(values, Driven):
             raise ValueError(f"DrivenHMM: x must be jem.Driven(outputs, inputs (S, T, p)); got {type(values).__name__}")
         checks.check_sequences(values, lengths, "DrivenHMM")
-        rows = jnp.reshape(values.inputs, (-1, *values.inputs.shape[2:]))
-        self.transition.validate(rows)
+        inputs = values.inputs
+        ends = jnp.full(inputs.shape[0], inputs.shape[1]) if lengths is None else lengths
+        checks.check_inputs(inputs, ends, "DrivenHMM")
+        within = jnp.arange(inputs.shape[1])[:, None] < ends[None]
+        inputs = jnp.moveaxis(_within(jnp.moveaxis(inputs, 0, -1), within), -1, 0)
+        self.transition.validate(jnp.reshape(inputs, (-1, *inputs.shape[2:])))
         self.child.validate(_with_values(x, values.outputs))
+
+    def must_be_finite(self, x: Data) -> Data:
+        if isinstance(x, (Labelled, Sequences)):
+            return x._replace(values=self.must_be_finite(x.values))
+        return x._replace(outputs=self.child.must_be_finite(x.outputs))
 
     def viterbi(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
         """The most probable states (T, S), -1 beyond a sequence's end, and their joint log-probability (S,)."""
         x, inputs = split(x)
         steps = self.child._steps(x)
         log_e = self.child._log_emissions(params, x, steps)[1]
-        log_a = self._log_matrices(params, inputs)
+        log_a = self._log_matrices(params, _within(inputs, steps.within))
         path, log_prob = driven_chain.viterbi(jnp.log(params.initial), log_a, log_e, steps.within)
         return jnp.where(steps.within, path, -1), log_prob
 
@@ -258,9 +319,14 @@ class LogSoftmax:
 
 def split(x: Data) -> tuple[Data, Array]:
     """What the chain sees, and the inputs (T, p, S)."""
-    inside = x.values if isinstance(x, Labelled) else x
-    values = inside.values if isinstance(inside, Sequences) else inside
+    values = _values(x)
     return _with_values(x, values.outputs), values.inputs
+
+
+def _values(x: Data) -> Any:
+    """The observations inside of labels and lengths."""
+    inside = x.values if isinstance(x, Labelled) else x
+    return inside.values if isinstance(inside, Sequences) else inside
 
 
 def _with_values(x: Data, values: Data) -> Data:
@@ -268,6 +334,11 @@ def _with_values(x: Data, values: Data) -> Data:
     if isinstance(x, Labelled):
         return x._replace(values=_with_values(x.values, values))
     return x._replace(values=values) if isinstance(x, Sequences) else values
+
+
+def _within(inputs: Array, within: Array) -> Array:
+    """Inputs (T, p, S), those beyond a sequence's end replaced by its first: nothing sees what they held."""
+    return jnp.where(within[:, None], inputs, inputs[:1])
 
 
 def _flat(inputs: Array) -> Array:

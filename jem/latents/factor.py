@@ -11,6 +11,7 @@ from jem import checks
 from jem.families.gaussian import (
     FeatureScale,
     InverseWishart,
+    check_rows,
     log_prior_whitening,
     mean_and_scale,
     prior_of,
@@ -22,7 +23,8 @@ from jem.kernels import factor as kernel
 from jem.kernels.factor import FactorMoments
 from jem.kernels.gaussian import LOG_2PI, Diagonal, Spherical, log_det
 from jem.kernels.support import Positive, Real
-from jem.node import Node, node, static
+from jem.node import HELD, Node, flag, node, static
+from jem.settings import whole
 
 
 class FactorParams(NamedTuple):
@@ -83,8 +85,9 @@ class FactorAnalysis(Node):
     see `varimax` and `promax`. A fit with this node at the top gathers the data's mean and covariance once, and an
     iteration then costs `D^2 q` however many rows there are; below a mixture it costs `N D q`.
 
-    A likelihood that grows for ever as some noise variance vanishes (a Heywood case) is held by the prior on the noise,
-    and the fit ends as DEGENERATE. Where it has a maximum on that boundary, EM comes near it only slowly.
+    A noise variance may vanish (a Heywood case). Where the likelihood has a maximum there, that is an answer, near which EM
+    comes slowly; where it grows for ever, as features follow from others, the data's resolution bounds it and the fit ends as
+    DEGENERATE.
 
     Params: `FactorParams(mean (D,), loadings (D, q), whitening)`; make them with `params`, read `.noise`, `.covariance`
     and `.communalities`.
@@ -92,8 +95,7 @@ class FactorAnalysis(Node):
     Attributes:
         num_factors: q, at least 1 and below D.
         noise: `jem.Diagonal()` (factor analysis) or `jem.Spherical()` (probabilistic PCA).
-        prior: an `InverseWishart` on the noise, or None for maximum likelihood. The default is a 1e-5th of a row of the data's
-            own variances: a noise variance that is a share u of its feature's moves by about `1e-5 / (N u)` of itself.
+        prior: an `InverseWishart` on the noise, or None for maximum likelihood.
         scale: filled in by binding to data.
         origin: the data's mean (D,), likewise.
 
@@ -111,9 +113,9 @@ class FactorAnalysis(Node):
     for mixtures.
     """
 
-    num_factors: int = static()
+    num_factors: int = static(must=whole(1))
     noise: Diagonal | Spherical = static(default=Diagonal())
-    prior: InverseWishart | None = InverseWishart(1e-5)
+    prior: InverseWishart | None = None
     scale: FeatureScale | None = None
     origin: Array | None = None
 
@@ -203,19 +205,19 @@ class FactorAnalysis(Node):
         return log_prior_whitening(self.noise, prior_of(self), params)
 
     def degenerate(self, params: FactorParams, stats: FactorMoments) -> Array:
-        prior, w = prior_of(self), params.whitening
+        w = params.whitening
         a = jnp.broadcast_to(w * params.loadings, params.loadings.shape)
-        left = 1 - jnp.sum(kernel.basis(a).features ** 2, 1)
-        # No second moment of this dtype can tell the noise from zero.
-        unresolved = 1 <= 16 * jnp.finfo(w.dtype).eps * (1 + jnp.sum(a * a, 1))
-        flags = pool(unresolved.astype(w.dtype), w) >= 1
-        if prior is not None:
-            # The prior moves the log variance by more than a half: its pull over the data's information on it.
-            pull = prior.strength * (w[:, 0] * prior.deviation) ** 2
-            flags = flags | (pool(2 * pull, w) >= pool(stats.count * left**2, w))
-            at_floor = 1 / self.noise.diagonal(w, left.shape[0]) <= 2 * prior.floor
-            return jnp.any(flags) | jnp.any(at_floor)
-        return jnp.any(flags)
+        # No second moment of this dtype can tell the noise from zero, or it is at its floor.
+        vanished = 1 <= 16 * jnp.finfo(w.dtype).eps * (1 + jnp.sum(a * a, 1))
+        if self.scale is not None:
+            vanished = vanished | (1 / self.noise.diagonal(w, a.shape[0]) <= 2 * self.scale.resolution)
+        # A maximum on that boundary is an answer. There is none where nothing else varies in some direction of these features:
+        # of their variances given the factors' part, (I + A A^T)^{-1}, the trace is then at least a half, and else near 0.
+        left = 1 - jnp.sum(kernel.basis(jnp.where(vanished[:, None], a, 0)).features ** 2, 1)
+        return flag(HELD, jnp.sum(jnp.where(vanished, left, 0)) > 0.5)
+
+    def conditioning(self, params: FactorParams) -> Array:
+        return jnp.sqrt(1 + jnp.max(jnp.sum((params.whitening * params.loadings) ** 2, 1)))
 
     def num_parameters(self, params: FactorParams, fields: tuple[str, ...] | None = None) -> int:
         dim, num = params.loadings.shape
@@ -228,7 +230,7 @@ class FactorAnalysis(Node):
         return x if self.scale is None else x / self.scale.deviation[:, None]
 
     def validate(self, x: Array) -> None:
-        checks.check_matrix(x, type(self).__name__)
+        check_rows(x, type(self).__name__)
         checks.check_positive_int(self.num_factors, "FactorAnalysis: num_factors")
         if not isinstance(self.noise, Diagonal | Spherical):
             raise ValueError(

@@ -4,14 +4,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
+from jem import checks
 from jem.families.autodiff import Density
 from jem.kernels.simplex import normalize_log
 from jem.latents.driven import LogSoftmax
 from jem.latents.lds_data import Driven
-from jem.latents.mixture import Mixture, MixturePosterior
-from jem.node import Data, Params, Wrapper, node, replaced, set_once
+from jem.latents.mixture import AssignedMixture, Mixture, MixturePosterior, nobody, pick
+from jem.node import Data, Node, Params, Wrapper, assign, node, replaced, set_once
+from jem.settings import check_kind
 
 
 class GatedParams(NamedTuple):
@@ -22,8 +25,9 @@ class GatedParams(NamedTuple):
 
 
 class GatedStats(NamedTuple):
-    """Statistics of the gate and of the components."""
+    """Expected counts (K,) and the statistics of the gate and of the components."""
 
+    counts: Array
     gate: Any
     components: Any
 
@@ -72,19 +76,33 @@ class GatedMixture(Wrapper):
         log_prior: Callable[..., Array] | None = None,
         spread: Any = 0.1,
     ):
+        check_kind(child, "components", "GatedMixture: child", "a jem.Mixture(node, K)")
         size = child.components.size
         gate = Density(LogSoftmax(logits), start, supports=supports, log_prior=log_prior, size=size, spread=spread)
         set_once(self, child=child, gate=gate)
 
+    @property
+    def discrete(self) -> bool:
+        return True
+
     def infer(self, params: GatedParams, x: Driven) -> tuple[MixturePosterior, Array]:
-        posterior, log_prob = self.child.components.infer(params.components, x.outputs)
-        responsibilities, evidence = normalize_log(log_prob + self.gate.infer(params.gate, x.inputs)[1])
+        posterior, logits = self.log_joint(params, x)
+        responsibilities, evidence = normalize_log(logits)
         return MixturePosterior(responsibilities, posterior), evidence
+
+    def log_joint(self, params: GatedParams, x: Driven) -> tuple[Any, Array]:
+        """The components' posteriors and `log p(z = k | u) p_k(x)` (K, N)."""
+        posterior, log_prob = self.child.components.infer(params.components, x.outputs)
+        return posterior, log_prob + self.gate.infer(params.gate, x.inputs)[1]
+
+    def assign(self, rule: Any) -> AssignedMixture:
+        components = assign(self.child.components, rule.part(1))
+        return AssignedMixture(replaced(self, child=replaced(self.child, components=components)), rule.part(0))
 
     def expect(self, params: GatedParams, posterior: MixturePosterior, x: Driven, weights: Array) -> GatedStats:
         r = posterior.responsibilities * weights[None, :]
         components = self.child.components.expect(params.components, posterior.components, x.outputs, r)
-        return GatedStats(self.gate.expect(params.gate, (), x.inputs, r), components)
+        return GatedStats(jnp.sum(r, 1), self.gate.expect(params.gate, (), x.inputs, r), components)
 
     def maximize(self, params: GatedParams, stats: GatedStats) -> GatedParams:
         return GatedParams(params.gate, self.child.components.maximize(params.components, stats.components))
@@ -99,7 +117,16 @@ class GatedMixture(Wrapper):
         return GatedParams(self.gate.init(gate_key, x.inputs, weights), components)
 
     def sample(self, key: Array, params: GatedParams, num: int) -> tuple[Any, Data]:
-        raise TypeError("GatedMixture: inputs are given, not drawn; there is nothing to sample from")
+        raise TypeError("GatedMixture: inputs are given, not drawn; draw like data with inputs, sample(..., like=x)")
+
+    def sample_like(self, key: Array, params: GatedParams, x: Driven) -> tuple[Any, Data]:
+        label_key, component_key = jax.random.split(key)
+        labels = jax.random.categorical(label_key, self.gate.infer(params.gate, x.inputs)[1], axis=0)
+        latents, drawn = self.child.components.sample_like(component_key, params.components, x.outputs)
+        return (labels, latents), Driven(pick(drawn, labels), x.inputs)
+
+    def num_observations(self, x: Driven) -> Array:
+        return self.child.num_observations(x.outputs)
 
     def bind(self, x: Driven, weights: Array) -> "GatedMixture":
         return replaced(self, child=self.child.bind(x.outputs, weights))
@@ -108,7 +135,10 @@ class GatedMixture(Wrapper):
         return self.gate.log_prior(params.gate) + self.child.components.log_prior(params.components)
 
     def degenerate(self, params: GatedParams, stats: GatedStats) -> Array:
-        return self.child.components.degenerate(params.components, stats.components)
+        return nobody(stats.counts) | self.child.components.degenerate(params.components, stats.components)
+
+    def conditioning(self, params: GatedParams) -> Array:
+        return self.child.components.conditioning(params.components)
 
     def num_parameters(self, params: GatedParams, fields: tuple[str, ...] | None = None) -> int:
         names = params._fields if fields is None else fields
@@ -124,5 +154,13 @@ class GatedMixture(Wrapper):
     def validate(self, x: Driven) -> None:
         if not isinstance(x, Driven):
             raise ValueError(f"GatedMixture: x must be jem.Driven(outputs, inputs) with N rows; got {type(x).__name__}")
+        checks.check_inputs(x.inputs, None, "GatedMixture")
         self.gate.validate(x.inputs)
         self.child.validate(x.outputs)
+
+    def must_be_finite(self, x: Driven) -> Data:
+        return x._replace(outputs=self.child.must_be_finite(x.outputs))
+
+    def recentre(self, stats: GatedStats, old: GatedParams, new: GatedParams) -> GatedStats:
+        # What is known of the gate holds about the old parameters only.
+        return Node.recentre(self, stats, old, new)

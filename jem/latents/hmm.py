@@ -5,18 +5,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import xlogy
 
 from jem import checks
 from jem.data import Labelled, Sequences, fill, observed
 from jem.kernels import chain
-from jem.kernels.simplex import log_dirichlet, maximize_simplex
+from jem.kernels.simplex import log_dirichlet, maximize_simplex, xlogy
 from jem.kernels.support import Simplex
 from jem.kernels.unit_axis import sum_in_parts
-from jem.latents.mixture import KMeansPlusPlus
+from jem.latents.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
 from jem.latents.transition import Transition, TransitionParams
-from jem.node import Data, Node, Params, Posterior, Stats, Wrapper, assign, node, replaced, set_once, static
+from jem.node import Data, Node, Params, Posterior, Stats, Wrapper, assign, node, replaced, set_once, setting, static
 from jem.plates import Stack
+from jem.settings import a, an_instance, check_components, number, whole
 
 
 class HMMParams(NamedTuple):
@@ -33,13 +33,16 @@ class HMMPosterior(NamedTuple):
     Attributes:
         smoothed: (T, K, S) `p(z_t | x)`; (S, T, K) from `jem.infer`.
         filtered: (T, K, S) `p(z_t | x_1 .. x_t)`.
-        backward: (T - 1, K, S); `p(z_{t-1} = i, z_t = j | x) = filtered[t-1, i] A[i, j] backward[t-1, j]`.
+        backward: (T - 1, K, S); `p(z_{t-1} = i, z_t = j | x) = filtered[t-1, i] A[i, j] backward[t-1, j]`. Zero at steps
+            where it is too large for its dtype.
+        rest: (K, K, S) the pair probabilities summed over these steps.
         emission: the emissions' posteriors.
     """
 
     smoothed: Array
     filtered: Array
     backward: Array
+    rest: Array
     emission: Posterior
 
 
@@ -57,6 +60,9 @@ class _Steps(NamedTuple):
     flat: Data
     within: Array
     seen: Array
+
+
+FORM = an_instance(chain.Form, "jem.Automatic(), jem.Sequential() or jem.Blocks(n)")
 
 
 @node
@@ -78,7 +84,7 @@ class HMM(Node):
         transition: the transition law.
         concentration: Dirichlet prior on the initial probabilities; 1 is maximum likelihood.
         seeding: how states are guessed at the start, from single observations.
-        form: `jem.chain.Automatic()`, `Sequential()` or `Blocks(n)`: how the recursion runs; never the answer.
+        form: `jem.Automatic()`, `jem.Sequential()` or `jem.Blocks(n)`: how the recursion runs; never the answer.
         length: length of the sequences that `jem.sample` draws.
 
     Example:
@@ -90,11 +96,11 @@ class HMM(Node):
     """
 
     emission: Any  # a plate
-    transition: Transition
-    concentration: Any
-    seeding: Any
-    form: chain.Form = static()
-    length: int = static()
+    transition: Transition = setting(must=a("matrix", "a transition law such as jem.Transition()"))
+    concentration: Any = setting(must=number(above=0.0))
+    seeding: Any = setting(must=SEEDING)
+    form: chain.Form = static(must=FORM)
+    length: int = static(must=whole(1))
 
     def __init__(
         self,
@@ -107,7 +113,7 @@ class HMM(Node):
         form: chain.Form = chain.Automatic(),  # noqa: B008
         length: int = 100,
     ):
-        size = checks.check_components(emission, num_states, "HMM")
+        size = check_components(emission, num_states, "HMM")
         plate = emission if size is None else Stack(emission, size)
         set_once(
             self, emission=plate, transition=transition, concentration=concentration, seeding=seeding, form=form, length=length
@@ -127,9 +133,8 @@ class HMM(Node):
     def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
         steps = self._steps(x)
         posterior, log_e = self._log_emissions(params, x, steps)
-        e, log_scale = chain.scaled(log_e)
-        s = chain.smooth(params.initial, self.transition.matrix(params.transition), e, self.form)
-        return HMMPosterior(s.smoothed, s.filtered, s.backward, posterior), s.log_normalizer + log_scale
+        s = chain.smooth(params.initial, self.transition.matrix(params.transition), log_e, self.form)
+        return HMMPosterior(s.smoothed, s.filtered, s.backward, s.rest, posterior), s.log_normalizer
 
     def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
         return self.gather(params, posterior, x, weights, self.transition.matrix(params.transition))
@@ -139,6 +144,7 @@ class HMM(Node):
         steps = self._steps(x)
         within = jnp.where(steps.within, weights[None, :], 0)
         pairs = chain.expected_transitions(matrix, posterior.filtered, posterior.backward, within[1:])
+        pairs = pairs + posterior.rest @ weights
         gamma = jnp.where(steps.seen[:, None, :], posterior.smoothed * weights[None, None, :], 0)
         gamma = jnp.moveaxis(gamma, 1, 0).reshape(gamma.shape[1], -1)
         expect = lambda units, w: self.emission.expect(params.emission, *units, w)
@@ -147,7 +153,7 @@ class HMM(Node):
 
     def maximize(self, params: HMMParams, stats: HMMStats) -> HMMParams:
         return HMMParams(
-            maximize_simplex(stats.initial, params.initial, self.concentration),
+            maximize_simplex(stats.initial, params.initial, self.concentration, returns=True),
             self.transition.maximize(params.transition, stats.transition),
             self.emission.maximize(params.emission, stats.emission),
         )
@@ -186,6 +192,31 @@ class HMM(Node):
 
         return path, jax.tree.map(pick, x)
 
+    def sample_like(self, key: Array, params: HMMParams, x: Data) -> tuple[Any, Data]:
+        path_key, emission_key = jax.random.split(key)
+        within = self._steps(x).within
+        path = chain.sample_path(path_key, params.initial, self.transition.matrix(params.transition), *within.shape)
+        return path, self.emit(emission_key, params, path, x)
+
+    def emit(self, key: Array, params: HMMParams, path: Array, x: Data) -> Data:
+        """Sequences like x that the states (T, S) emit, with its gaps; states that are known there are the path's."""
+        inside = x.values if isinstance(x, Labelled) else x
+        values = inside.values if isinstance(inside, Sequences) else inside
+        flat = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], path.size), values)
+        drawn = pick(self.emission.sample_like(key, params.emission, flat)[1], path.reshape(-1))
+        new = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], *path.shape), -2, 0), drawn)
+        new = inside._replace(values=new) if isinstance(inside, Sequences) else new
+        if not isinstance(x, Labelled):
+            return new
+        if x.labels.dtype == jnp.bool_:
+            raise TypeError("HMM: states restricted to sets cannot be drawn; give labels that are known or -1")
+        return Labelled(new, relabelled(x.labels, path))
+
+    def num_observations(self, x: Data) -> Array:
+        steps = self._steps(x)
+        each = self.emission.num_observations(steps.flat).reshape(steps.seen.shape)
+        return jnp.sum(jnp.where(steps.seen, each, 0), 0)
+
     def bind(self, x: Data, weights: Array) -> "HMM":
         steps = self._steps(x)
         w = jnp.where(steps.seen, weights[None, :], 0).reshape(-1)
@@ -203,7 +234,12 @@ class HMM(Node):
         return chain_prior + self.emission.log_prior(params.emission)
 
     def degenerate(self, params: HMMParams, stats: HMMStats) -> Array:
-        return self.emission.degenerate(params.emission, stats.emission)
+        # A state that no step belongs to is not what was asked for.
+        visits = stats.initial + jnp.sum(stats.transition, 0)
+        return nobody(visits) | self.emission.degenerate(params.emission, stats.emission)
+
+    def conditioning(self, params: HMMParams) -> Array:
+        return self.emission.conditioning(params.emission)
 
     def num_parameters(self, params: HMMParams, fields: tuple[str, ...] | None = None) -> int:
         names = params._fields if fields is None else fields
@@ -235,10 +271,16 @@ class HMM(Node):
         return jnp.concatenate([mean, jnp.sqrt(spread)])
 
     def validate(self, x: Data) -> None:
-        x = x.values if isinstance(x, Labelled) else x
+        labelled, x = x, x.values if isinstance(x, Labelled) else x
         values, lengths = (x.values, x.lengths) if isinstance(x, Sequences) else (x, None)
         checks.check_sequences(values, lengths, "HMM")
+        checks.check_state_labels(labelled, self.emission.size)
         checks.check_steps(self.emission, values, lengths)
+
+    def must_be_finite(self, x: Data) -> Data:
+        if isinstance(x, (Labelled, Sequences)):
+            return x._replace(values=self.must_be_finite(x.values))
+        return self.emission.must_be_finite(x)
 
     def viterbi(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
         """The most probable states (T, S), -1 beyond a sequence's end, and their joint log-probability (S,)."""
@@ -299,6 +341,9 @@ class AssignedHMM(Wrapper):
     child: HMM
     rule: Any
 
+    transition = property(lambda self: self.child.transition, doc="The chain's.")
+    emission = property(lambda self: self.child.emission, doc="The chain's.")
+
     @property
     def missing_ok(self) -> bool:
         return True
@@ -308,7 +353,7 @@ class AssignedHMM(Wrapper):
         posterior, log_e = self.child._log_emissions(params, x, steps)
         matrix = self.child.transition.matrix(params.transition)
         path = self.rule.path(params.initial, matrix, log_e, steps.within, self.child.form)
-        return HMMPosterior(path.smoothed, path.filtered, path.backward, posterior), path.value
+        return HMMPosterior(path.smoothed, path.filtered, path.backward, path.rest, posterior), path.value
 
     def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
         matrix = self.rule.matrix(self.child.transition.matrix(params.transition))

@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jem import checks
-from jem.data import Sequences, as_arrays, float_dtype, to_rows, to_units
+from jem import checks, tree
+from jem.data import Sequences, as_arrays, float_dtype, to_rows, to_units, with_gaps
 from jem.families.gaussian import FeatureScale
 from jem.kernels import emission, kalman, regression, riccati
 from jem.kernels.gaussian import LOG_2PI, Full
 from jem.kernels.regression import Noise
-from jem.latents import lds_params, lds_start, lds_trajectory
-from jem.latents.lds_data import Steps, check_values, describe, output_scale, pattern_of, steps_of
+from jem.latents import lds_offsets, lds_params, lds_start, lds_trajectory
+from jem.latents.lds_data import Driven, Steps, check_values, describe, output_scale, pattern_of, steps_of
 from jem.latents.lds_params import LDSParams
 from jem.latents.lds_trajectory import Filtered, Forecast, Smoothed
-from jem.node import Data, Node, node, set_once, static
+from jem.node import HELD, Data, Node, flag, node, set_once, static
+from jem.settings import an_instance, whole
 
 
 class LDSPosterior(NamedTuple):
@@ -40,11 +41,15 @@ class LDSPosterior(NamedTuple):
 
 
 class LDSStats(NamedTuple):
-    """Moments of the first state, of the moves and of the observations."""
+    """Moments of the first state, of the moves and of the observations, and what moves what EM cannot."""
 
     initial: regression.Moments
     process: regression.Moments
     observation: regression.Moments
+    offsets: lds_offsets.Offsets
+
+
+FORM = an_instance(kalman.Form, "jem.Automatic(), jem.Sequential(), jem.Steady() or jem.Associative()")
 
 
 @node
@@ -62,7 +67,8 @@ class LDS(Node):
     Structural models are written by fixing cells: a number in `fixed` stays, a NaN is free. The M-step solves each
     row's weighted least squares over its free cells, and jointly over rows where they share a full covariance (then Q or R
     follows at the new coefficients, a conditional maximisation). Where whole matrices stay: `jem.Frozen(lds, "A", "chol_Q")`.
-    A variance that is zero stays zero.
+    A variance that is zero stays zero; m0 and B of states without noise then move by least squares of their own, in steps that
+    alternate with the others.
 
     The model has no intercept: give a constant input, or a state that does not move. Free matrices are determined up to a
     change of the states' basis: up to n^2 of the parameters counted by `num_parameters` are a convention.
@@ -100,8 +106,8 @@ class LDS(Node):
     fixed: dict[str, Any]
     held: tuple[tuple[str, tuple[bool, ...]], ...] = static()  # which cells these are, in the entries' flat order
     scale: FeatureScale | None
-    form: kalman.Form = static()
-    length: int = static()
+    form: kalman.Form = static(must=FORM)
+    length: int = static(must=whole(1))
 
     def __init__(
         self,
@@ -185,7 +191,7 @@ class LDS(Node):
             ex=moves.ex + jnp.pad(cov.ex @ weights, ((0, 0), (0, p))),
             xx=moves.xx + jnp.pad(cov.xx @ weights, ((0, p), (0, p)))[None],
         )
-        return LDSStats(first, moves, observed)
+        return LDSStats(first, moves, observed, lds_offsets.gather(self, params, x, weights))
 
     def maximize(self, params: LDSParams, stats: LDSStats) -> LDSParams:
         none, n = jnp.zeros(self.num_states, params.A.dtype), self.num_states
@@ -201,7 +207,13 @@ class LDS(Node):
         CD, chol_R = regression.maximize(
             self.R, join(params.C, params.D), params.chol_R, stats.observation, self._free("C", "D"), self._free("R"), floor
         )
-        return LDSParams(m0[:, 0], chol_P0, AB[:, :n], AB[:, n:], chol_Q, CD[:, :n], CD[:, n:], chol_R)
+        new = LDSParams(m0[:, 0], chol_P0, AB[:, :n], AB[:, n:], chol_Q, CD[:, :n], CD[:, n:], chol_R)
+        if not lds_offsets.movable(self):
+            return new
+        # Either is a step that never falls, both at once may be none: the one that promises more.
+        moved, gain = lds_offsets.move(self, params, stats.offsets)
+        rest = self.expected_log_prob(new, stats, params) - self.expected_log_prob(params, stats, params)
+        return tree.where(gain > jnp.maximum(rest, 0), moved, new)
 
     def expected_log_prob(self, params: LDSParams, stats: LDSStats, old: LDSParams) -> Array:
         q = regression.expected_log_prob
@@ -215,6 +227,7 @@ class LDS(Node):
         n = self.num_states
         cells = {"m0": ("initial", slice(None)), "A": ("process", slice(n)), "B": ("process", slice(n, None))}
         cells |= {"C": ("observation", slice(n)), "D": ("observation", slice(n, None))}
+        stats = stats._replace(offsets=lds_offsets.hold(self, stats.offsets, fields))
         for part, where in (cells[f] for f in fields if f in cells):
             stats = stats._replace(**{part: regression.hold(getattr(stats, part), where)})
         return stats
@@ -228,14 +241,36 @@ class LDS(Node):
             raise ValueError("LDS: this model has inputs; draw from it with model.simulate(key, params, inputs)")
         return self._draw(key, params, jnp.zeros((self.length, 0, num), params.A.dtype))
 
+    def sample_like(self, key: Array, params: LDSParams, x: Data) -> tuple[Array, Data]:
+        states, y = self._draw(key, params, steps_of(x, params.A.dtype).u)
+        values = x.values if isinstance(x, Sequences) else x
+        outputs = values.outputs if isinstance(values, Driven) else values
+        new = with_gaps(y, outputs)
+        new = Driven(new, values.inputs) if isinstance(values, Driven) else new
+        return states, x._replace(values=new) if isinstance(x, Sequences) else new
+
+    def num_observations(self, x: Data) -> Array:
+        seen = steps_of(x, float_dtype(x)).seen
+        return jnp.sum(jnp.any(seen, 1), 0).astype(float_dtype(x))
+
     def bind(self, x: Data, weights: Array) -> "LDS":
         steps = steps_of(x, weights.dtype)
         return self._with(scale=output_scale(steps.y, steps.seen, weights))
 
     def degenerate(self, params: LDSParams, stats: LDSStats) -> Array:
         if self.scale is None:
-            return jnp.array(False)
-        return jnp.any(regression.diagonal_of(self.R, params.chol_R) <= 2 * self.scale.resolution)
+            return flag(HELD, jnp.array(False))
+        # Noise at its floor is an answer where the states' part keeps the observations uncertain: then nothing is known of it
+        # and E[e e^T] stays at one. Where the data leave less, the floor makes up what is predicted.
+        ee, count = stats.observation.ee, stats.observation.count
+        left = (jnp.diagonal(ee) if isinstance(self.R, Full) else ee[:, 0]) / jnp.where(count > 0, count, 1)
+        floored = regression.diagonal_of(self.R, params.chol_R) <= 2 * self.scale.resolution
+        return flag(HELD, jnp.sum(jnp.where(floored & (count > 0), 1 - left, 0)) > 0.5)
+
+    def conditioning(self, params: LDSParams) -> Array:
+        if self.scale is None:
+            return jnp.ones(())
+        return jnp.maximum(1, jnp.max(self.scale.deviation / regression.diagonal_of(self.R, params.chol_R)))
 
     def num_parameters(self, params: LDSParams, fields: tuple[str, ...] | None = None) -> int:
         names = params._fields if fields is None else fields

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jem import checks
@@ -110,9 +109,13 @@ def check_values(model: Any, values: Any, lengths: Array | None) -> None:
         return
     if u.shape != (*y.shape[:2], model.num_inputs):
         raise ValueError(f"LDS: inputs must have shape {(*y.shape[:2], model.num_inputs)}; got {u.shape}")
-    if checks.is_concrete((u, lengths)):
-        steps = np.arange(y.shape[1])[None, :] < (y.shape[1] if lengths is None else np.asarray(lengths)[:, None])
-        bad = ~np.isfinite(np.asarray(u)) & np.broadcast_to(steps, y.shape[:2])[..., None]
-        if bad.any():
-            s, t, j = (int(i) for i in np.argwhere(bad)[0])
-            raise ValueError(f"LDS: inputs cannot be missing; got {u[s, t, j]} in sequence {s}, step {t}, input {j}")
+    if checks.found(_missing_input, u, lengths):
+        fault = checks.first_fault(_missing_input, u, lengths)
+        s, t, j = fault.place
+        raise ValueError(f"LDS: inputs cannot be missing; got {fault.value} in sequence {s}, step {t}, input {j}")
+
+
+def _missing_input(u: Array, lengths: Array | None) -> Array:
+    if lengths is None:
+        return ~jnp.isfinite(u)
+    return (jnp.arange(u.shape[1])[None, :] < lengths[:, None])[..., None] & ~jnp.isfinite(u)

@@ -24,6 +24,26 @@ def start(model: Any, key: Array, y: Array, u: Array, seen: Array, within: Array
     return {f: overlay(model, f.removeprefix("chol_"), value) for f, value in fields.items()}
 
 
+def drawn_noise(structure: Full | Diagonal, key: Array, deviations: Array) -> Array:
+    """A noise factor with these deviations (dim,) and, where it is full, random correlations.
+
+    Without correlations in the start there may be none ever, though that is a saddle.
+    """
+    if isinstance(structure, Diagonal):
+        return deviations[:, None]
+    rows = jnp.tril(0.7 * jax.random.normal(key, (deviations.shape[0],) * 2, deviations.dtype), -1)
+    rows = rows + jnp.eye(deviations.shape[0], dtype=rows.dtype)
+    return deviations[:, None] * rows / jnp.sqrt(jnp.sum(rows**2, 1, keepdims=True))
+
+
+def blend(structure: Full | Diagonal, key: Array, chol: Array) -> Array:
+    """The factor of a covariance halfway between that of `chol` and one of its deviations and random correlations."""
+    if isinstance(structure, Diagonal):
+        return chol
+    other = drawn_noise(structure, key, jnp.sqrt(jnp.sum(chol**2, 1)))
+    return lower_factor(jnp.concatenate([chol, other], 1)[:, :, None] / 2**0.5)[0][:, :, 0]
+
+
 def shaped(structure: Full | Diagonal, deviations: Array) -> Array:
     """A noise factor with these deviations (dim,) and no correlations."""
     return deviations[:, None] if isinstance(structure, Diagonal) else jnp.diag(deviations)
@@ -52,9 +72,13 @@ def subspace(
     past = [jnp.concatenate([residual[:1]] * lag + [residual[: len(y) - lag]])[: len(y)] for lag in range(-(-n // m))]
     f = jnp.where(within[:, None], jnp.concatenate(past, 1), 0)
     gram = jnp.einsum("tas,tbs->ab", f * w, f)
-    basis = jax.random.normal(key, (n, f.shape[1]), f.dtype)
+    basis_key, turn_key, state_key, noise_key = jax.random.split(key, 4)
+    basis = jax.random.normal(basis_key, (n, f.shape[1]), f.dtype)
     for _ in range(_ROUNDS):
         basis = lower_factor((basis @ gram / jnp.maximum(jnp.trace(gram), 1e-30))[:, :, None])[1][:, :, 0]
+    # From the same subspace in another basis all starts would be the same model.
+    turn = 0.5 * jax.random.normal(turn_key, basis.shape, f.dtype) / f.shape[1] ** 0.5
+    basis = lower_factor((basis + turn)[:, :, None])[1][:, :, 0]
     x = jnp.einsum("na,tas->tns", basis, f)
     size = jnp.sqrt(jnp.sum(x**2 * w, (0, 2)) / jnp.sum(w))
     x = x / jnp.where(size > 0, size, 1)[None, :, None]
@@ -75,7 +99,8 @@ def subspace(
     AB, chol_Q = regress(model.Q, ("A", "B"), x[1:], before, w[1:] * within[1:, None], jnp.ones(n, y.dtype))
     return {
         "m0": x[0] @ weights / jnp.sum(weights), "chol_P0": shaped(model.P0, jnp.ones(n, y.dtype)),
-        "A": AB[:, :n], "B": AB[:, n:], "chol_Q": chol_Q, "C": CD[:, :n], "D": CD[:, n:], "chol_R": chol_R,
+        "A": AB[:, :n], "B": AB[:, n:], "chol_Q": blend(model.Q, state_key, chol_Q),
+        "C": CD[:, :n], "D": CD[:, n:], "chol_R": blend(model.R, noise_key, chol_R),
     }  # fmt: skip
 
 
@@ -84,7 +109,7 @@ def structural(
 ) -> dict[str, Array]:
     """Variances and loadings on the data's scale, drawn around a third of its deviation for the states' noise."""
     n, m = model.num_states, model.num_outputs
-    load_key, state_key, noise_key, move_key = jax.random.split(key, 4)
+    load_key, state_key, noise_key, move_key, turn_key = jax.random.split(key, 5)
     effect = input_effect(y, u, seen, weights)
     known = overlay(model, "C", jnp.zeros((m, n), y.dtype))
     norms = jnp.sqrt(jnp.sum(known**2, 1))
@@ -99,11 +124,18 @@ def structural(
     square = C @ C.T
     m0 = C.T @ regression.solve_psd(square + 1e-3 * jnp.diag(jnp.diagonal(square)), mean[:, None])[:, 0]
     # States that nothing links would never be linked.
-    A = 0.9 * jnp.eye(n, dtype=y.dtype) + 0.1 * jax.random.normal(move_key, (n, n), y.dtype)
-    jitter = lambda key, dim: jnp.exp(0.3 * jax.random.normal(key, (dim,), y.dtype))  # noqa: E731
+    # Between standing still and a random rotation, and no longer than 0.95.
+    turn = lower_factor(jax.random.normal(move_key, (n, n, 1), y.dtype))[1][:, :, 0]
+    still = jax.random.uniform(turn_key, (), y.dtype, 0.3, 1)
+    A = 0.95 * (still * jnp.eye(n, dtype=y.dtype) + (1 - still) * turn)
+
+    def noise(structure: Full | Diagonal, key: Array, deviations: Array) -> Array:
+        size_key, key = jax.random.split(key)
+        return drawn_noise(structure, key, deviations * jnp.exp(0.3 * jax.random.normal(size_key, deviations.shape, y.dtype)))
+
     return {
         "m0": m0, "chol_P0": shaped(model.P0, jnp.full(n, 1.0, y.dtype) * 2 * size),
         "A": A, "B": jnp.zeros((n, model.num_inputs), y.dtype),
-        "chol_Q": shaped(model.Q, 0.3 * size * jitter(state_key, n)), "C": C, "D": effect,
-        "chol_R": shaped(model.R, 0.7 * scale.deviation * jitter(noise_key, m)),
+        "chol_Q": noise(model.Q, state_key, jnp.full(n, 1.0, y.dtype) * 0.3 * size), "C": C, "D": effect,
+        "chol_R": noise(model.R, noise_key, 0.7 * scale.deviation),
     }  # fmt: skip

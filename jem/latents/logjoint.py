@@ -18,7 +18,8 @@ from jem.families.autodiff import (
     spread_over,
     weighted_sum,
 )
-from jem.latents.spaces import Space
+from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
+from jem.latents.spaces import Space, drawn_to
 from jem.node import Data, Params, Posterior, node, set_once, static
 
 
@@ -47,16 +48,19 @@ class LogJoint(Differentiable):
         supports: where the parameters may lie: a support for each leaf or for a branch; None is the real line.
         statistics: `statistics(x, z)`, a tree of arrays for one unit and one value of z.
         maximize: `maximize(stats)`, the parameters that maximise Q; `stats` are the expected statistics summed over units,
-            of a `Finite` space with a leading axis K over its values. Where it gives no number, the old value stays.
+            of a `Finite` space with a leading axis K over its values. Where statistics of 0 make it give no number, as for a
+            value of z that nothing belongs to, the old value stays; otherwise the fit ends as NONFINITE.
         log_prior: `log_prior(params)`, a scalar, added to the objective.
-        spread: standard deviation of the noise that `init` adds to `start` in free coordinates.
+        spread: standard deviation of the noise that `init` adds to `start` in free coordinates. Where a unit, or a step of a
+            chain, has one of K values, it then takes a few steps up the log-density, with units alike drawn to one value.
         observations: all values that x can take, rows first, where they are few: their probabilities must sum to one.
         sample: `sample(key, params)`, draws one unit `(z, x)`.
         features: `features(x)`, a vector that describes one unit; by default x itself, its numbers in a row.
+        nonfinite_ok: whether x may hold NaN and infinities, which `log_joint` takes for what they mean.
 
     Raises:
-        ValueError: at the door, where `log_joint` has the wrong shape, looks outside an array, is NaN at the start, or is not
-            normalised.
+        ValueError: where the arguments do not fit together; at the door, where `log_joint` has the wrong shape, looks outside
+            an array, is NaN at the start, or is not normalised.
 
     Example:
         >>> import jax, jax.numpy as jnp, jem
@@ -84,6 +88,7 @@ class LogJoint(Differentiable):
     sampler: Callable[..., Any] | None = static()
     describe: Callable[..., Array] | None = static()
     units: bool = static()
+    nonfinite_ok: bool = static()
 
     def __init__(
         self,
@@ -99,16 +104,33 @@ class LogJoint(Differentiable):
         observations: Any = None,
         sample: Callable[..., Any] | None = None,
         features: Callable[..., Array] | None = None,
+        nonfinite_ok: bool = False,
     ):
+        if not isinstance(space, Space):
+            hint = f"; write jem.Finite({space})" if isinstance(space, int) else ""
+            raise ValueError(
+                "LogJoint: space must say which values z can take: jem.Finite, jem.Independent, jem.ChainOf, jem.GaussHermite; "
+                f"got {space!r:.60}{hint}"
+            )
+        user.check_function("LogJoint", "log_joint", log_joint, ("params", "x", "z"))
+        user.check_function("LogJoint", "statistics", statistics, ("x", "z"))
+        user.check_function("LogJoint", "maximize", maximize, ("stats",))
+        user.check_function("LogJoint", "log_prior", log_prior, ("params",))
+        user.check_function("LogJoint", "sample", sample, ("key", "params"))
+        user.check_function("LogJoint", "features", features, ("x",))
         if (statistics is None) != (maximize is None):
             raise ValueError("LogJoint: statistics and maximize make a closed-form M-step together; give both or neither")
-        start, starter = as_start(start)
+        start, starter = as_start("LogJoint", start, supports)
         observations = as_arrays(observations)
         set_once(
             self, log_joint=log_joint, space=space, start=start, starter=starter, spread=spread, where=as_where(supports),
             statistics=statistics, maximizer=maximize, prior=log_prior, observations=observations, sampler=sample,
-            describe=features, units=False,
+            describe=features, units=False, nonfinite_ok=nonfinite_ok,
         )  # fmt: skip
+
+    @property
+    def by_gradient(self) -> bool:
+        return self.maximizer is None
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         return self.space.infer(user.traced_once(self.log_joint), params, x)
@@ -122,6 +144,8 @@ class LogJoint(Differentiable):
             return local
         if self.statistics is None:
             return LogJointStats(local, ())
+        # Nothing follows this gradient but a fit by `GEM`, and it need not be finite at the edge where a closed form starts.
+        local = local._replace(gradient=jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), local.gradient))
         return LogJointStats(local, self.space.average(user.traced_once(self.statistics), posterior, x, weights))
 
     def value(self, params: Params, stats: UnitStats) -> Array:
@@ -130,8 +154,27 @@ class LogJoint(Differentiable):
     def maximize(self, params: Params, stats: LogJointStats) -> Params:
         if self.maximizer is None:
             return params
-        new = self.maximizer(stats.own)
-        return jax.tree.map(lambda n, old: jnp.where(jnp.isfinite(n), n, old).astype(old.dtype), new, params)
+        maximizer = user.traced_once(self.maximizer)
+        new, sound = maximizer(stats.own), maximizer(jax.tree.map(_without_zeros, stats.own))
+
+        def keep(new: Array, sound: Array, old: Array) -> Array:
+            return jnp.where(~jnp.isfinite(new) & jnp.isfinite(sound), old, new).astype(old.dtype)
+
+        return jax.tree.map(keep, new, sound, params)
+
+    def climbed(self, key: Array, params: Params, x: Data, weights: Array) -> Params:
+        seen = self.space.one_each(x, weights)
+        return params if seen is None else super().climbed(key, params, *seen)
+
+    def guided(self, key: Array, x: Data, weights: Array) -> Callable[[Params], Array]:
+        """Values of z look alike at most starts: units near each other are drawn to the same value."""
+        seed_key, order_key = jax.random.split(key)
+        values = self.space.values
+        features, num = self.numbers(x), jax.tree.leaves(values)[0].shape[0]
+        seeds = kmeans_plus_plus(seed_key, features, weights, num)
+        nearest = assign_nearest(features, jnp.take(features, seeds, axis=1).T)
+        group = jax.random.permutation(order_key, num)[nearest]
+        return lambda params: drawn_to(group, values, user.traced_once(self.log_joint), params, x)
 
     def tie(self, params: Params, stats: LogJointStats, fields: tuple[str, ...]) -> Params:
         return self.maximize(params, jax.tree.map(lambda s: jnp.sum(s, 0), stats))
@@ -145,11 +188,22 @@ class LogJoint(Differentiable):
     def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
         if self.sampler is None:
             raise TypeError(f"LogJoint: {user.name_of(self.log_joint)} has no sampler; give sample=fn(key, params), one unit")
-        return jax.vmap(self.sampler, (0, None), -1)(jax.random.split(key, num), params)
+        return jax.vmap(user.traced_once(self.sampler), (0, None), -1)(jax.random.split(key, num), params)
+
+    def num_observations(self, x: Data) -> Array:
+        return self.space.num_observations(x)
 
     def validate(self, x: Data) -> None:
         shapes = user.start_shapes("LogJoint", self.starter, self.start, x)
         self.space.check(self.log_joint, shapes, x)
+        if self.prior is not None:
+            user.check_output("LogJoint", self.prior, (), shapes)
         if self.maximizer is not None:
             user.check_maximize("LogJoint", self, shapes, x)
-        user.try_start("LogJoint", self.log_joint, self, x)
+        user.try_start("LogJoint", self.log_joint, self, x, self.space.points)
+
+
+def _without_zeros(sums: Array) -> Array:
+    """Statistics with something in place of what is 0: the sum over the first axis, or one."""
+    total = jnp.sum(sums, 0, keepdims=True) if sums.ndim else sums
+    return jnp.where(sums == 0, jnp.where(total == 0, 1, total), sums)

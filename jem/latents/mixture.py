@@ -5,15 +5,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import xlogy
 
 from jem import checks
 from jem.data import Labelled, allowed, num_units
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
-from jem.kernels.simplex import log_dirichlet, maximize_simplex, normalize_log
+from jem.kernels.simplex import log_dirichlet, maximize_simplex, normalize_log, safe_log, xlogy
 from jem.kernels.support import Simplex
-from jem.node import Data, Node, Params, Posterior, Stats, Wrapper, assign, node, replaced, set_once
+from jem.node import EMPTY, Data, Node, Params, Posterior, Stats, Wrapper, assign, flag, node, replaced, set_once, setting
 from jem.plates import Stack
+from jem.settings import a, check_components, number
 
 
 class MixtureParams(NamedTuple):
@@ -59,12 +59,15 @@ class RandomResponsibilities:
     A small concentration gives starts close to random hard assignments; 1 gives components that all look alike.
     """
 
-    concentration: Any = 0.1
+    concentration: Any = setting(default=0.1, must=number(above=0.0))
 
     def responsibilities(self, key: Array, components: Node, x: Data, weights: Array, size: int) -> Array:
         """Random responsibilities (K, N)."""
         concentration = jnp.full(size, self.concentration, weights.dtype)
         return jax.random.dirichlet(key, concentration, (num_units(x),), weights.dtype).T
+
+
+SEEDING = a("responsibilities", "jem.KMeansPlusPlus() or jem.RandomResponsibilities()")
 
 
 @node
@@ -94,8 +97,8 @@ class Mixture(Node):
     """
 
     components: Any  # a plate
-    concentration: Any
-    seeding: Any
+    concentration: Any = setting(must=number(above=0.0))
+    seeding: Any = setting(must=SEEDING)
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class Mixture(Node):
         concentration: Any = 1.0,
         seeding: Any = KMeansPlusPlus(),  # noqa: B008
     ):
-        size = checks.check_components(components, num_components, "Mixture")
+        size = check_components(components, num_components, "Mixture")
         plate = components if size is None else Stack(components, size)
         set_once(self, components=plate, concentration=concentration, seeding=seeding)
 
@@ -126,7 +129,7 @@ class Mixture(Node):
         """The components' posteriors and `log weights_k p_k(x)` (K, N)."""
         values, labels = split(x)
         posterior, log_prob = self.components.infer(params.components, values)
-        logits = log_prob + jnp.log(params.weights)[:, None]
+        logits = log_prob + safe_log(params.weights)[:, None]
         if labels is not None:
             logits = jnp.where(allowed(labels, logits.shape[0]), logits, -jnp.inf)
         return posterior, logits
@@ -166,8 +169,22 @@ class Mixture(Node):
         label_key, component_key = jax.random.split(key)
         labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=(num,))
         latents, x = self.components.sample(component_key, params.components, num)
-        index = jnp.arange(num)
-        return (labels, latents), jax.tree.map(lambda a: jnp.moveaxis(jnp.moveaxis(a, -1, 1)[labels, index], 0, -1), x)
+        return (labels, latents), pick(x, labels)
+
+    def sample_like(self, key: Array, params: MixtureParams, x: Data) -> tuple[Any, Data]:
+        # A label that is known is drawn too; a set of components restricts what is drawn.
+        label_key, component_key = jax.random.split(key)
+        values, given = split(x)
+        logits = jnp.broadcast_to(jnp.log(params.weights)[:, None], (params.weights.shape[0], num_units(values)))
+        if given is not None and given.dtype == jnp.bool_:
+            logits = jnp.where(given, logits, -jnp.inf)
+        labels = jax.random.categorical(label_key, logits, axis=0)
+        latents, drawn = self.components.sample_like(component_key, params.components, values)
+        new = pick(drawn, labels)
+        return (labels, latents), new if given is None else Labelled(new, relabelled(given, labels))
+
+    def num_observations(self, x: Data) -> Array:
+        return self.components.num_observations(split(x)[0])
 
     def bind(self, x: Data, weights: Array) -> "Mixture":
         bound = self.components.bind(split(x)[0], weights)
@@ -178,8 +195,10 @@ class Mixture(Node):
 
     def degenerate(self, params: MixtureParams, stats: MixtureStats) -> Array:
         # A component that no unit belongs to is not what was asked for.
-        empty = jnp.any(stats.counts <= jnp.finfo(stats.counts.dtype).eps)
-        return empty | self.components.degenerate(params.components, stats.components)
+        return nobody(stats.counts) | self.components.degenerate(params.components, stats.components)
+
+    def conditioning(self, params: MixtureParams) -> Array:
+        return self.components.conditioning(params.components)
 
     def num_parameters(self, params: MixtureParams, fields: tuple[str, ...] | None = None) -> int:
         names = params._fields if fields is None else fields
@@ -198,21 +217,41 @@ class Mixture(Node):
     def validate(self, x: Data) -> None:
         values, labels = split(x)
         if labels is not None:
-            checks.check_labels(labels, self.components.size)
+            checks.check_labels(labels, self.components.size, jax.tree.leaves(values)[0].shape[:1])
         self.components.validate(values)
+
+    def must_be_finite(self, x: Data) -> Data:
+        values = self.components.must_be_finite(split(x)[0])
+        return x._replace(values=values) if isinstance(x, Labelled) else values
 
 
 @node
 class AssignedMixture(Wrapper):
     """A mixture whose components are set by a rule; what it says of a unit is the rule's value."""
 
-    child: Mixture
+    child: Any  # with `log_joint`
     rule: Any
 
     def infer(self, params: MixtureParams, x: Data) -> tuple[MixturePosterior, Array]:
         posterior, logits = self.child.log_joint(params, x)
         responsibilities, value = self.rule.categories(logits)
         return MixturePosterior(responsibilities, posterior), value
+
+
+def pick(x: Data, labels: Array) -> Data:
+    """Of what all components drew, (K, ..., N), the units (..., N) of the components that the labels (N,) name."""
+    index = jnp.arange(labels.shape[0])
+    return jax.tree.map(lambda a: jnp.moveaxis(jnp.moveaxis(a, -1, 1)[labels, index], 0, -1), x)
+
+
+def relabelled(given: Array, drawn: Array) -> Array:
+    """Labels as they are given: the drawn ones where the component is known, sets as they were."""
+    return given if given.dtype == jnp.bool_ else jnp.where(given >= 0, drawn, -1).astype(given.dtype)
+
+
+def nobody(counts: Array) -> Array:
+    """EMPTY where nothing belongs to some component or state, from expected counts (K,)."""
+    return flag(EMPTY, jnp.any(counts <= jnp.finfo(counts.dtype).eps))
 
 
 def split(x: Data) -> tuple[Data, Array | None]:

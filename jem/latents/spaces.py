@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jem.data import float_dtype
+from jem.data import float_dtype, num_units
 from jem.families import user
 from jem.families.autodiff import as_arrays
 from jem.kernels.quadrature import fit_gaussian, gauss_hermite
@@ -37,8 +37,16 @@ def _mean(probs: Array, terms: Array) -> Array:
     return jnp.sum(jnp.where(probs > 0, probs * terms, 0), 0)
 
 
+def drawn_to(group: Array, values: Any, log_joint: LogJointFn, params: Params, x: Data) -> Array:
+    """`log sum_z exp(log_joint + 5 [z = group])` (N,): the evidence of units each drawn to one of the values."""
+    table = jax.vmap(over_units(log_joint, (None, -1, None)), (None, None, 0))(params, x, values)
+    return normalize_log(table + 5.0 * (jnp.arange(table.shape[0])[:, None] == group[None, :]))[1]
+
+
 class Space:
     """A set of values of the hidden variable, and how to sum over it. `log_joint` is the user's, for one unit."""
+
+    values: Any  # of those that are few
 
     def infer(self, log_joint: LogJointFn, params: Params, x: Data) -> tuple[Any, Array]:
         """The posterior, and `log p(x | params) = log sum_z exp(log_joint(params, x, z))` of shape (N,).
@@ -53,6 +61,18 @@ class Space:
 
     def average(self, statistics: Callable[[Any, Any], Any], posterior: Any, x: Data, weights: Array) -> Any:
         """`sum_n w_n q_n(z) statistics(x_n, z)`, of every value z where they are the same for all units."""
+        raise NotImplementedError
+
+    def num_observations(self, x: Data) -> Array:
+        """(N,) how many observations each unit holds."""
+        return jnp.ones(num_units(x))
+
+    def one_each(self, x: Data, weights: Array) -> tuple[Data, Array] | None:
+        """Units, and their weights, each with one value of z of its own; None where a unit has several or a real one."""
+        return None
+
+    def points(self, params: Params, x: Data) -> tuple[Data, Any]:
+        """The units, last, and the values of z, first, at which `log_joint` is called."""
         raise NotImplementedError
 
     def check(self, log_joint: LogJointFn, params: Params, x: Data) -> None:
@@ -109,6 +129,12 @@ class Finite(Space):
         q = posterior.probs * weights[None, :]
         return jax.tree.map(lambda s: jnp.einsum("kn,k...n->k...", q, s.astype(q.dtype)), each)
 
+    def one_each(self, x: Data, weights: Array) -> tuple[Data, Array] | None:
+        return x, weights
+
+    def points(self, params: Params, x: Data) -> tuple[Data, Any]:
+        return x, self.values
+
     def check(self, log_joint: LogJointFn, params: Params, x: Data) -> None:
         user.check_output("LogJoint", log_joint, (), params, user.one_row(x), user.one_row(self.values))
 
@@ -152,6 +178,9 @@ class Independent(Space):
         each = jax.vmap(over_units(statistics, (-1, None)), (None, 0))(x, self.values)
         q = posterior.probs * weights[None, None, :]
         return jax.tree.map(lambda s: jnp.einsum("kjn,k...n->kj...", q, s.astype(q.dtype)), each)
+
+    def points(self, params: Params, x: Data) -> tuple[Data, Any]:
+        return x, self.values
 
     def check(self, log_joint: LogJointFn, params: Params, x: Data) -> None:
         user.check_output("LogJoint", log_joint, (self.num,), params, user.one_row(x), user.one_row(self.values))
@@ -219,6 +248,9 @@ class GaussHermite(Space):
         each = jax.vmap(over_units(statistics, (-1, -1)), (None, 0))(x, posterior.points)
         q = posterior.probs * weights[None, :]
         return jax.tree.map(lambda s: jnp.einsum("kn,k...n->...", q, s.astype(q.dtype)), each)
+
+    def points(self, params: Params, x: Data) -> tuple[Data, Any]:
+        return x, jnp.zeros((1, self.dim), float_dtype(params))
 
     def check(self, log_joint: LogJointFn, params: Params, x: Data) -> None:
         z = jax.ShapeDtypeStruct((self.dim,), float_dtype(params))

@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import xlogy
 
 from jem import checks
-from jem.kernels.simplex import maximize_simplex
+from jem.kernels.simplex import maximize_simplex, xlogy
 from jem.kernels.support import Simplex
-from jem.node import node, set_once
+from jem.node import node, set_once, setting
+from jem.reading import as_array
+from jem.settings import number
 
 
 class TransitionParams(NamedTuple):
@@ -23,8 +24,8 @@ class Transition:
     """A transition matrix, `p(z_t = j | z_{t-1} = i) = probs[i, j]`, with free, fixed and forbidden cells.
 
     The M-step is `probs[i, j] = counts[i, j] / sum_j counts[i, j]`; where a row has fixed cells, its free cells share
-    what these leave in the same proportions. A cell that starts at zero stays at zero, so left-right and band structures
-    stay exact.
+    what these leave in the same proportions. A cell that starts at zero stays at zero, under a prior too, so left-right and
+    band structures stay exact.
 
     Args:
         fixed: (K, K) with the values of fixed cells and NaN in the free ones; a fixed zero forbids a transition.
@@ -42,11 +43,11 @@ class Transition:
     """
 
     fixed: Any
-    concentration: Any
+    concentration: Any = setting(must=number(above=0.0))
 
     def __init__(self, fixed: Any = None, concentration: Any = 1.0):
         if fixed is not None:
-            fixed = jnp.asarray(fixed, float)
+            fixed = jnp.asarray(as_array(fixed, "Transition: fixed"), float)
             checks.check_fixed_cells(fixed)
         set_once(self, fixed=fixed, concentration=concentration)
 
@@ -77,7 +78,7 @@ class Transition:
     def maximize(self, params: TransitionParams, counts: Array) -> TransitionParams:
         """The M-step from expected counts (K, K)."""
         if self.fixed is None:
-            return TransitionParams(maximize_simplex(counts, params.probs, self.concentration))
+            return TransitionParams(maximize_simplex(counts, params.probs, self.concentration, returns=True))
         # A zero cell has no prior mass: pseudo-counts must not open what is forbidden.
         free = jnp.isnan(self.fixed)
         held = jnp.where(free, 0, self.fixed).astype(counts.dtype)

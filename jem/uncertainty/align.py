@@ -7,20 +7,25 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.kernels.matching import match
+from jem.latents.driven import StationaryHMM
 from jem.latents.hmm import HMM, HMMParams
 from jem.latents.mixture import Mixture, MixtureParams
 from jem.latents.transition import TransitionParams
-from jem.node import Data, Node, Params, Wrapper, field_names, set_fields
+from jem.node import Data, Node, Params, field_names, set_fields
+from jem.parts import Missing
 from jem.plates import Stack, Tied
 
 
 def labelled_part(model: Node) -> Mixture | HMM | None:
-    """The mixture or chain at the top of a model, where its components are interchangeable."""
-    while isinstance(model, Wrapper):
+    """The mixture or chain at the top of a model, where its components are interchangeable.
+
+    They are not where something tells them apart: fields that are held, fixed transitions, a gate or inputs.
+    """
+    while isinstance(model, (Missing, StationaryHMM)):
         model = model.child
     if isinstance(model, Mixture) and isinstance(model.components, (Stack, Tied)):
         return model
-    if isinstance(model, HMM) and isinstance(model.emission, (Stack, Tied)):
+    if isinstance(model, HMM) and isinstance(model.emission, (Stack, Tied)) and model.transition.fixed is None:
         return model
     return None
 
@@ -48,7 +53,8 @@ def permute(part: Mixture | HMM, params: Any, order: Array) -> Any:
     """Parameters with components or states taken in the given order (K,)."""
     if isinstance(part, HMM):
         transition = TransitionParams(params.transition.probs[order][:, order])
-        return HMMParams(params.initial[order], transition, _take(part.emission, params.emission, order))
+        initial = jax.tree.map(lambda p: p[order], params.initial)  # () where it follows from the transitions
+        return HMMParams(initial, transition, _take(part.emission, params.emission, order))
     return MixtureParams(params.weights[order], _take(part.components, params.components, order))
 
 

@@ -1,4 +1,4 @@
-"""The bootstrap as one program over replicates: standard errors, intervals, and tests of the number of components."""
+"""The bootstrap as one program over replicates: standard errors and intervals."""
 
 import functools
 from typing import Any, NamedTuple
@@ -8,21 +8,24 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem import checks
+from jem.asking import asked
 from jem.data import row_weights, to_rows, to_units, used_rows
+from jem.engine.accelerate import Anderson
 from jem.engine.result import Status
-from jem.engine.step import EM
-from jem.engine.stop import RelativeGain
-from jem.fit import checked, fit, fit_restarts
+from jem.engine.stop import Remaining
+from jem.fit import fit
 from jem.node import Data, Node, Params, node
 from jem.uncertainty.align import align, labelled_part, memberships
+from jem.uncertainty.units import check_units, num_counted
 
 
 @node
 class Parametric:
-    """Replicates drawn from the fitted model, as many rows as there are.
+    """Replicates drawn from the fitted model, like the data: as many rows, or sequences of their lengths, inputs and gaps.
 
     Raises:
         ValueError: with weights; rows that stand for many must be repeated.
+        TypeError: a model that cannot draw.
 
     Source: Efron (1979), Ann. Statist. 7.
     """
@@ -31,10 +34,7 @@ class Parametric:
         """Data and weights of one replicate."""
         if weights is not None:
             raise ValueError("Parametric: cannot draw rows with weights; repeat the rows, or use jem.BayesianWeights()")
-        num = jax.tree.leaves(x)[0].shape[0]
-        drawn = to_rows(model.sample(key, params, num)[1])
-        drawn = jax.tree.map(lambda new, old: new.astype(old.dtype), drawn, x)
-        return drawn, row_weights(x, None)
+        return to_rows(model.sample_like(key, params, to_units(x))[1]), row_weights(x, None)
 
 
 @node
@@ -42,10 +42,15 @@ class Multinomial:
     """Replicates of rows drawn with replacement: weights are counts. The usual nonparametric bootstrap.
 
     Raises:
-        ValueError: with weights; rows that stand for many must be repeated.
+        ValueError: with weights, as rows that stand for many must be repeated; a single row, as one sequence.
 
     Source: Efron (1979), Ann. Statist. 7.
     """
+
+    @property
+    def by_units(self) -> bool:
+        """Whether it rests on units that are independent of each other, and so on more than one."""
+        return True
 
     def draw(self, key: Array, model: Node, params: Params, x: Data, weights: Array | None) -> tuple[Data, Array]:
         """Data and weights of one replicate."""
@@ -62,8 +67,16 @@ class BayesianWeights:
 
     `w* = W Dirichlet(w_1, ..., w_N)`, W the sum of the weights w: for whole-number weights the law of the repeated rows.
 
+    Raises:
+        ValueError: a single row, as one sequence.
+
     Source: Rubin (1981), Ann. Statist. 9.
     """
+
+    @property
+    def by_units(self) -> bool:
+        """Whether it rests on units that are independent of each other, and so on more than one."""
+        return True
 
     def draw(self, key: Array, model: Node, params: Params, x: Data, weights: Array | None) -> tuple[Data, Array]:
         """Data and weights of one replicate."""
@@ -116,8 +129,8 @@ def bootstrap(
     *,
     num_replicates: int,
     replicates: Any = BayesianWeights(),  # noqa: B008
-    solver: Any = EM(),  # noqa: B008
-    stop: Any = RelativeGain(),  # noqa: B008
+    solver: Any = Anderson(),  # noqa: B008
+    stop: Any = Remaining(),  # noqa: B008
     max_steps: int = 1000,
     batch_size: int | None = None,
 ) -> Bootstrap:
@@ -143,7 +156,8 @@ def bootstrap(
         A `Bootstrap`.
 
     Raises:
-        ValueError: data, weights or parameters that do not fit the model.
+        ValueError: data, weights or parameters that do not fit the model; rows or weights to be drawn of a single row, as one
+            sequence (inside jit, where weights cannot be looked at, every status is NONFINITE).
 
     Example:
         >>> import jax, jem, jax.numpy as jnp
@@ -154,7 +168,9 @@ def bootstrap(
     """
     checks.check_key(key)
     checks.check_positive_int(num_replicates, "num_replicates")
-    x, weights = checked(node, x, weights)
+    params, x, weights = asked(node, params, x, weights)
+    if getattr(replicates, "by_units", False):
+        check_units(type(replicates).__name__, x, weights, "replicates=jem.Parametric()")
     if batch_size is None:  # together all wait for the slowest, which pays on an accelerator only
         batch_size = 1 if jax.default_backend() == "cpu" else num_replicates
     checks.check_positive_int(batch_size, "batch_size")
@@ -169,106 +185,13 @@ def _bootstrap(
 ) -> Bootstrap:  # fmt: skip
     units, w = to_units(used_rows(x, weights)), row_weights(x, weights)
     bound = model.bind(units, w)
+    alone = (num_counted(w) < 2) & jnp.array(getattr(replicates, "by_units", False))
     reference = None if labelled_part(model) is None else memberships(bound, params, units, w)
 
     def one(key: Array) -> Bootstrap:
         new_x, new_weights = replicates.draw(key, bound, params, x, weights)
         found = fit(model, params, new_x, weights=new_weights, solver=solver, stop=stop, max_steps=max_steps)
         aligned = found.params if reference is None else align(bound, found.params, reference, units, w)
-        return Bootstrap(aligned, found.status, found.objective, found.num_steps)
+        return Bootstrap(aligned, jnp.where(alone, Status.NONFINITE, found.status), found.objective, found.num_steps)
 
     return lax.map(one, keys, batch_size=together if together > 1 else None)
-
-
-class LikelihoodRatioTest(NamedTuple):
-    """A likelihood-ratio test whose null law was simulated.
-
-    Attributes:
-        statistic: `2 (l_alternative - l_null)` of the data.
-        p_value: `(1 + number of replicates at or above it) / (1 + number of replicates)`.
-        replicates: (B,) statistics of data drawn from the null model; NaN where a fit failed.
-        null: the null fit's parameters.
-        alternative: the alternative's.
-    """
-
-    statistic: Array
-    p_value: Array
-    replicates: Array
-    null: Any
-    alternative: Any
-
-
-def likelihood_ratio_test(
-    null: Node,
-    alternative: Node,
-    key: Array,
-    x: Data,
-    *,
-    num_replicates: int,
-    num_restarts: int = 10,
-    solver: Any = EM(),  # noqa: B008
-    stop: Any = RelativeGain(),  # noqa: B008
-    max_steps: int = 1000,
-) -> LikelihoodRatioTest:
-    """Tests a model against a larger one, as K components against K + 1, by the parametric bootstrap.
-
-    The usual chi-squared law does not hold there: under the null the larger model is not identified. Every data set, the
-    observed one and the replicates alike, is fitted with both models from `num_restarts` starts.
-
-    Args:
-        null: the smaller model.
-        alternative: the larger one.
-        key: a typed PRNG key.
-        x: data with N rows.
-        num_replicates: B.
-        num_restarts: starts of each fit.
-        solver: as for `fit`.
-        stop: as for `fit`.
-        max_steps: as for `fit`.
-
-    Returns:
-        A `LikelihoodRatioTest`.
-
-    Example:
-        >>> import jax, jem
-        >>> x = [[1], [2], [1], [9], [8], [9], [2], [8]]
-        >>> test = jem.likelihood_ratio_test(
-        ...     jem.Poisson(), jem.Mixture(jem.Poisson(), 2), jax.random.key(0), x, num_replicates=19, num_restarts=2)
-        >>> bool(test.p_value <= 0.1)
-        True
-
-    Source: McLachlan (1987), JRSS C 36.
-    """
-    checks.check_key(key)
-    checks.check_positive_int(num_replicates, "num_replicates")
-    checks.check_positive_int(num_restarts, "num_restarts")
-    x, _ = checked(null, x, None)
-    return _test(null, alternative, key, x, solver, stop, sizes=(num_replicates, num_restarts, max_steps))
-
-
-@functools.partial(jax.jit, static_argnames="sizes")
-def _test(
-    null: Node, alternative: Node, key: Array, x: Data, solver: Any, stop: Any, *, sizes: tuple[int, int, int]
-) -> LikelihoodRatioTest:
-    num_replicates, num_restarts, max_steps = sizes
-
-    def fits(key: Array, x: Data) -> tuple[Any, Any]:
-        first, second = jax.random.split(key)
-        options: dict[str, Any] = {"num_restarts": num_restarts, "solver": solver, "stop": stop, "max_steps": max_steps}
-        return fit_restarts(null, first, x, **options).best(), fit_restarts(alternative, second, x, **options).best()
-
-    key, first = jax.random.split(key)
-    small, large = fits(first, x)
-    bound = null.bind(to_units(x), row_weights(x, None))
-
-    def one(key: Array) -> Array:
-        draw_key, fit_key = jax.random.split(key)
-        drawn, _ = Parametric().draw(draw_key, bound, small.params, x, None)
-        a, b = fits(fit_key, drawn)
-        failed = (a.status == Status.NONFINITE) | (b.status == Status.NONFINITE)
-        return jnp.where(failed, jnp.nan, 2 * (b.log_likelihood - a.log_likelihood))
-
-    statistic = 2 * (large.log_likelihood - small.log_likelihood)
-    simulated = lax.map(one, jax.random.split(key, num_replicates))
-    p_value = (1 + jnp.sum(simulated >= statistic)) / (1 + jnp.sum(jnp.isfinite(simulated)))
-    return LikelihoodRatioTest(statistic, p_value, simulated, small.params, large.params)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jem.asking import asked
 from jem.coordinates import constrain, unconstrain
 from jem.data import row_weights
 from jem.engine.score import Target, target
 from jem.engine.stream import fold
-from jem.fit import checked
 from jem.kernels.support import ByGradient, Cells, CholeskyFactor, Correlation, Interval, Positive, PositiveDefinite, Simplex
 from jem.node import Data, Node, Params, node, static
 
@@ -72,7 +72,7 @@ def log_density(
         >>> jax.grad(density)(density.initial).rate.tolist()
         [0.0]
     """
-    x, weights = checked(node, x, weights)
+    params, x, weights = asked(node, params, x, weights)
     return LogDensity(_target(node, params, x, row_weights(x, weights)), volume)
 
 

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jem.engine.score import Target, flat, natural, params_at
-from jem.fit import checked
-from jem.kernels.support import ByGradient, Cells, CholeskyFactor, Held, Interval, Positive, PositiveDefinite, Simplex
+from jem.asking import asked as asked_about
+from jem.engine.score import flat, natural, params_at
 from jem.node import Data, Node, Params
-from jem.uncertainty.information import Asked, InformationStatus, Oakes, ask, check_status, distance_of, status_of
+from jem.uncertainty.information import Oakes, check_method
+from jem.uncertainty.polish import Asked, InformationStatus, ask, check_status, status_of
+from jem.uncertainty.room import room_of
 
 
 class StandardErrors(NamedTuple):
@@ -76,7 +77,9 @@ def standard_errors(
         >>> round(float(found.errors.rate[0]), 3)  # sqrt(2.5 / 2)
         1.118
     """
-    return _standard_errors(method, node, params, *checked(node, x, weights))
+    params, x, weights = asked_about(node, params, x, weights)
+    check_method(method, x, weights)
+    return _standard_errors(method, node, params, x, weights)
 
 
 def delta_method(
@@ -110,7 +113,9 @@ def delta_method(
 
     Source: Dorfman (1938); Oehlert (1992), The American Statistician 46.
     """
-    return _delta_method(fn, method, node, params, *checked(node, x, weights))
+    params, x, weights = asked_about(node, params, x, weights)
+    check_method(method, x, weights)
+    return _delta_method(fn, method, node, params, x, weights)
 
 
 @jax.jit
@@ -143,7 +148,9 @@ def _propagate(asked: Asked, estimate: Any, moves: Array, lost: Array, status: A
     bad = c.values <= c.tolerance
     reach = jnp.sqrt(jnp.sum(along**2, 1))
     astray = jnp.sqrt(jnp.sum(jnp.where(bad[None, :], along, 0) ** 2, 1))
-    lost = lost | (astray > 1e3 * c.tolerance * reach) | ~jnp.all(jnp.isfinite(c.values))
+    gap = jnp.min(jnp.abs(c.values), initial=1, where=~bad)
+    mixed = jnp.maximum(1e3 * jnp.finfo(gap.dtype).eps ** (2 / 3), c.tolerance / gap)  # how well directions are told apart
+    lost = lost | (astray > mixed * reach) | ~jnp.all(jnp.isfinite(c.values))
     spread = jnp.where(bad, 0, 1 / jnp.where(bad, 1, c.values))
     if asked.parts.meat is None:
         covariance = (along * spread[None, :]) @ along.T
@@ -155,7 +162,7 @@ def _propagate(asked: Asked, estimate: Any, moves: Array, lost: Array, status: A
     ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
     errors = jnp.split(jnp.sqrt(jnp.diagonal(covariance)), ends)
     tree = treedef.unflatten([e.reshape(np.shape(leaf)) for e, leaf in zip(errors, leaves, strict=True)])
-    return StandardErrors(estimate, tree, covariance, distance_of(asked), c.num_flat, status)
+    return StandardErrors(estimate, tree, covariance, asked.distance, c.num_flat, status)
 
 
 def at_edge(asked: Asked, moves: Array) -> Array:
@@ -166,41 +173,6 @@ def at_edge(asked: Asked, moves: Array) -> Array:
     """
     t = asked.target
     step = jnp.abs(moves @ asked.curvature.ascend(asked.score))
-    room, held = _room(t, asked.z)
+    room, held = room_of(t, asked.z)
     still = jnp.sqrt(jnp.sum(moves**2, 1)) <= 32 * jnp.finfo(room.dtype).eps * (1 + jnp.abs(natural(t, asked.z)))
     return ~held & jnp.isfinite(room) & ((step > 0.1 * room) | still)
-
-
-def _room(t: Target, z: Array) -> tuple[Array, Array]:
-    """(p,) distance of every parameter to the edge of its domain, infinite where it has none; and which ones are held."""
-    params = params_at(t, z)
-    room, held = [], []
-    for support, value in zip(jax.tree.leaves(t.model.supports(params)), jax.tree.leaves(params), strict=True):
-        a, b = _room_of(support, value)
-        room.append(jnp.ravel(a))
-        held.append(np.ravel(b))
-    return jnp.concatenate(room), jnp.concatenate(held)
-
-
-def _room_of(support: Any, value: Array) -> tuple[Array, np.ndarray]:
-    nothing, everywhere = np.zeros(value.shape, bool), jnp.full_like(value, jnp.inf)
-    match support:
-        case ByGradient():
-            return _room_of(support.support, value)
-        case Held():
-            return everywhere, ~nothing
-        case Positive():
-            return value, nothing
-        case Interval():
-            return jnp.minimum(value - support.low, support.high - value), nothing
-        case Simplex():
-            held = nothing if support.held is None else np.broadcast_to(np.asarray(support.held), value.shape)
-            return jnp.minimum(value, 1 - value), held
-        case CholeskyFactor() | PositiveDefinite():
-            eye = jnp.eye(value.shape[-1], dtype=bool)
-            upper = np.triu(np.ones(value.shape[-2:], bool), 1) if isinstance(support, CholeskyFactor) else nothing
-            return jnp.where(eye, value, jnp.inf), np.broadcast_to(upper, value.shape)
-        case Cells():
-            held = np.broadcast_to(np.asarray(support.held), value.shape)
-            return jnp.where(held, jnp.inf, _room_of(support.inner, value)[0]), held
-    return everywhere, nothing

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jem.asking import asked as asked_about
 from jem.data import row_weights, to_units
-from jem.engine.score import Curvature, Target, curvature, flat, level, params_at, start_of, target
-from jem.fit import checked
+from jem.engine.score import flat, level, params_at, target
 from jem.node import Data, Node, Params
-from jem.uncertainty.information import InformationStatus
+from jem.uncertainty.information import Oakes
+from jem.uncertainty.polish import InformationStatus, ask, check_status, status_of
+from jem.uncertainty.units import check_units, num_counted
 
 _TOGETHER = 32
 
@@ -33,6 +35,11 @@ class Influence(NamedTuple):
     derivatives: Any
     num_flat: Array
     status: Array
+
+    def check(self) -> "Influence":
+        """Returns itself where the status is REGULAR, and raises `FitError` otherwise. Not for use inside jit."""
+        check_status(self.status)
+        return self
 
 
 def influence(
@@ -61,7 +68,7 @@ def influence(
 
     Source: Cook (1986), JRSS B 48; Giordano et al. (2019), AISTATS 22.
     """
-    x, weights = checked(node, x, weights)
+    params, x, weights = asked_about(node, params, x, weights)
     return _influence(fn, node, params, x, row_weights(x, weights))
 
 
@@ -69,7 +76,8 @@ def influence(
 def _influence(
     fn: Callable[[Params], Any] | None, model: Node, params: Params, x: Data, weights: Array
 ) -> Influence:
-    t, z, c = _at(model, params, x, weights)
+    asked = ask(Oakes(), model, params, x, weights)
+    t, z, c = asked.target, asked.z, asked.curvature
     value = (lambda p: p) if fn is None else fn
     moves = jax.jacfwd(lambda z: flat(value(params_at(t, z))))(z)
     rows = _pull_back(model, params, x, weights, z, jax.vmap(c.solve)(moves))  # (p, N)
@@ -78,7 +86,7 @@ def _influence(
     ends = np.cumsum([np.size(leaf) for leaf in leaves])[:-1]
     parts = jnp.split(rows.T, ends, axis=1)
     tree = treedef.unflatten([p.reshape(-1, *np.shape(leaf)) for p, leaf in zip(parts, leaves, strict=True)])
-    return Influence(estimate, tree, c.num_flat, _status(c))
+    return Influence(estimate, tree, c.num_flat, status_of(asked))
 
 
 class LeaveOneOut(NamedTuple):
@@ -98,6 +106,11 @@ class LeaveOneOut(NamedTuple):
     num_effective: Array
     status: Array
 
+    def check(self) -> "LeaveOneOut":
+        """Returns itself where the status is REGULAR, and raises `FitError` otherwise. Not for use inside jit."""
+        check_status(self.status)
+        return self
+
 
 def leave_one_out(node: Node, params: Params, x: Data, weights: Array | None = None) -> LeaveOneOut:
     """Leave-one-out log predictive density, without fitting again.
@@ -115,6 +128,9 @@ def leave_one_out(node: Node, params: Params, x: Data, weights: Array | None = N
     Returns:
         A `LeaveOneOut`.
 
+    Raises:
+        ValueError: a single row, as one sequence: there are no others.
+
     Example:
         >>> import jem, jax.numpy as jnp
         >>> x = jnp.array([[1.0], [4.0], [2.0], [3.0]])
@@ -124,13 +140,15 @@ def leave_one_out(node: Node, params: Params, x: Data, weights: Array | None = N
 
     Source: Giordano et al. (2019), AISTATS 22; Vehtari, Gelman and Gabry (2017), Stat. Comput. 27, for the summary.
     """
-    x, weights = checked(node, x, weights)
+    params, x, weights = asked_about(node, params, x, weights)
+    check_units("leave_one_out", x, weights, "jem.bic or jem.aic")
     return _leave_one_out(node, params, x, row_weights(x, weights))
 
 
 @jax.jit
 def _leave_one_out(model: Node, params: Params, x: Data, weights: Array) -> LeaveOneOut:
-    t, z, c = _at(model, params, x, weights)
+    asked = ask(Oakes(), model, params, x, weights)
+    t, z, c = asked.target, asked.z, asked.curvature
     moved = _pull_back(model, params, x, weights, z, jax.vmap(c.solve)(jnp.eye(z.shape[0], dtype=z.dtype))).T
 
     def one(row: tuple[Data, Array, Array]) -> tuple[Array, Array]:
@@ -142,22 +160,13 @@ def _leave_one_out(model: Node, params: Params, x: Data, weights: Array) -> Leav
     without, with_ = lax.map(one, (x, weights, moved), batch_size=_TOGETHER)
     total, num = jnp.sum(weights * without), jnp.sum(weights)
     spread = jnp.sqrt(num * jnp.sum(weights * (without - total / num) ** 2) / num)
-    return LeaveOneOut(without, total, spread, jnp.sum(weights * with_) - total, _status(c))
-
-
-def _at(model: Node, params: Params, x: Data, weights: Array) -> tuple[Target, Array, Curvature]:
-    t = target(model, x, weights, params)
-    z = start_of(t)
-    return t, z, curvature(t, z, level(t, z).stats)
+    several = num_counted(weights) > 1
+    status = jnp.where(several, status_of(asked), InformationStatus.NONFINITE).astype(jnp.int32)
+    without, total = jnp.where(several, without, jnp.nan), jnp.where(several, total, jnp.nan)
+    return LeaveOneOut(without, total, spread, jnp.sum(weights * with_) - total, status)
 
 
 def _pull_back(model: Node, params: Params, x: Data, weights: Array, z: Array, rows: Array) -> Array:
     """`rows ds/dw` (m, N) for rows (m, n), s the score."""
     _, pull = jax.vjp(lambda w: level(target(model, x, w, params), z).score, weights)
     return lax.map(lambda row: pull(row)[0], rows)
-
-
-def _status(c: Curvature) -> Array:
-    status = jnp.where(c.num_flat > 0, InformationStatus.SINGULAR, InformationStatus.REGULAR)
-    status = jnp.where(c.num_rising > 0, InformationStatus.NOT_AT_MAXIMUM, status)
-    return jnp.where(jnp.all(jnp.isfinite(c.values)), status, InformationStatus.NONFINITE).astype(jnp.int32)

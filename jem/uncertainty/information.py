@@ -1,65 +1,23 @@
 """The information about parameters in free coordinates, by the routes the field knows."""
 
-import enum
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
+from jem.asking import asked as asked_about
 from jem.coordinates import ravel
-from jem.engine.result import FitError
-from jem.engine.score import (
-    Curvature,
-    Target,
-    columns,
-    complete_information,
-    level,
-    observed_information,
-    params_at,
-    start_of,
-    take_apart,
-    target,
-)
+from jem.engine.score import Target, columns, complete_information, level, observed_information, params_at
 from jem.engine.stream import fold
-from jem.fit import checked
-from jem.latents.mixture import Mixture, split
-from jem.node import Data, Node, Params, Wrapper, has_local_q, node
-
-
-class InformationStatus(enum.IntEnum):
-    """Whether an information matrix can be turned into standard errors."""
-
-    REGULAR = 0
-    BOUNDARY = 1
-    SINGULAR = 2
-    NOT_AT_MAXIMUM = 3
-    NONFINITE = 4
-
-    @property
-    def prose(self) -> str:
-        """The cause, and what to do next."""
-        return _PROSE[self]
-
-
-_PROSE = {
-    InformationStatus.REGULAR: "the parameters are at a maximum inside of their domain and the data identify all of them",
-    InformationStatus.BOUNDARY: (
-        "some parameters are at, or on their way to, the edge of their domain (a probability or a variance of zero), where no "
-        "standard error exists: theirs is NaN; use jem.profile_interval or jem.bootstrap"
-    ),
-    InformationStatus.SINGULAR: (
-        "there are directions the data say nothing about (equal or empty components, rotations, too many parameters): "
-        "standard errors of what moves along them are NaN; use a smaller model, a prior, or functions that do not move"
-    ),
-    InformationStatus.NOT_AT_MAXIMUM: (
-        "the parameters are not at a maximum of the objective, or at a saddle point: fit to a smaller tolerance first, "
-        "stop=jem.RelativeGain(1e-12) or solver=jem.Anderson()"
-    ),
-    InformationStatus.NONFINITE: "the information is not finite; look for parameters on the edge of their domain",
-}
+from jem.kernels.spectral import eigh
+from jem.latents.mixture import split
+from jem.node import Data, Node, Params, has_local_q, node
+from jem.parts import Frozen
+from jem.uncertainty.polish import Parts, ask, check_status, status_of
+from jem.uncertainty.units import check_units, num_counted
 
 
 class Information(NamedTuple):
@@ -86,9 +44,7 @@ class Information(NamedTuple):
     @property
     def rate(self) -> Array:
         """The largest fraction of missing information, the rate of convergence of EM."""
-        values, vectors = jnp.linalg.eigh(self.complete)
-        root = vectors / jnp.sqrt(jnp.where(values > 0, values, jnp.inf))[None, :]
-        return jnp.linalg.eigvalsh(root.T @ self.missing @ root)[-1]
+        return _rate(self.complete, self.missing)
 
     def check(self) -> "Information":
         """Returns itself where the status is REGULAR, and raises `FitError` otherwise. Not for use inside jit."""
@@ -96,22 +52,20 @@ class Information(NamedTuple):
         return self
 
 
-def check_status(status: Array) -> None:
-    """Raises `FitError` with the prose of a status that is not REGULAR."""
-    code = InformationStatus(int(np.asarray(status)))
-    if code != InformationStatus.REGULAR:
-        raise FitError(f"{code.name}: {code.prose}")
-
-
-class Parts(NamedTuple):
-    """What a method finds: the information, or with `meat` the covariance `information^+ meat information^+`."""
-
-    information: Array
-    meat: Array | None = None
+@functools.partial(jnp.vectorize, signature="(n,n),(n,n)->()")
+def _rate(complete: Array, missing: Array) -> Array:
+    values, vectors = eigh(complete)
+    root = vectors / jnp.sqrt(jnp.where(values > 0, values, jnp.inf))[None, :]
+    return eigh(root.T @ missing @ root)[0][-1]
 
 
 class Method:
     """A route to the information at coordinates z of a bound model laid out with its data."""
+
+    @property
+    def by_units(self) -> bool:
+        """Whether it rests on units that are independent of each other, and so on more than one."""
+        return False
 
     def parts(self, t: Target, z: Array) -> Parts:
         """The information (n, n)."""
@@ -168,14 +122,12 @@ class Louis(Method):
 
     def parts(self, t: Target, z: Array) -> Parts:
         """The two sums over units and components."""
-        mixture, params_of = _mixture(t.model)
+        log_joint = _log_joint(t.model)
 
         def joint(z: Array, x: Any) -> Array:
-            params = params_of(params_at(t, z))
-            values, labels = split(x)
-            if labels is not None:
+            if split(x)[1] is not None:
                 raise TypeError("Louis: rows with known labels are not summed over; use jem.Oakes()")
-            return mixture.components.infer(params.components, values)[1] + jnp.log(params.weights)[:, None]
+            return log_joint(params_at(t, z), x)[1]
 
         def chunk(x: Any, w: Array) -> tuple[Array, Array]:
             r = jax.lax.stop_gradient(jax.nn.softmax(joint(z, x), 0)) * w[None, :]
@@ -214,12 +166,19 @@ class SEM(Method):
 class OPG(Method):
     """Empirical Fisher information, the weighted sum over units of outer products of their scores; without the prior.
 
+    Raises:
+        ValueError: a single unit, as one sequence.
+
     Source: Berndt, Hall, Hall and Hausman (1974), Ann. Econ. Soc. Meas. 3.
     """
 
     def parts(self, t: Target, z: Array) -> Parts:
         """Sum of `w s s^T`."""
         return Parts(outer_products(t, z))
+
+    @property
+    def by_units(self) -> bool:
+        return True
 
 
 @node
@@ -228,6 +187,9 @@ class Sandwich(Method):
 
     Attributes:
         bread: the method for A.
+
+    Raises:
+        ValueError: a single unit, as one sequence.
 
     Source: Huber (1967), Fifth Berkeley Symposium; White (1982), Econometrica 50.
     """
@@ -238,15 +200,20 @@ class Sandwich(Method):
         """Bread and meat."""
         return Parts(self.bread.parts(t, z).information, outer_products(t, z))
 
+    @property
+    def by_units(self) -> bool:
+        return True
+
 
 def outer_products(t: Target, z: Array) -> Array:
     """`sum_n w_n s_n s_n^T` (n, n) of the units' scores."""
 
-    def chunk(x: Any, w: Array) -> Array:
+    def chunk(x: Any, w: Array) -> tuple[Array, Array]:
         scores = jax.jacfwd(lambda z: t.model.infer(params_at(t, z), x)[1])(z)
-        return (w[:, None] * scores).T @ scores
+        return (w[:, None] * scores).T @ scores, num_counted(w)
 
-    return fold(chunk, t.data)
+    total, num = fold(chunk, t.data)
+    return jnp.where(num > 1, total, jnp.nan)  # the score of a single unit is zero at any maximum
 
 
 def em_map(t: Target, z: Array) -> Array:
@@ -263,47 +230,18 @@ def _has_map(model: Node) -> bool:
     return getattr(model, "maximizer", None) is not None
 
 
-def _mixture(model: Node) -> tuple[Mixture, Callable[[Params], Params]]:
-    while isinstance(model, Wrapper):
+def _log_joint(model: Any) -> Callable[[Params, Data], Any]:
+    while isinstance(model, Frozen):
         model = model.child
-    if not isinstance(model, Mixture):
+    if not hasattr(model, "log_joint"):
         raise TypeError(f"Louis: needs a mixture at the top of the model; got {type(model).__name__}; use jem.Oakes()")
-    return model, lambda params: params
+    return model.log_joint
 
 
-class Asked(NamedTuple):
-    """A model at parameters, laid out with its data, and its information taken apart."""
-
-    target: Target
-    z: Array
-    score: Array
-    complete: Array
-    parts: Parts
-    curvature: Curvature
-
-
-def ask(method: Any, model: Node, params: Params, x: Data, weights: Array | None) -> Asked:
-    """The information at parameters by a method."""
-    t = target(model, x, weights, params)
-    z = start_of(t)
-    here = level(t, z)
-    parts, complete = method.parts(t, z), complete_information(t, z, here.stats)
-    return Asked(t, z, here.score, complete, parts, take_apart(t, z, parts.information, complete))
-
-
-def distance_of(asked: Asked) -> Array:
-    """Distance to the maximum in standard errors."""
-    return jnp.sqrt(jnp.maximum(asked.curvature.ascend(asked.score) @ asked.score, 0))
-
-
-def status_of(asked: Asked) -> Array:
-    """The status, as far as it does not depend on what is asked about."""
-    c = asked.curvature
-    status = jnp.where(c.num_flat > 0, InformationStatus.SINGULAR, InformationStatus.REGULAR)
-    away = (distance_of(asked) > 0.1) | (c.num_rising > 0)
-    status = jnp.where(away, InformationStatus.NOT_AT_MAXIMUM, status)
-    finite = jnp.all(jnp.isfinite(c.values)) & jnp.all(jnp.isfinite(asked.score))
-    return jnp.where(finite, status, InformationStatus.NONFINITE).astype(jnp.int32)
+def check_method(method: Any, x: Data, weights: Array | None) -> None:
+    """A route that rests on independent units needs more than one."""
+    if method.by_units:
+        check_units(type(method).__name__, x, weights, "jem.Oakes(), or replicates of jem.Parametric()")
 
 
 def information(
@@ -331,7 +269,9 @@ def information(
         >>> jem.information(jem.Poisson(), rate, [[1], [4]]).matrix.round(4).tolist()  # of log rate: the sum of the counts
         [[5.0]]
     """
-    return _information(method, node, params, *checked(node, x, weights))
+    params, x, weights = asked_about(node, params, x, weights)
+    check_method(method, x, weights)
+    return _information(method, node, params, x, weights)
 
 
 @jax.jit
@@ -339,7 +279,7 @@ def _information(method: Any, model: Node, params: Params, x: Data, weights: Arr
     asked = ask(method, model, params, x, weights)
     matrix = asked.parts.information
     if asked.parts.meat is not None:
-        values, vectors = jnp.linalg.eigh(asked.parts.meat)
+        values, vectors = eigh(asked.parts.meat)
         seen = values > jnp.finfo(values.dtype).eps * values.shape[0] * values[-1]
         half = (vectors * jnp.sqrt(jnp.where(seen, 1 / jnp.where(seen, values, 1), 0))[None, :]).T @ matrix
         matrix = half.T @ half
@@ -347,8 +287,8 @@ def _information(method: Any, model: Node, params: Params, x: Data, weights: Arr
         matrix=matrix,
         complete=asked.complete,
         missing=asked.complete - matrix,
-        score=asked.score,
-        distance=distance_of(asked),
+        score=asked.given,
+        distance=asked.distance,
         num_flat=asked.curvature.num_flat,
         status=status_of(asked),
     )

@@ -6,15 +6,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
-from jem.engine.score import Curvature, Target, curvature, level, observed_information, params_at, start_of, target
-from jem.fit import checked
+from jem.asking import asked as asked_about
+from jem.engine.score import Curvature, Target, level, observed_information, params_at
 from jem.kernels.spectral import least_squares
 from jem.node import Data, Node, Params
+from jem.uncertainty.information import Oakes
+from jem.uncertainty.polish import InformationStatus, ask, check_status, status_of
 
 _STEPS = 60
+_NOWHERE = (InformationStatus.NOT_AT_MAXIMUM, InformationStatus.NONFINITE)  # from which no interval starts
 
 
 class ProfileInterval(NamedTuple):
@@ -24,8 +28,10 @@ class ProfileInterval(NamedTuple):
         estimate: the function at the maximum.
         low: lower end; NaN where it was not found.
         high: upper end, likewise.
-        found: (2,) bool. An end is not found where the profile does not fall far enough before the edge of the domain.
+        found: (2,) bool. An end is not found where the profile does not fall far enough before the edge of the domain, and
+            neither is where the parameters are not at a maximum.
         params: parameters at both ends, leading axis 2.
+        status: int code of `jem.InformationStatus` at the parameters given.
     """
 
     estimate: Array
@@ -33,6 +39,13 @@ class ProfileInterval(NamedTuple):
     high: Array
     found: Array
     params: Any
+    status: Array
+
+    def check(self) -> "ProfileInterval":
+        """Returns itself where the parameters are at a maximum, and raises `FitError` otherwise. Not for use inside jit."""
+        if int(np.asarray(self.status)) in _NOWHERE:
+            check_status(self.status)
+        return self
 
 
 def profile_interval(
@@ -67,7 +80,7 @@ def profile_interval(
 
     Source: Venzon and Moolgavkar (1988), JRSS C 37.
     """
-    x, weights = checked(node, x, weights)
+    params, x, weights = asked_about(node, params, x, weights)
     shape = jax.eval_shape(fn, params).shape
     if shape != ():
         raise ValueError(f"profile_interval: fn must return a scalar; got the shape {shape}; profile one number at a time")
@@ -80,15 +93,15 @@ def profile_interval(
 def _profile(
     fn: Callable[[Params], Array], model: Node, params: Params, x: Data, weights: Array | None, confidence: Array
 ) -> ProfileInterval:
-    t = target(model, x, weights, params)
-    z = start_of(t)
-    here = level(t, z)
-    c = curvature(t, z, here.stats)
-    depth = _chi_squared_quantile(confidence.astype(z.dtype))
-    ends, found = lax.map(lambda side: _end(t, fn, z, here.objective, c, depth, side), jnp.array([-1.0, 1.0], z.dtype))
+    asked = ask(Oakes(), model, params, x, weights)
+    t, z, c, status = asked.target, asked.z, asked.curvature, status_of(asked)
+    top = level(t, z).objective
+    depth = _chi_squared_quantile(confidence).astype(z.dtype)
+    ends, found = lax.map(lambda side: _end(t, fn, z, top, c, depth, side), jnp.array([-1.0, 1.0], z.dtype))
+    found = found & jnp.all(status != jnp.array(_NOWHERE))
     value = lambda z: fn(params_at(t, z))
     values = jnp.where(found, lax.map(value, ends), jnp.nan)
-    return ProfileInterval(fn(params), values[0], values[1], found, lax.map(lambda z: params_at(t, z), ends))
+    return ProfileInterval(value(z), values[0], values[1], found, lax.map(lambda z: params_at(t, z), ends), status)
 
 
 class _Search(NamedTuple):

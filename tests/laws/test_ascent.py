@@ -12,6 +12,7 @@ from jem.engine.step import gradient_fields
 from jem.node import Wrapper, keep_units, node
 
 STEPS = 24
+PLAIN = {"solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": STEPS - 1}
 
 
 def rounding(value, model):
@@ -65,7 +66,7 @@ CLOSED = [row.name for row in ZOO if not gradient_fields(row.node, start_form(ro
 def test_a_fit_is_those_steps(name):
     """The engine's trace, in the default dtype; it binds the node itself."""
     model = build(name, "float32")
-    fit = jem.fit(model.row.node, model.params, model.x, weights=model.weights, stop=jem.NeverStop(), max_steps=STEPS - 1)
+    fit = jem.fit(model.row.node, model.params, model.x, weights=model.weights, **PLAIN)
     assert fit.num_steps == STEPS - 1
     trace = check_trace(model.node, model)
     np.testing.assert_allclose(fit.trace, trace, rtol=0, atol=8 * rounding(trace[0], model))
@@ -90,6 +91,6 @@ def test_control_an_m_step_that_overshoots(x64):
     broken = Overshooting(model.node)
     with pytest.raises(AssertionError):
         check_m_step(broken, model)
-    fit = jem.fit(broken, model.params, model.x, weights=model.weights, max_steps=STEPS)
+    fit = jem.fit(broken, model.params, model.x, weights=model.weights, solver=jem.EM(), max_steps=STEPS)
     assert fit.status == jem.Status.DECREASED
     assert float(fit.objective) == np.nanmax(fit.trace)

@@ -29,7 +29,7 @@ def after(kind):
     leaf, x, initial, transition, emission = problem(kind)
     record = leaf.params(*emission) if kind == "gaussian" else jem.CategoricalParams(jnp.asarray(emission[0]))
     params = jem.HMMParams(jnp.asarray(initial), jem.TransitionParams(jnp.asarray(transition)), record)
-    fit = jem.fit(jem.HMM(leaf, K), params, jnp.asarray(x), stop=jem.NeverStop(), max_steps=STEPS)
+    fit = jem.fit(jem.HMM(leaf, K), params, jnp.asarray(x), solver=jem.EM(), stop=jem.NeverStop(), max_steps=STEPS)
     found = fit.params.emission
     parts = (found.mean, found.covariance) if kind == "gaussian" else (found.probs,)
     return (fit.params.initial, fit.params.transition.probs, *parts), float(fit.trace[0])

@@ -173,7 +173,7 @@ def test_two_coins(cases, closed):
     check(case, "first_responsibilities_A", posterior.probs[:, 0])
     if closed:
         for steps in (1, 10):
-            early = jem.fit(model, model.start, x, stop=jem.NeverStop(), max_steps=steps)
+            early = jem.fit(model, model.start, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=steps)
             check(case, f"theta_after_{steps}", early.params)
     check(case, "theta_converged", fit(model, x, tol=1e-14, solver=jem.EM() if closed else None).params)
 
@@ -201,7 +201,7 @@ def test_linkage(cases, closed):
         for _ in range(8):
             path.append(jem.em_step(model, path[-1], x, jnp.asarray(counts, float))[0])
         check(case, "em_iterates", path)
-    stop = {"stop": jem.NeverStop(), "max_steps": 30} if closed else {"tol": 1e-15}
+    stop = {"solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 30} if closed else {"tol": 1e-15}
     got = fit(model, x, weights=counts, **stop, solver=jem.EM() if closed else jem.GEM(optax.lbfgs))
     np.testing.assert_allclose(got.params, case["expected"]["mle"]["value"], rtol=0, atol=1e-9 if closed else 1e-7)
     check(case, "loglik_kernel", got.log_likelihood + sum(counts) * np.log(4))

@@ -51,7 +51,7 @@ def test_poisson_mixture(cases):
     x, model = jnp.arange(len(freq))[:, None], jem.Mixture(jem.Poisson(), 2)
     p, first, second = case["init"]["p_lambda1_lambda2"]
     start = jem.MixtureParams(jnp.array([p, 1 - p]), jem.PoissonParams(jnp.array([[first], [second]])))
-    params = jem.fit(model, start, x, weights=freq, stop=jem.NeverStop(), max_steps=8000).params
+    params = jem.fit(model, start, x, weights=freq, solver=jem.EM(), stop=jem.NeverStop(), max_steps=8000).params
     ask = lambda method: jem.standard_errors(model, params, x, freq, method=method).check()
     vector = lambda f: np.r_[f.errors.weights[0], f.errors.components.rate[:, 0]]
     found = [vector(ask(m)) for m in (*EXACT, jem.Louis())]
@@ -117,7 +117,7 @@ def test_no_false_standard_errors_at_the_edge(cases):
     moves, rates = jem.TransitionParams(jnp.array(first["A"])), jem.PoissonParams(jnp.array(first["lambda"])[:, None])
     start = jem.HMMParams(jnp.array(first["pi"]), moves, rates)
     model = jem.HMM(jem.Poisson(), 3)
-    params = jem.fit(model, start, x, stop=jem.NeverStop(), max_steps=3000).params
+    params = jem.fit(model, start, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000).params
     found = jem.standard_errors(model, params, x)
     assert int(found.status) == jem.InformationStatus.BOUNDARY
     assert np.isnan(found.errors.initial).all()

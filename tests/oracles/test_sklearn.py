@@ -88,7 +88,7 @@ def test_same_parameters(x64, kind):
         if count in (1, 7):
             assert_same(kind, steps, run_sklearn(kind, x, begin, count), x)
 
-    fit = jem.fit(KINDS[kind], params, x, stop=jem.NeverStop(), max_steps=400)
+    fit = jem.fit(KINDS[kind], params, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=400)
     assert (fit.status, fit.num_steps) == (jem.Status.MAX_STEPS, 400)
     peer = run_sklearn(kind, x, begin, 400)
     assert_same(kind, fit.params, peer, x)

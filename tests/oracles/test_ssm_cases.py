@@ -29,7 +29,7 @@ def test_nile(x64, cases):
     level = jem.LDS(1, 1, Q=jem.Diagonal(), R=jem.Diagonal(), fixed={"A": [[1]], "C": [[1]]})
     model = jem.Frozen(level, "m0", "chol_P0")
     start = level.params(m0=[init["m1"]], P0=[[init["P1"]]], R=[init["R"]], Q=[init["Q"]])
-    first = jem.fit(model, start, y, stop=jem.NeverStop(), max_steps=3000)
+    first = jem.fit(model, start, y, solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000)
     iterates, params = [], start
     for _ in range(4):
         iterates.append([float(params.R[0, 0]), float(params.Q[0, 0])])
@@ -46,7 +46,8 @@ def test_nile(x64, cases):
     )
     # A prior as wide as this is the diffuse one: its likelihood less the first observation's own.
     wide = 1e11
-    fit = jem.fit(model, start._replace(chol_P0=jnp.full((1, 1), wide**0.5)), y, stop=jem.NeverStop(), max_steps=3000)
+    diffuse = start._replace(chol_P0=jnp.full((1, 1), wide**0.5))
+    fit = jem.fit(model, diffuse, y, solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000)
     assert_expected(
         case,
         {
@@ -74,11 +75,11 @@ def test_johnson_johnson(x64, cases):
     assert_expected(case, {"loglik_at_text_estimates": jem.log_prob(seasonal, at_text, y)[0]})
     start = params(**init["start"])
     free = jem.Frozen(seasonal, "m0", "chol_P0")
-    fit = jem.fit(free, start, y, stop=jem.NeverStop(), max_steps=2000)
+    fit = jem.fit(free, start, y, solver=jem.EM(), stop=jem.NeverStop(), max_steps=2000)
     assert float(fit.log_likelihood) > case["expected"]["loglik"]["value"] - 0.1
     assert np.nanmin(np.diff(np.asarray(fit.trace))) > -1e-9
     held = jem.Frozen(seasonal, "m0", "chol_P0", "chol_R")
-    fit = jem.fit(held, start._replace(chol_R=jnp.full((1, 1), 1e-6)), y, stop=jem.NeverStop(), max_steps=2000)
+    fit = jem.fit(held, start._replace(chol_R=jnp.full((1, 1), 1e-6)), y, solver=jem.EM(), stop=jem.NeverStop(), max_steps=2000)
     got = {"phi": fit.params.A[0, 0], "sd_trend": fit.params.chol_Q[0, 0], "sd_season": fit.params.chol_Q[1, 0]}
     assert_expected(case, got | {"loglik": fit.log_likelihood})
 
@@ -89,7 +90,7 @@ def test_nile_in_float32(cases):
     init = case["init"]
     level = jem.LDS(1, 1, Q=jem.Diagonal(), R=jem.Diagonal(), fixed={"A": [[1]], "C": [[1]]})
     start = level.params(m0=[init["m1"]], P0=[[init["P1"]]], R=[init["R"]], Q=[init["Q"]])
-    fit = jem.fit(jem.Frozen(level, "m0", "chol_P0"), start, y, stop=jem.NeverStop(), max_steps=3000)
+    fit = jem.fit(jem.Frozen(level, "m0", "chol_P0"), start, y, solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000)
     assert fit.log_likelihood.dtype == jnp.float32
     assert abs(float(fit.log_likelihood) / case["expected"]["loglik"]["value"] - 1) < 1e-6
     assert jax.tree.all(jax.tree.map(lambda a: bool(jnp.isfinite(a).all()), fit.params))

@@ -1,0 +1,64 @@
+"""Probabilities on their way back from next to nothing: where the climb only seems to have ended.
+
+EM multiplies a probability by a ratio in every step. Early steps may drive one to 1e-50 that later ones multiply by 1.6:
+until it is back nothing is gained, and score and decrement are as small as at a maximum. At a maximum no cell near 0 has a
+ratio above one (Karush, Kuhn and Tucker). So a lane does not end where one has: the cell is lifted to a size where it counts,
+and the climb goes on from there.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jem.kernels.support import Simplex
+from jem.node import Node, Params
+
+NONE, LIFTED, SPENT = 0, 1, 2  # nothing lifted; the candidate was made by lifting; a lift was refused, and no more are tried
+
+_COUNT = 0.1  # expected count to which a cell is lifted, were all the weight in its row
+_SMALL = 1e-3  # nats in all below which a ratio above one promises nothing
+
+
+def cells(model: Node, params: Params, image: Params, total_weight: Array) -> Any:
+    """Which cells of `params` are next to nothing and rise in the plain step to `image`: a tree of bools, None elsewhere."""
+
+    def leaf(support: Any, old: Array, new: Array) -> Array | None:
+        if not isinstance(support, Simplex):
+            return None
+        weight = total_weight.astype(old.dtype)
+        least = jnp.maximum(_SMALL / weight, jnp.sqrt(jnp.finfo(old.dtype).eps))
+        tiny = (old > 0) & (old * weight < 0.5 * _COUNT)
+        return tiny & (new > old * (1 + least))
+
+    return jax.tree.map(leaf, model.supports(params), params, image)
+
+
+def some(cells: Any) -> Array:
+    """Whether there is one."""
+    found = jnp.array(False)
+    for leaf in jax.tree.leaves(cells):
+        found = found | jnp.any(leaf)
+    return found
+
+
+def after(before: Array, lift: Array, refused: Array) -> Array:
+    """The lane's code, after its candidate has been looked at."""
+    done = jnp.where(before == LIFTED, jnp.where(refused, SPENT, NONE), before)
+    return jnp.where(lift, LIFTED, done)
+
+
+def lifted(params: Params, cells: Any, total_weight: Array) -> Params:
+    """The parameters with these cells at a size where they count, the others of their rows making room."""
+
+    def leaf(rises: Array | None, value: Array) -> Array:
+        if rises is None:
+            return value
+        up = jnp.where(rises, jnp.maximum(value, _COUNT / jnp.maximum(total_weight, 1).astype(value.dtype)), 0)
+        rest = jnp.where(rises, 0, value)
+        whole, others = jnp.sum(value, -1, keepdims=True), jnp.sum(rest, -1, keepdims=True)
+        room = (whole - jnp.sum(up, -1, keepdims=True)) / jnp.where(others > 0, others, 1)
+        return up + rest * room
+
+    return jax.tree.map(leaf, cells, params, is_leaf=lambda c: c is None)

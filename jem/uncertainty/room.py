@@ -1,0 +1,48 @@
+"""How far parameters are from the edge of their domain."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jem.engine.score import Target, params_at
+from jem.kernels.support import ByGradient, Cells, CholeskyFactor, Held, Interval, Positive, PositiveDefinite, Simplex
+
+
+def room_of(t: Target, z: Array) -> tuple[Array, Array]:
+    """(p,) distance of every parameter to the edge of its domain, infinite where it has none; and which ones are held."""
+    params = params_at(t, z)
+    room, held = [], []
+    for support, value in zip(jax.tree.leaves(t.model.supports(params)), jax.tree.leaves(params), strict=True):
+        a, b = _room_of(support, value)
+        room.append(jnp.ravel(a))
+        held.append(np.ravel(b))
+    return jnp.concatenate(room), jnp.concatenate(held)
+
+
+def _room_of(support: Any, value: Array) -> tuple[Array, np.ndarray]:
+    nothing, everywhere = np.zeros(value.shape, bool), jnp.full_like(value, jnp.inf)
+    match support:
+        case ByGradient():
+            return _room_of(support.support, value)
+        case Held():
+            return everywhere, ~nothing
+        case Positive():
+            return value, nothing
+        case Interval():
+            return jnp.minimum(value - support.low, support.high - value), nothing
+        case Simplex() if value.shape[-1] == 1:
+            return everywhere, ~nothing
+        case Simplex():
+            held = nothing if support.held is None else np.broadcast_to(np.asarray(support.held), value.shape)
+            return jnp.minimum(value, 1 - value), held
+        case CholeskyFactor() | PositiveDefinite():
+            eye = jnp.eye(value.shape[-1], dtype=bool)
+            upper = np.triu(np.ones(value.shape[-2:], bool), 1) if isinstance(support, CholeskyFactor) else nothing
+            return jnp.where(eye, value, jnp.inf), np.broadcast_to(upper, value.shape)
+        case Cells():
+            held = np.broadcast_to(np.asarray(support.held), value.shape)
+            return jnp.where(held, jnp.inf, _room_of(support.inner, value)[0]), held
+    return everywhere, nothing

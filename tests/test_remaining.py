@@ -1,0 +1,137 @@
+"""The default stop: what is left of a climb is known before it says that it has converged."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jem
+from jem import Status
+from jem.node import replaced
+
+
+def gap(fits, node, x, **options):
+    """What a long climb from the end of each lane still gains."""
+    run = lambda p: jem.fit(node, p, x, stop=jem.Remaining(1e-10), max_steps=2000, **options)
+    more = jax.jit(jax.vmap(run))(fits.params)
+    return np.asarray(more.objective - more.trace[:, 0])
+
+
+@pytest.mark.parametrize(("size", "distance", "num"), [(2, 1.5, 30), (3, 2.5, 20)])
+def test_starts_beside_a_saddle(x64, size, distance, num):
+    """All components equal but for noise of 1e-1 to 1e-4: gains shrink there, and grow again."""
+    rng = np.random.default_rng(size)
+    x = jnp.asarray(rng.normal(size=(600, 2)) + distance * rng.integers(0, size, (600, 1)) * np.array([1.0, 0.3]))
+    node = jem.Mixture(jem.Gaussian(), size)
+    mean, noise = jnp.mean(x, 0), 10.0 ** -rng.integers(1, 5, num)
+    places = np.asarray(mean) + noise[:, None, None] * rng.normal(size=(num, size, 2))
+    whole = jem.init(jem.Mixture(jem.Gaussian(), 1), jax.random.key(0), x).components.whitening
+    starts = jem.MixtureParams(
+        jnp.full((num, size), 1 / size),
+        jem.GaussianParams(jnp.asarray(places), jnp.broadcast_to(whole, (num, size, *whole.shape[1:]))),
+    )
+    fits = jax.jit(jax.vmap(lambda p: jem.fit(node, p, x)))(starts)
+    left = gap(fits, node, x)
+    sure = np.asarray(fits.status) == Status.CONVERGED
+    assert sure.mean() > 0.9 and left[sure].max() < 2e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_probability_on_its_way_back(dtype):
+    """Early steps drive one cell of the first state to next to nothing; later ones bring it back, unseen by gains and score."""
+    rng = np.random.default_rng(4)
+    z = [0]
+    for _ in range(599):
+        z.append(z[-1] if rng.random() < 0.9 else rng.integers(0, 3))
+    x = (1.5 * np.array(z) + rng.normal(size=600))[None, :, None]
+    with jax.enable_x64(dtype == "float64"):
+        node, x = jem.HMM(jem.Gaussian(), 3), jnp.asarray(x, dtype)
+        fit = jem.fit(node, jem.init(node, jax.random.key(0), x), x)
+        assert fit.status == Status.CONVERGED
+        assert float(fit.log_likelihood) == pytest.approx(-988.4872, abs=2e-3)
+
+
+@jem.node
+class Stubborn(jem.Poisson):
+    """Its M-step never moves the second rate."""
+
+    def maximize(self, params, stats):
+        new = super().maximize(params, stats)
+        return new._replace(rate=new.rate.at[1].set(params.rate[1]))
+
+
+def test_a_parameter_that_no_step_moves(x64):
+    x = jnp.asarray(np.random.default_rng(0).poisson(3.0, (50, 2)), float)
+    fit = jem.fit(Stubborn(), jem.PoissonParams(jnp.array([1.0, 1.0])), x)
+    assert fit.status == Status.STUCK
+    with pytest.raises(jem.FitError, match="STUCK: the steps do not move"):
+        fit.check()
+
+
+@jem.node
+class Broken(jem.Poisson):
+    """Statistics that are NaN, or an M-step that is."""
+
+    where: str = jem.static(default="stats")
+
+    def expect(self, params, posterior, x, weights):
+        stats = super().expect(params, posterior, x, weights)
+        return jax.tree.map(lambda s: s * jnp.nan, stats) if self.where == "stats" else stats
+
+    def maximize(self, params, stats):
+        return jax.tree.map(lambda p: p * jnp.nan, params) if self.where == "params" else super().maximize(params, stats)
+
+
+@pytest.mark.parametrize("where", ["stats", "params"])
+@pytest.mark.parametrize("solver", [jem.EM(), jem.Anderson(), jem.SQUAREM()], ids=lambda s: type(s).__name__)
+def test_what_is_not_finite(where, solver):
+    """Neither statistics nor parameters that are NaN are the end of a climb; the start is kept."""
+    x = jnp.asarray(np.random.default_rng(0).poisson(3.0, (50, 2)), jnp.float32)
+    start = jem.PoissonParams(jnp.array([1.0, 1.0]))
+    for stop in (jem.Remaining(), jem.RelativeGain()):
+        fit = jem.fit(replaced(Broken(), where=where), start, x, solver=solver, stop=stop)
+        assert fit.status == Status.NONFINITE
+        np.testing.assert_array_equal(fit.params.rate, start.rate)
+
+
+def test_slow_climbs_end_at_their_end(cases, x64):
+    """Deaths in the Times, where plain EM takes two thousand steps: at default settings, and with EM alone."""
+    case = json.loads((cases / "poisson_mixture_times.json").read_text())
+    p, *rates = case["init"]["p_lambda1_lambda2"]
+    start = jem.MixtureParams(jnp.array([p, 1 - p]), jem.PoissonParams(jnp.array(rates)[:, None]))
+    args = jem.Mixture(jem.Poisson(), 2), start, jnp.arange(10.0)[:, None]
+    best, weights = case["expected"]["loglik"]["value"], jnp.array(case["data"]["freq"], float)
+    for solver, most in ((jem.Anderson(), 40), (jem.SQUAREM(), 200), (jem.EM(), 3000)):
+        fit = jem.fit(*args, weights=weights, solver=solver, max_steps=3000)
+        assert fit.converged and fit.num_steps <= most
+        assert -1e-9 < best - fit.log_likelihood < 2e-3
+        assert fit.remaining < 1e-3
+
+
+def test_a_tolerance_is_in_nats(x64):
+    """A tighter one leaves less, as the forecast says."""
+    x = jnp.asarray(jem.datasets.old_faithful())
+    model = jem.Mixture(jem.Gaussian(), 3)
+    start = jem.init(model, jax.random.key(0), x)
+    fits = [jem.fit(model, start, x, solver=jem.EM(), stop=jem.Remaining(tol)) for tol in (1e-1, 1e-3, 1e-5, 1e-9)]
+    left = np.array([float(fits[-1].objective - fit.objective) for fit in fits[:-1]])
+    assert (left < 2 * np.array([1e-1, 1e-3, 1e-5])).all() and left[0] > left[1] > left[2]
+    for fit, true in zip(fits, left):
+        assert true / 5 < fit.remaining < 5 * true
+
+
+def test_equal_heights(x64):
+    """Data that look the same from both sides have two optima of one height; relabelled components are one."""
+    rng = np.random.default_rng(1)
+    middle, side = 0.4 * rng.normal(size=(40, 1)), 3.0 + 0.4 * rng.normal(size=(80, 1))
+    x = jnp.asarray(np.concatenate([middle, -middle, side, -side]))
+    model = jem.Mixture(jem.Gaussian(), 2)
+    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=24)
+    best = np.asarray(fits.objective) > float(fits.best().objective) - 1e-2
+    means = np.sort(np.asarray(fits.params.components.mean[..., 0]), 1)[best & np.asarray(fits.converged)]
+    kinds = len(np.unique(means.round(1), axis=0))
+    assert kinds == 2
+    top = jax.tree.map(lambda a: a[best], fits)
+    assert top.num_optima() == kinds

@@ -176,7 +176,9 @@ VALUES: dict[str, tuple[Any, Any, list[str]]] = {
     "sets of three": (MIXTURE, jem.Labelled(REALS, np.ones((6, 3), bool)), [r"must have shape \(6, 2\)"]),
     "empty set": (MIXTURE, jem.Labelled(REALS, np.zeros((6, 2), bool)), ["row 0 allows no component"]),
     "state 2": (
-        jem.HMM(jem.Gaussian(), 2), jem.Labelled(REALS[None], np.array([[0, 1, 0, 2, 0, 0]])), ["label 2 in sequence 0, step 3"],
+        jem.HMM(jem.Gaussian(), 2),
+        jem.Labelled(REALS[None], np.array([[0, 1, 0, 2, 0, 0]])),
+        ["label 2 in sequence 0, step 3"],
     ),
     "states of one shape": (jem.HMM(jem.Gaussian(), 2), jem.Labelled(REALS[None], np.zeros((1, 5), int)), [r"shape \(1, 6\)"]),
     "states of text": (jem.HMM(jem.Gaussian(), 2), jem.Labelled(REALS[None], list("a")), ["x.labels: expected numbers"]),

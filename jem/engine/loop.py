@@ -110,9 +110,9 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
     fell = objective < standing.floor - slack
     path = lane.path
     if path is not None and point is not None:
-        # What rounding hides the scores at both ends see: a fall, and that there was none.
+        # What rounding hides the scores at both ends see: a fall, and that a plain step made none.
         slid = paths.slid(path, point)
-        fell = fell & (slid | (objective < standing.floor - 8 * slack))
+        fell = fell & (slid | retries | (objective < standing.floor - 8 * slack))
         fell = fell | (retries & slid & (objective < standing.floor + slack))
     accepted = finite & ~fell
     if path is not None and point is not None:

@@ -81,7 +81,11 @@ def as_given(node: Node, params: Params) -> Params:
         supports = node.supports(params)
     except TypeError:  # a node that does not say where its parameters lie holds none
         return params
-    given = lambda s, p: p if getattr(s, "value", None) is None else jnp.broadcast_to(jnp.asarray(s.value, p.dtype), p.shape)  # noqa: E731
+
+    def given(support: Any, value: Array) -> Array:
+        held = getattr(support, "value", None)
+        return value if held is None else jnp.broadcast_to(jnp.asarray(held, value.dtype), value.shape)
+
     return jax.tree.map(given, supports, params)
 
 

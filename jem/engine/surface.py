@@ -90,8 +90,10 @@ def block_of(model: Node, params: Params) -> Any:
 
 
 def unconstrain_block(block: Any, params: Params) -> Any:
+    """Free coordinates of what goes by gradient; those of what is held are empty."""
     return jax.tree.map(lambda support, value: support.unconstrain(value), block, params)
 
 
 def constrain_block(block: Any, free: Any, like: Params) -> Params:
+    """Parameters at free coordinates of the block, the rest as in `like`."""
     return jax.tree.map(lambda support, f, value: support.constrain(f, value), block, free, like)

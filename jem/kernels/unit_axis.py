@@ -104,6 +104,7 @@ def _spread_jvp(num: int, primals: tuple[Array], tangents: tuple[Array]) -> tupl
 
 
 def is_literal(atom: Any) -> bool:
+    """Whether an operand of a jaxpr is a constant written into it."""
     return isinstance(atom, jex.core.Literal)
 
 

@@ -201,8 +201,8 @@ def test_linkage(cases, closed):
         for _ in range(8):
             path.append(jem.em_step(model, path[-1], x, jnp.asarray(counts, float))[0])
         check(case, "em_iterates", path)
-    stop = {"solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 30} if closed else {"tol": 1e-15}
-    got = fit(model, x, weights=counts, **stop, solver=jem.EM() if closed else jem.GEM(optax.lbfgs))
+    thirty_steps = {"solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 30}
+    got = fit(model, x, weights=counts, **thirty_steps if closed else {"solver": jem.GEM(optax.lbfgs), "tol": 1e-15})
     np.testing.assert_allclose(got.params, case["expected"]["mle"]["value"], rtol=0, atol=1e-9 if closed else 1e-7)
     check(case, "loglik_kernel", got.log_likelihood + sum(counts) * np.log(4))
 

@@ -211,6 +211,14 @@ def test_student_t_recovers_its_degrees_of_freedom():
         assert float(fit.log_likelihood) > stats.multivariate_normal(x.mean(0), np.cov(x.T)).logpdf(x).sum()
 
 
+def test_student_t_of_normal_data_ends_at_the_normal(dtype):
+    """The objective hardly rises along the degrees of freedom: what is left of terms that cancel shows that it does."""
+    x = np.random.default_rng(0).standard_normal((200, 1)).astype(dtype)
+    fit = jem.fit(jem.StudentT(), jem.init(jem.StudentT(), jax.random.key(0), x), x).check()
+    assert fit.params.df > 5000
+    assert float(fit.log_likelihood) == pytest.approx(stats.norm(x.mean(), x.std()).logpdf(x.astype(float)).sum(), abs=0.01)
+
+
 def test_labels_are_respected(x64, faithful):
     """Known rows stay where they are told, even against the data; with all labels known EM is the closed form."""
     x, start = faithful

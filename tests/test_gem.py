@@ -251,6 +251,32 @@ def test_a_top_that_recedes(x64, last, recedes):
     assert got == pytest.approx(recedes, abs=0.2)
 
 
+def log_logistic(params, u):
+    return jax.nn.log_sigmoid((2 * u["y"] - 1) * (params["level"] + params["slope"] * u["group"]))
+
+
+LOGISTIC = jem.Density(log_logistic, {"level": jnp.zeros(()), "slope": jnp.zeros(())})
+
+
+ZERO, ONE = np.zeros(20), np.ones(20)
+CLASSES = {  # of the two halves of a logistic regression on a group's indicator
+    "regular": (np.arange(20) % 2, np.r_[np.ones(15), np.zeros(5)], jem.Status.CONVERGED),
+    "one half separated": (np.arange(20) % 2, ONE, jem.Status.DEGENERATE),
+    "both": (ZERO, ONE, jem.Status.DEGENERATE),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_separated_classes_are_told(dtype, name):
+    first, second, status = CLASSES[name]
+    x = {"group": np.r_[ZERO, ONE].astype(dtype), "y": np.r_[first, second].astype(dtype)}
+    fit = jem.fit(LOGISTIC, LOGISTIC.start, x, solver=LBFGS)
+    assert fit.status == status
+    if status == jem.Status.DEGENERATE:
+        with pytest.raises(jem.FitError, match=r"rises for ever.*params\['slope'\]"):
+            fit.check()
+
+
 def test_what_may_run_away():
     """Real numbers and growing positive ones; a probability or a rate at 0 is an answer."""
     where = {"a": jem.Interval(), "b": jem.Positive(), "c": jem.Real()}

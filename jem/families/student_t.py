@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import digamma, gammaln
 
 from jem.families import gaussian
 from jem.kernels import gaussian as kernel
@@ -29,18 +28,23 @@ class StudentTParams(NamedTuple):
 
 
 class StudentTPosterior(NamedTuple):
-    """`E[u]` and `E[log u]` (N,) of each unit's precision scale u."""
+    """`E[u]` and `E[log u] - E[u] + 1` (N,) of each unit's precision scale u; the latter is 0 where u is known to be 1."""
 
     scale: Array
-    log_scale: Array
+    gap: Array
+
+    @property
+    def log_scale(self) -> Array:
+        """`E[log u]`, (N,)."""
+        return self.gap + self.scale - 1
 
 
 class StudentTStats(NamedTuple):
-    """Sums of weights, of `E[u]`, of `E[log u] - E[u]`, and the moments weighted by `E[u]`."""
+    """Sums of weights, of `E[u]`, of `E[log u] - E[u] + 1`, and the moments weighted by `E[u]`."""
 
     count: Array
     mass: Array
-    log_mass: Array
+    gap: Array
     moments: kernel.Moments
 
 
@@ -85,14 +89,15 @@ class StudentT(Node):
         square = jnp.sum(z * z, 0)
         a, b = 0.5 * (df + dim), 0.5 * (df + square)
         log_prob = kernel.log_student_t(self.covariance, params.whitening, square, df, dim)
-        return StudentTPosterior(a / b, digamma(a) - jnp.log(b)), log_prob
+        away = (dim - square) / (df + square)  # E[u] - 1; near 0 it and its logarithm cancel
+        near = jnp.abs(away) < 0.5
+        log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, away, 0)), jnp.log(a / b))
+        return StudentTPosterior(a / b, log_ratio - away - kernel.digamma_gap(a)), log_prob
 
     def expect(self, params: StudentTParams, posterior: StudentTPosterior, x: Array, weights: Array) -> StudentTStats:
         z = self.covariance.whiten(params.whitening, x - params.mean[:, None])
-        u, log_u = posterior
-        return StudentTStats(
-            jnp.sum(weights), weights @ u, weights @ (log_u - u), self.covariance.moments(z, weights * u)
-        )
+        u, gap = posterior
+        return StudentTStats(jnp.sum(weights), weights @ u, weights @ gap, self.covariance.moments(z, weights * u))
 
     def maximize(self, params: StudentTParams, stats: StudentTStats) -> StudentTParams:
         prior = gaussian.prior_of(self)
@@ -103,11 +108,11 @@ class StudentT(Node):
         mean, w, df = params
         half, dim = 0.5 * df, mean.shape[0]
         # E[log u] enters the Gaussian term D/2 times and the gamma density of u (half - 1) times.
-        log_u = stats.log_mass + stats.mass
+        log_u = stats.gap + stats.mass - stats.count
         normal = kernel.expected_log_normal(
             self.covariance, mean, w, stats.count, stats.mass, stats.moments, old.mean, old.whitening
         )
-        gamma = stats.count * (half * jnp.log(half) - gammaln(half)) + (half - 1) * log_u - half * stats.mass
+        gamma = stats.count * kernel.log_gamma_gap(half) + half * stats.gap - log_u
         return normal + 0.5 * dim * log_u + gamma
 
     def init(self, key: Array, x: Array, weights: Array) -> StudentTParams:
@@ -169,5 +174,5 @@ class StudentT(Node):
 def maximize_df(old: Array, stats: StudentTStats) -> Array:
     """The degrees of freedom that maximise the expected log-density of the scales."""
     empty = ~(stats.count > 0)
-    target = stats.log_mass / jnp.where(empty, 1, stats.count)
+    target = stats.gap / jnp.where(empty, 1, stats.count)
     return jnp.where(empty, old, kernel.solve_degrees_of_freedom(target, old))

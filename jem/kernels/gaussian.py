@@ -16,6 +16,7 @@ from jax.scipy.special import digamma, gammaln, polygamma
 from jem.kernels.linalg import cholesky_solve_lower, solve_lower
 
 LOG_2PI = 1.8378770664093453
+_LARGE = 20.0  # where Stirling's series is exact to rounding
 
 
 class Moments(NamedTuple):
@@ -288,29 +289,41 @@ def log_student_t(structure: Structure, w: Array, square: Array, df: Array, dim:
 
 def log_gamma_step(a: Array, h: float) -> Array:
     """`gammaln(a + h) - gammaln(a) - h log(a)` to full precision also where a is large and the terms cancel (Stirling)."""
-    small = a < 20
-    low, high = jnp.where(small, a, 20), jnp.where(small, 20, a)
+    low, high = jnp.minimum(a, _LARGE), jnp.maximum(a, _LARGE)
+    series = (high + h - 0.5) * jnp.log1p(h / high) - h + _tail(high + h) - _tail(high)
+    return jnp.where(a < _LARGE, gammaln(low + h) - gammaln(low) - h * jnp.log(low), series)
 
-    def tail(x: Array) -> Array:
-        y = 1 / (x * x)
-        return (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / x
 
-    series = (high + h - 0.5) * jnp.log1p(h / high) - h + tail(high + h) - tail(high)
-    return jnp.where(small, gammaln(low + h) - gammaln(low) - h * jnp.log(low), series)
+def log_gamma_gap(a: Array) -> Array:
+    """`a log(a) - a - gammaln(a)` to full precision also where a is large (Stirling)."""
+    low, high = jnp.minimum(a, _LARGE), jnp.maximum(a, _LARGE)
+    return jnp.where(a < _LARGE, low * jnp.log(low) - low - gammaln(low), 0.5 * jnp.log(high) - 0.5 * LOG_2PI - _tail(high))
+
+
+def digamma_gap(a: Array) -> Array:
+    """`log(a) - digamma(a)`, the derivative of `log_gamma_gap`, to full precision also where a is large."""
+    low, high = jnp.minimum(a, _LARGE), jnp.maximum(a, _LARGE)
+    y = 1 / (high * high)
+    return jnp.where(a < _LARGE, jnp.log(low) - digamma(low), 0.5 / high + y * (1 / 12 - y * (1 / 120 - y / 252)))
+
+
+def _tail(x: Array) -> Array:
+    """What follows `(x - 1/2) log(x) - x + log(2 pi) / 2` in Stirling's series of `gammaln(x)`, x large."""
+    y = 1 / (x * x)
+    return (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / x
 
 
 def solve_degrees_of_freedom(target: Array, start: Array, low: float = 0.05, high: float = 1e4) -> Array:
-    """The maximum over df of `df/2 log(df/2) - gammaln(df/2) + df/2 target`, by bisection on log df.
+    """The maximum over df of `df/2 log(df/2) - df/2 - gammaln(df/2) + df/2 target`, by bisection on log df.
 
-    Its derivative, `log(df/2) + 1 - digamma(df/2) + target`, falls from infinity to `1 + target`: for `target >= -1` the
-    maximum lies at infinity and `high` is returned. `start` gives shape and dtype.
+    Its derivative, `log(df/2) - digamma(df/2) + target`, falls from infinity to `target`: for `target >= 0` the maximum lies
+    at infinity and `high` is returned. `start` gives shape and dtype.
     """
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         lo, hi = bounds
         mid = 0.5 * (lo + hi)
-        half = 0.5 * jnp.exp(mid)
-        rising = jnp.log(half) + 1 - digamma(half) + lax.stop_gradient(target) > 0
+        rising = digamma_gap(0.5 * jnp.exp(mid)) + lax.stop_gradient(target) > 0
         return jnp.where(rising, mid, lo), jnp.where(rising, hi, mid)
 
     bounds = jnp.full_like(start, jnp.log(low)), jnp.full_like(start, jnp.log(high))

@@ -45,7 +45,7 @@ class Unscaled(Wrapper):
 
     def infer(self, params, x):
         posterior, log_prob = self.child.infer(params, x)
-        return StudentTPosterior(jnp.ones_like(posterior.scale), posterior.log_scale), log_prob
+        return StudentTPosterior(jnp.ones_like(posterior.scale), posterior.gap), log_prob
 
 
 def test_control_a_wrong_posterior(x64):

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 T = TypeVar("T")
 
@@ -23,8 +23,12 @@ def total(terms: Iterable[Array]) -> Array:
 
 
 def where(mask: Array, a: T, b: T) -> T:
-    """Leafwise `where(mask, a, b)`, with `mask` aligned to the leading axes of every leaf."""
-    return jax.tree.map(lambda p, q: jnp.where(jnp.reshape(mask, mask.shape + (1,) * (p.ndim - mask.ndim)), p, q), a, b)
+    """Leafwise `where(mask, a, b)`, `mask` aligned to the leading axes of every leaf; a and b agree in shapes and dtypes."""
+
+    def leaf(p: Array, q: Array) -> Array:
+        return lax.select(lax.broadcast_in_dim(mask, p.shape, range(mask.ndim)) if mask.ndim else mask, p, q)
+
+    return jax.tree.map(leaf, a, b)
 
 
 def two_sum(total: T, error: T, term: T) -> tuple[T, T]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jaxlib
 import pytest
+from tiers import ALL, is_long
 from zoo import ZOO, build
 
 # Before the backend starts: the mesh tests need two devices.
@@ -32,22 +33,43 @@ BESIDE = Path(__file__).resolve().parents[2] / "shared" / "cases"
 ONLY_BESIDE = ("dawid_skene_anaesthetist", "hmm_speed", "lca_carcinoma", "turnbull_cosmesis")
 
 
-def pytest_collection_modifyitems(items):
-    """With `--dist loadgroup`, one worker runs all laws of a model, and one runs a file: nothing is compiled twice."""
+def pytest_collection_modifyitems(config, items):
+    """Of what compiles for long, siblings wait (`tiers`). With `--dist loadgroup` one worker runs all laws of a model, and one
+    runs a file: nothing is compiled twice."""
+    if not ALL:
+        config.hook.pytest_deselected(items=[item for item in items if is_long(item)])
+        items[:] = [item for item in items if not is_long(item)]
     for item in items:
         callspec = getattr(item, "callspec", None)
         model = callspec.params.get("model") if callspec else None
         item.add_marker(pytest.mark.xdist_group(model or item.nodeid.split("::")[0]))
 
 
-@pytest.fixture(scope="module", autouse=True)
+class Held:
+    """What compiled programs hold of a process: memory, and memory maps, of which there may be some 65,000."""
+
+    after_clearing = 0  # bytes
+
+    def memory(self):
+        pages = Path("/proc/self/statm")
+        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
+
+    def maps(self):
+        maps = Path("/proc/self/maps")
+        return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
+HELD = Held()
+
+
+@pytest.fixture(autouse=True)
 def few_programs():
-    """Every compiled program holds memory maps, of which a process may have some 65,000: drop them all in time."""
+    """Drops all programs in time."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
+    if HELD.memory() > HELD.after_clearing + 1.5e9 or HELD.maps() > 40_000:
         jax.clear_caches()
         gc.collect()
+        HELD.after_clearing = HELD.memory()
 
 
 @pytest.fixture

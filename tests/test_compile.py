@@ -1,7 +1,6 @@
 """Values never recompile: new data of the same shape, tolerances, priors and starts run the program there is."""
 
 import copy
-import os
 import sys
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiers import ALL
 from zoo import ZOO
 
 import jem
@@ -177,7 +177,7 @@ def test_supports_with_other_cells_are_other_programs(value):
     assert same == value != type(value)(mask) and hash(same) == hash(value)
 
 
-ANEW = ["held cells", "fixed transition"] + ([row.name for row in ZOO] if os.environ.get("JEM_ALL_ROWS") else ["lds_level"])
+ANEW = ["held cells", "fixed transition"] + ([row.name for row in ZOO] if ALL else ["lds_level"])
 
 
 @pytest.mark.parametrize("name", ANEW)

@@ -1,11 +1,10 @@
 """Derivatives of a fit: against finite differences, closed forms and the unrolled loop, and what it says when there is none."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import ALL
 from zoo import ZOO, build
 
 import jem
@@ -14,7 +13,6 @@ from jem.kernels.krylov import solve_symmetric
 # Each program takes seconds to compile: these by default, all rows with JEM_ALL_ROWS=1. What they are made of, the
 # derivative of the score, is a law that every row obeys (laws/test_score.py).
 QUICK = ("student_t", "mixture_poisson_prior", "mixture_categorical")
-ALL = bool(os.environ.get("JEM_ALL_ROWS"))
 # Directions that the data say nothing about, or no maximum inside of the domain: these have no derivative.
 FLAT = {"mixture_categorical", "tied_part", "factor", "factor_spherical_no_prior", "tied_factor"}
 NOWHERE = {"mixture_factor", "lds", "lds_level", "mixture_of_hmms"}

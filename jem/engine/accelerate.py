@@ -9,7 +9,7 @@ from jem import tree
 from jem.coordinates import ravel, unravel
 from jem.engine.path import Path, ages, begin
 from jem.engine.step import EM, Around, Evaluated, Standing
-from jem.kernels.linalg import cholesky_solve_lower
+from jem.kernels.linalg import cholesky_solve_lower, diagonal
 from jem.node import Node, Params, node, setting, static
 from jem.settings import number, whole
 
@@ -160,7 +160,7 @@ def _coefficients(path: Path, length: Array, damping: Array) -> Array:
     size = path.steps.place.shape[0]
     used = jnp.zeros(size, bool).at[ages(path)].set(jnp.arange(size) < length)
     curvature = -(path.steps.place @ path.steps.score.T)
-    squares = jnp.where(used, jnp.diagonal(curvature), 0)
+    squares = jnp.where(used, diagonal(curvature), 0)
     tiny = jnp.finfo(squares.dtype).tiny
     unit = jnp.where(squares > tiny, 1 / jnp.sqrt(jnp.maximum(squares, tiny)), 0)
     eye = jnp.eye(size, dtype=squares.dtype)

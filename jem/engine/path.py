@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from jem import tree
 from jem.coordinates import ravel, unravel
-from jem.kernels.linalg import cholesky_solve_lower
+from jem.kernels.linalg import cholesky_solve_lower, diagonal
 from jem.node import Node, Params, Stats
 
 MEMORY = 10  # differences looked at; three and five are too few to tell plateaus
@@ -143,14 +143,14 @@ def left(path: Path) -> Array:
     b = (0.5 * (curvature + curvature.T))[order][:, order]
     c = (path.steps.place @ path.last.score)[order]
     eye = jnp.eye(MEMORY, dtype=c.dtype)
-    squares = jnp.where(shown, jnp.diagonal(b), 1)
+    squares = jnp.where(shown, diagonal(b), 1)
     unit = jnp.where(shown & (squares > 0), 1 / jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
     ridge = jnp.asarray(1e-4 if c.dtype == jnp.float64 else 1e-3, c.dtype)
     scaled = b * unit[:, None] * unit[None, :] * (1 - eye) + (1 + ridge) * eye
     least = 0.5 * jnp.sqrt(ridge)  # the pivots of a matrix without a negative eigenvalue are at least twice that
     beside = jnp.concatenate([(unit * c)[:, None], eye], 1)
     solved = cholesky_solve_lower(scaled, beside, jnp.full(MEMORY, least, c.dtype))
-    pivots = 1 / jnp.diagonal(solved[:, 1:])
+    pivots = 1 / diagonal(solved[:, 1:])
     sound = jnp.all(pivots > 1.01 * least) & jnp.all(squares > 0) & (path.count > 1)
     model = jnp.where(sound, 0.5 * jnp.sum(solved[:, 0] ** 2), jnp.inf)
     return jnp.maximum(model, _by_gains(path, order))

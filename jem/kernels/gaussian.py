@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import digamma, gammaln, polygamma
 
-from jem.kernels.linalg import cholesky_solve_lower, solve_lower
+from jem.kernels.linalg import cholesky_solve_lower, diagonal, solve_lower
 
 LOG_2PI = 1.8378770664093453
 _LARGE = 20.0  # where Stirling's series is exact to rounding
@@ -32,7 +32,7 @@ class Full:
 
     def diagonal(self, w: Array, dim: int) -> Array:
         """The diagonal of W, (D,)."""
-        return jnp.diagonal(w)
+        return diagonal(w)
 
     def from_diagonal(self, diagonal: Array) -> Array:
         """The whitening with this diagonal (D,) and nothing else."""
@@ -57,7 +57,7 @@ class Full:
 
     def trace(self, s: Array, dim: int) -> Array:
         """`tr S`."""
-        return jnp.trace(s)
+        return jnp.sum(diagonal(s))
 
     def change(self, new: Array, old: Array, s: Array) -> Array:
         """S in the coordinates of W_new: `A S A^T` with `A = W_new W_old^{-1}`."""
@@ -75,14 +75,14 @@ class Full:
 
     def condition(self, w: Array) -> Array:
         """By how much a row of W magnifies rounding: its length, each feature in units of its deviation given those before."""
-        return jnp.sqrt(jnp.max(jnp.sum((w / jnp.diagonal(w)[None, :]) ** 2, 1)))
+        return jnp.sqrt(jnp.max(jnp.sum((w / diagonal(w)[None, :]) ** 2, 1)))
 
     def update(self, w: Array, s: Array, floor: Array) -> Array:
         """The whitening of the covariance that is `s` in the coordinates of `w`; deviations stay at or above `floor`."""
         # The deviation of feature j given those before it is C_jj / W_jj, where s = C C^T. What is left of a variance below its
         # rounding is noise, and it would be divided by: a step shrinks to there, the next one, in its coordinates, sees more.
-        rounding = jnp.sqrt(32 * s.shape[0] * jnp.finfo(s.dtype).eps * jnp.maximum(jnp.diagonal(s), 0))
-        return cholesky_solve_lower(s, w, jnp.maximum(floor * jnp.diagonal(w), rounding))
+        rounding = jnp.sqrt(32 * s.shape[0] * jnp.finfo(s.dtype).eps * jnp.maximum(diagonal(s), 0))
+        return cholesky_solve_lower(s, w, jnp.maximum(floor * diagonal(w), rounding))
 
     def whitening(self, covariance: Array, dim: int) -> Array:
         """W from a covariance (D, D)."""

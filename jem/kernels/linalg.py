@@ -11,15 +11,27 @@ _UNROLL = 4  # below: straight-line code
 _BLOCK = 16  # above: blocks of columns, with matrix products between them
 
 
+def diagonal(a: Array) -> Array:
+    """The diagonal (..., n) of matrices (..., n, n), as a slice: a smaller program than `jnp.diagonal`."""
+    n = a.shape[-1]
+    return lax.slice_in_dim(a.reshape(*a.shape[:-2], n * n), 0, n * n, n + 1, axis=-1)
+
+
 def _eliminate_column(j: int | Array, a: Array, b: Array, floor: Array) -> tuple[Array, Array]:
     """One step of Cholesky elimination on the augmented matrix [a | b], pivot j."""
     rows = jnp.arange(a.shape[0])
-    pivot = jnp.maximum(jnp.sqrt(jnp.maximum(a[j, j], 0)), floor[j])
-    row_a, row_b = a[j] / pivot, b[j] / pivot
+    row_a, row_b = _row(a, j), _row(b, j)
+    pivot = jnp.maximum(jnp.sqrt(jnp.maximum(_row(row_a, j), 0)), _row(floor, j))
+    row_a, row_b = row_a / pivot, row_b / pivot
     below = jnp.where(rows > j, row_a, 0)
     a = jnp.where((rows == j)[:, None], row_a[None, :], a - below[:, None] * row_a[None, :])
     b = jnp.where((rows == j)[:, None], row_b[None, :], b - below[:, None] * row_b[None, :])
     return a, b
+
+
+def _row(a: Array, j: int | Array) -> Array:
+    """`a[j]`, j not negative."""
+    return lax.dynamic_index_in_dim(a, j, keepdims=False, allow_negative_indices=False) if isinstance(j, jax.Array) else a[j]
 
 
 def _eliminate_block(a: Array, b: Array, floor: Array) -> tuple[Array, Array]:
@@ -125,10 +137,12 @@ def solve_lower(lower: Array, b: Array) -> Array:
     rows = jnp.arange(lower.shape[0])
 
     def step(j: int | Array, b: Array) -> Array:
-        row = b[j] / lower[j, j]
-        column = jnp.where(rows > j, lower[:, j], 0)
-        return jnp.where((rows == j)[:, None], row[None, :], b - column[:, None] * row[None, :])
+        column = _row(transposed, j)
+        row = _row(b, j) / _row(column, j)
+        below = jnp.where(rows > j, column, 0)
+        return jnp.where((rows == j)[:, None], row[None, :], b - below[:, None] * row[None, :])
 
+    transposed = lower.T
     return _each(lower.shape[0], step, b)
 
 

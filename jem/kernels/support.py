@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jem.kernels.linalg import cholesky
+from jem.kernels.linalg import cholesky, diagonal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,15 +197,17 @@ class CholeskyFactor(Support):
 
     def unconstrain(self, value: Array) -> Array:
         row, column = _below(value.shape[-1])
-        return jnp.concatenate([jnp.log(jnp.diagonal(value, axis1=-2, axis2=-1)), value[..., row, column]], -1)
+        entries = value.reshape(*value.shape[:-2], -1)
+        below = jnp.take(entries, row * value.shape[-1] + column, axis=-1, mode="clip")
+        return jnp.concatenate([jnp.log(diagonal(value)), below], -1)
 
     def constrain(self, free: Array, like: Array) -> Array:
         dim = like.shape[-1]
-        row, column = _below(dim)
-        diagonal = np.arange(dim)
-        matrix = jnp.zeros((*free.shape[:-1], dim, dim), free.dtype)
-        matrix = matrix.at[..., diagonal, diagonal].set(jnp.exp(free[..., :dim]))
-        return matrix.at[..., row, column].set(free[..., dim:])
+        place = np.full((dim, dim), free.shape[-1])  # of each entry, in a row of the coordinates and a zero
+        place[np.diag_indices(dim)] = np.arange(dim)
+        place[_below(dim)] = np.arange(dim, free.shape[-1])
+        row = jnp.concatenate([jnp.exp(free[..., :dim]), free[..., dim:], jnp.zeros_like(free[..., :1])], -1)
+        return jnp.take(row, place, axis=-1, mode="clip")
 
     def inside(self, value: Array) -> Array:
         return jnp.where(np.broadcast_to(np.eye(value.shape[-1], dtype=bool), value.shape), _positive(value), value)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import ALL
 
 import jem
 
@@ -56,7 +57,7 @@ def test_gaussian_mixtures(x64, cases, name, most, kind):
     x = jnp.asarray(case["data"]["X"])
     rows = [r for r in case["expected"]["fits"]["value"] if r["model"] == kind]
     assert [r["K"] for r in rows] == list(range(1, most + 1))
-    for row in rows:
+    for row in rows if ALL else [rows[0], rows[1], rows[-1]]:
         labels = case["init"]["labels"].get(str(row["K"]), [1] * len(x))
         model = STRUCTURES[kind](row["K"])
         fit = fit_from_labels(kind, row["K"], x, np.array(labels) - 1).check()

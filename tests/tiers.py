@@ -1,0 +1,73 @@
+"""What every run tests, and what only JEM_ALL_ROWS=1 does: rows and cases of which a sibling says nearly the same.
+
+Compiling is what tests take their time for. By default each law takes the rows of the zoo that between them hold every part
+of the library, in both dtypes; two laws, the score's derivative and *converged means converged*, take every row.
+"""
+
+import os
+
+ALL = bool(os.environ.get("JEM_ALL_ROWS"))
+
+OFTEN = {
+    *("gaussian_spherical", "student_t", "mixture_full", "mixture_diagonal", "mixture_strong_prior", "tied", "frozen_mean"),
+    *("mixture_poisson_prior", "mixture_of_mixtures", "mixed_product", "one_of", "labelled", "hmm_missing"),
+    *("hmm_categorical", "factor", "tied_factor", "lds_level", "mixture_laplace", "logjoint"),
+}
+EVERY_ROW = ("laws/test_converged.py", "laws/test_score.py")
+
+LONG = {
+    "oracles/test_cases.py": ("[gmm_iris-9-VII]", "[gmm_iris-9-VVI]"),
+    "oracles/test_factor_cases.py": ("test_fa_ability[prior1]",),
+    "oracles/test_logjoint_cases.py": ("test_poisson_hmm",),
+    "oracles/test_written_cases.py": (
+        *("test_biochemists[const]", "test_turtles", "test_salamanders[zi_poisson]", "test_patents", "test_two_parabolas"),
+        *("test_gamma_regression[log-lot1]", "test_gamma_regression[log-lot2]", "test_rasch[rasch1]"),
+        *("test_student_regression[8]", "test_survival[loglogistic]"),
+    ),
+    "test_bootstrap.py": ("test_number_of_components",),
+    "test_cli.py": (
+        *("test_every_model_fits[t-diag]", "test_every_model_fits[gmm-spherical]", "test_every_model_fits[gmm-diag]"),
+        *("test_every_model_fits[poisson]", "test_interrupted_fit_ends_at_once[2]"),
+    ),
+    "test_compile.py": ("test_a_model_built_anew_compiles_nothing[held cells]",),
+    "test_driven.py": ("test_earthquakes", "test_emissions_by_a_network"),
+    "test_factor.py": (
+        *("test_compressed_fit_is_the_fit_from_rows[spherical]", "test_row_sharded_fit_is_the_fit"),
+        *("test_tied_m_step_is_the_maximum[fields0]", "test_tied_m_step_is_the_maximum[fields2]"),
+        *("test_heywood_case_is_flagged[float64]", "test_ordinary_fit_is_not_flagged[float64]"),
+        *("test_float32_far_from_the_origin[Missing]", "test_mixture_of_factor_analysers[spherical]"),
+        *("test_scale_of_the_data_does_not_matter[float64]", "test_log_prob_is_scipys[spherical"),
+    ),
+    "test_failures.py": (
+        *("test_scales_of_1e30[float64-100]", "test_scales_of_1e30[float32--100]", "test_steps_run_out[float64]"),
+        *("test_as_many_components_as_rows[float64]", "test_a_nan_row_inside_jit[float64]"),
+    ),
+    "test_fit.py": ("test_inside_jvp", "test_inside_vmap_over_hyper_parameters", "test_parameter_counts[one of]"),
+    "test_gem.py": (
+        *("-schedule]", "-chain]", "test_equals_the_closed_form[mixture_no_prior]"),
+        *("test_equals_the_closed_form[latent_class]", "test_jit_and_vmap[mixture_laplace]"),
+        *("[units-several steps]", "[statistics-adam]"),
+    ),
+    "test_lds.py": (
+        *("test_a_start_from_data_comes_near_the_truth", "test_brute_force[diagonal]", "test_a_mixture_of_models"),
+        "test_a_first_state_without_noise_moves[fixed]",
+    ),
+    "test_mesh.py": ("test_no_deadlock_at_128_features", "test_restarts_over_devices[4]"),
+    "test_reachable.py": (
+        *("test_two_groups_without_a_common_symbol[float64]", "test_nothing_is_seen_beyond_the_ends[-inf]"),
+        *("test_nothing_is_seen_beyond_the_ends[1e+30]", "test_impossible_sequences_have_no_posterior[float64]"),
+    ),
+    "test_restarts.py": ("test_batches_change_nothing[1]",),
+    "test_written.py": ("test_starts_look_at_the_data[joint chain]",),
+}
+
+
+def is_long(item):
+    """Whether a test waits for JEM_ALL_ROWS=1."""
+    name = item.nodeid.removeprefix("tests/")
+    file, _, test = name.partition("::")
+    callspec = getattr(item, "callspec", None)
+    row = callspec.params.get("model") if callspec else None
+    if file.startswith("laws/") and isinstance(row, str) and file not in EVERY_ROW and row not in OFTEN:
+        return True
+    return any(test.endswith(ending) or (not ending.endswith("]") and ending in test) for ending in LONG.get(file, ()))

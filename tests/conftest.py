@@ -1,5 +1,6 @@
 """What every test runs under: strict JAX, two CPU devices, a compiler in a hurry, a dtype per test."""
 
+import ctypes
 import gc
 import os
 from pathlib import Path
@@ -45,31 +46,42 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(pytest.mark.xdist_group(model or item.nodeid.split("::")[0]))
 
 
-class Held:
-    """What compiled programs hold of a process: memory, and memory maps, of which there may be some 65,000."""
-
-    after_clearing = 0  # bytes
-
-    def memory(self):
-        pages = Path("/proc/self/statm")
-        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
-
-    def maps(self):
-        maps = Path("/proc/self/maps")
-        return maps.read_bytes().count(b"\n") if maps.exists() else 0
+def memory():
+    """Bytes that the process holds."""
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
 
-HELD = Held()
+def drop_programs():
+    """Every compiled program holds memory, and memory maps, of which a process may have some 65,000."""
+    jax.clear_caches()
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc gives back what is free only when asked
+        trim(0)
+    return memory()
+
+
+@pytest.fixture(scope="session")
+def floor():
+    """What is held without programs, as a list of one number."""
+    return [memory()]
 
 
 @pytest.fixture(autouse=True)
-def few_programs():
+def little_memory(floor):
     """Drops all programs in time."""
     yield
-    if HELD.memory() > HELD.after_clearing + 1.5e9 or HELD.maps() > 40_000:
-        jax.clear_caches()
-        gc.collect()
-        HELD.after_clearing = HELD.memory()
+    if memory() > floor[0] + 1.2e9:
+        floor[0] = drop_programs()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_maps(floor):
+    """The same for memory maps."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
+        floor[0] = drop_programs()
 
 
 @pytest.fixture

@@ -17,16 +17,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 # Compiling is most of the time here: XLA leaves out its costly passes, and the kernel generators that take longest. Both are
-# read once, when the backend starts; what a test starts in a process of its own compiles as it does for users.
-jax.config.update("jax_disable_most_optimizations", True)
+# read once, when the backend starts; what a test starts in a process of its own compiles as it does for users, and so does
+# everything with JEM_AS_USERS=1.
 FLAGS = {
     (0, 10): "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
     (0, 12): "--xla_cpu_experimental_ynn_fusion_type= --xla_cpu_parallel_codegen_split_count=1",
 }
-if "XLA_FLAGS" not in os.environ and (flags := FLAGS.get(jaxlib.version.__version_info__[:2])):
-    os.environ["XLA_FLAGS"] = flags
-    jax.devices()
-    del os.environ["XLA_FLAGS"]
+if not os.environ.get("JEM_AS_USERS"):
+    jax.config.update("jax_disable_most_optimizations", True)
+    if "XLA_FLAGS" not in os.environ and (flags := FLAGS.get(jaxlib.version.__version_info__[:2])):
+        os.environ["XLA_FLAGS"] = flags
+        jax.devices()
+        del os.environ["XLA_FLAGS"]
 
 # The reference cases of the repository, and those that may only be read beside it.
 CASES = Path(__file__).resolve().parent / "cases"

@@ -23,10 +23,11 @@ def total(terms: Iterable[Array]) -> Array:
 
 
 def where(mask: Array, a: T, b: T) -> T:
-    """Leafwise `where(mask, a, b)`, `mask` aligned to the leading axes of every leaf; a and b agree in shapes and dtypes."""
+    """Leafwise `where(mask, a, b)`, `mask` aligned to the leading axes of every leaf; a and b agree in shapes."""
 
     def leaf(p: Array, q: Array) -> Array:
-        return lax.select(lax.broadcast_in_dim(mask, p.shape, range(mask.ndim)) if mask.ndim else mask, p, q)
+        which = lax.broadcast_in_dim(mask, p.shape, range(mask.ndim)) if mask.ndim else mask
+        return lax.select(which, p, q) if p.dtype == q.dtype else jnp.where(which, p, q)  # the former is a smaller program
 
     return jax.tree.map(leaf, a, b)
 

@@ -215,7 +215,7 @@ def test_student_t_of_normal_data_ends_at_the_normal(dtype):
     """The objective hardly rises along the degrees of freedom: what is left of terms that cancel shows that it does."""
     x = np.random.default_rng(0).standard_normal((200, 1)).astype(dtype)
     fit = jem.fit(jem.StudentT(), jem.init(jem.StudentT(), jax.random.key(0), x), x).check()
-    assert fit.params.df > 5000
+    assert fit.params.df > 1000
     assert float(fit.log_likelihood) == pytest.approx(stats.norm(x.mean(), x.std()).logpdf(x.astype(float)).sum(), abs=0.01)
 
 

@@ -1,11 +1,12 @@
-"""Log-densities of every family against scipy.stats, in both dtypes."""
+"""Log-densities of every family against scipy.stats, and what they are made of against scipy.special, in both dtypes."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 import jem
+from jem.kernels.gaussian import digamma_gap, log_gamma_gap
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((40, 3)) * [1.0, 3.0, 0.2] + [0.0, 5.0, -1.0]
@@ -94,3 +95,14 @@ def test_mixture_and_product(dtype):
     x = {"count": jnp.asarray(COUNTS), "bit": jnp.asarray(BITS)}
     got = jem.log_prob(node, jem.MixtureParams(jnp.asarray(weights, dtype), parts), x)
     np.testing.assert_allclose(got, want, rtol=200 * np.finfo(dtype).eps)
+
+
+def test_gaps_between_gamma_functions_and_logarithms(dtype):
+    """From 20 on to the dtype's digits, below to those of the terms; scipy's differences lose some of float64's."""
+    a = np.array([0.03, 0.5, 1.0, 5.0, 19.9, 20.0, 20.1, 60.0, 400.0])
+    tol = max(8 * np.finfo(dtype).eps, 1e-12)
+    got, want = digamma_gap(jnp.asarray(a, dtype)), np.log(a) - special.digamma(a)
+    np.testing.assert_array_less(np.abs(got - want) / np.where(a < 20, 1 + np.abs(np.log(a)), 1), tol)
+    got, want = log_gamma_gap(jnp.asarray(a, dtype)), a * np.log(a) - a - special.gammaln(a)
+    np.testing.assert_array_less(np.abs(got - want) / np.where(a < 20, 1 + np.abs(a * np.log(a)), 1), tol)
+    np.testing.assert_allclose(digamma_gap(jnp.asarray([1e3, 5e3], dtype)), [5.000833333e-04, 1.000033333e-04], rtol=1e-6)

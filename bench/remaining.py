@@ -59,11 +59,12 @@ def double(values: Any) -> Any:
 
 
 def left(climb: Climb, params: Any) -> float:
-    """Nats that a long climb in float64 still gains."""
+    """Nats that a long climb in float64 still gains; NaN where it fails, as one that ends at once says nothing."""
     with jax.enable_x64(True):
         x, weights, start = jax.tree.map(jnp.asarray, double((climb.x, climb.weights, params)))
         more = jem.fit(climb.node, start, x, weights=weights, stop=jem.Remaining(1e-9), max_steps=3000)
-        return float(more.objective - more.trace[0])
+        climbed = int(more.status) in (jem.Status.CONVERGED, jem.Status.MAX_STEPS)
+        return float(more.objective - more.trace[0]) if climbed else float("nan")
 
 
 def oracle(climb: Climb, solver: Any, most: int) -> int | None:
@@ -101,7 +102,7 @@ def compare(arguments: argparse.Namespace, dtype: str) -> str:
         status = jem.Status(int(fit.status))
         if status == jem.Status.CONVERGED:
             ratios.append(ratio)
-            worst = max(worst, after)
+            worst = float(np.fmax(worst, after))
         shown = ["-" if count is None else str(count) for count in counts]
         numbers = [str(int(fit.num_steps) + 1), f"{ratio:.2f}", f"{1e3 * seconds:.2f}"]
         rows.append([climb.title, *shown, *numbers, status.name, f"{float(fit.remaining):.1e}", f"{after:.1e}"])

@@ -75,18 +75,21 @@ def check_values(node: Node, params: Params, name: str = "params") -> None:
             raise ValueError(f"{name}{jax.tree_util.keystr(path)}: {wrong}")
 
 
-def as_given(node: Node, params: Params) -> Params:
-    """The parameters with the values that `jem.Frozen` was given in their places."""
+def as_start(node: Node, params: Params) -> Params:
+    """The parameters as a climb takes them: those that `jem.Frozen` was given in their places, probabilities with sum one.
+
+    Those of a fit in float32 have it to float32's rounding, which a climb in float64 would count as likelihood and lose.
+    """
     try:
         supports = node.supports(params)
     except TypeError:  # a node that does not say where its parameters lie holds none
         return params
 
-    def given(support: Any, value: Array) -> Array:
+    def start(support: Any, value: Array) -> Array:
         held = getattr(support, "value", None)
-        return value if held is None else jnp.broadcast_to(jnp.asarray(held, value.dtype), value.shape)
+        return support.exact(value) if held is None else jnp.broadcast_to(jnp.asarray(held, value.dtype), value.shape)
 
-    return jax.tree.map(given, supports, params)
+    return jax.tree.map(start, supports, params)
 
 
 def ravel(node: Node, params: Params) -> Array:

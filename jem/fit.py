@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jem import checks
-from jem.coordinates import as_given, check_values
+from jem.coordinates import as_start, check_values
 from jem.data import row_weights, to_units, used_rows
 from jem.engine import runaway
 from jem.engine.accelerate import Anderson
@@ -240,8 +240,7 @@ def _run(
         starts = lax.map(lambda key: model.init(key, units, weights), keys)
     else:
         checks.check_params(jax.tree.map(lambda p: p[0], starts), expected)
-        starts = as_given(model, starts)
-    starts = jax.tree.map(lambda p, s: p.astype(s.dtype), starts, expected)
+        starts = as_start(model, jax.tree.map(lambda p, s: p.astype(s.dtype), starts, expected))
     total_weight = jnp.sum(weights)
     program = functools.partial(_lanes, run=adjoint.run, max_steps=max_steps, slots=slots)
     if mesh is not None:

@@ -59,6 +59,21 @@ def test_every_point_is_valid(name, dtype):
         np.testing.assert_allclose(np.diag(got), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_rounded_values_are_exact_again(name, x64):
+    """Values of float32 lie where they may to its last place, after `exact` to that of float64, and no further off."""
+    where, value, _ = CASES[name]
+    rounded = np.float32(value).astype(float)
+    exact = where.exact(jnp.asarray(rounded))
+    np.testing.assert_allclose(exact, rounded, rtol=1e-6)
+    again = where.constrain(where.unconstrain(exact), exact)
+    np.testing.assert_allclose(again, exact, rtol=1e-13, atol=1e-14)
+    if "simplex" in name:
+        assert abs(exact.sum(-1) - 1).max() < 1e-15
+    if name == "simplex_held":
+        assert exact[0] == rounded[0]
+
+
 @pytest.mark.parametrize("name", [row.name for row in ZOO])
 def test_zoo(name):
     """Coordinates of the right number that come back to the same parameters; supports batch over leading axes."""

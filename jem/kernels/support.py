@@ -51,6 +51,10 @@ class Support:
         """The value, or the nearest one at which the free coordinates and what is computed from them are finite."""
         return value
 
+    def exact(self, value: Array) -> Array:
+        """The value that lies here to the last place of its dtype, of one that does to those of a shorter one."""
+        return value
+
     def fault(self, value: np.ndarray) -> str | None:
         """What is wrong with a value, and where; None for one that lies here. On the host."""
         return None
@@ -102,6 +106,9 @@ class ByGradient(Support):
 
     def inside(self, value: Array) -> Array:
         return self.support.inside(value)
+
+    def exact(self, value: Array) -> Array:
+        return self.support.exact(value)
 
     def fault(self, value: np.ndarray) -> str | None:
         return self.support.fault(value)
@@ -168,6 +175,11 @@ class Simplex(Support):
     def inside(self, value: Array) -> Array:
         # Next to nothing is nothing, and stays there: slopes of its logarithm overflow.
         return jnp.where(value < jnp.finfo(value.dtype).eps ** 4, 0, value)
+
+    def exact(self, value: Array) -> Array:
+        moving = self._moving(value)
+        mass, whole = (jnp.sum(jnp.where(cells, value, 0), -1, keepdims=True) for cells in (moving, ~moving))
+        return jnp.where(moving, value * ((1 - whole) / jnp.where(mass > 0, mass, 1)), value)
 
     def fault(self, value: np.ndarray) -> str | None:
         size = value.shape[-1]
@@ -252,6 +264,10 @@ class Correlation(Support):
         factor = before * (z + jnp.eye(dim, dtype=free.dtype).reshape((1,) * (z.ndim - 2) + (dim, dim)))
         return factor @ jnp.swapaxes(factor, -1, -2)
 
+    def exact(self, value: Array) -> Array:
+        deviation = jnp.sqrt(diagonal(value))
+        return value / (deviation[..., :, None] * deviation[..., None, :])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cells(Support):
@@ -271,6 +287,10 @@ class Cells(Support):
     def inside(self, value: Array) -> Array:
         flat = self._flat(value)
         return flat.at[..., self._free()].set(self.inner.inside(flat[..., self._free()])).reshape(value.shape)
+
+    def exact(self, value: Array) -> Array:
+        flat = self._flat(value)
+        return flat.at[..., self._free()].set(self.inner.exact(flat[..., self._free()])).reshape(value.shape)
 
     def _flat(self, value: Array) -> Array:
         return value.reshape(*value.shape[: value.ndim - self.held.ndim], -1)

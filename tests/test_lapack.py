@@ -13,6 +13,7 @@ import pytest
 
 import jem
 from jem.kernels.lapack import without_batches
+from jem.kernels.linalg import solve_symmetric
 
 NUM, DIM = 3, 4
 
@@ -110,3 +111,18 @@ def test_a_users_factorisation_does_not_hang():
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run([sys.executable, "-c", CELLS], env=where, cwd=root, capture_output=True, text=True, timeout=500)
     assert done.stdout.strip() == "NOT_AT_MAXIMUM", done.stderr[-2000:]
+
+
+def test_elimination(x64):
+    """The solution, and pivots and right-hand side as each row has its turn; a pivot below the floor counts as the floor."""
+    rng = np.random.default_rng(0)
+    half, b = rng.normal(size=(7, 9)), rng.normal(size=7)
+    a = half @ half.T
+    solved = solve_symmetric(jnp.asarray(a), jnp.asarray(b), jnp.asarray(1e-9))
+    np.testing.assert_allclose(solved.x, np.linalg.solve(a, b), rtol=1e-10)
+    np.testing.assert_allclose(solved.pivots, np.diag(np.linalg.cholesky(a)) ** 2, rtol=1e-10)
+    np.testing.assert_allclose(np.sum(solved.forward**2 / solved.pivots), b @ np.linalg.solve(a, b), rtol=1e-10)
+    bent = np.diag([1.0, -2.0, 3.0])
+    solved = solve_symmetric(jnp.asarray(bent), jnp.ones(3), jnp.asarray(0.5))
+    np.testing.assert_allclose(solved.pivots, np.diag(bent))
+    np.testing.assert_allclose(solved.x, [1, 2, 1 / 3])

@@ -9,12 +9,12 @@ from jem import tree
 from jem.coordinates import ravel, unravel
 from jem.engine.path import Path, ages, begin
 from jem.engine.step import EM, Around, Evaluated, Standing
-from jem.kernels.linalg import cholesky_solve_lower, diagonal
+from jem.kernels.linalg import diagonal, solve_symmetric
 from jem.node import Node, Params, node, setting, static
 from jem.settings import number, whole
 
 _STIFF = 1e4  # a damping at which the extrapolated step is the plain one
-_PIVOT = 0.1  # least pivot of a curvature matrix of unit diagonal
+_PIVOT = 0.01  # least pivot of a curvature matrix of unit diagonal
 
 
 class Accelerator(Around):
@@ -49,7 +49,7 @@ class AndersonState(NamedTuple):
     inner: Any
     image: Params  # the plain step from the point accepted last
     residual: Array  # M(x) - x there, (n,)
-    residuals: Array  # its differences, beside the rows of the path, (m, n)
+    residuals: Array  # its last differences, in a ring of their own, (m, n)
     length: Array  # rows in use
     damping: Array
     plain: Array  # plain steps in a row that led to the candidate
@@ -108,7 +108,7 @@ class Anderson(Accelerator):
             inner=self.solver.init(model, params),
             image=params,
             residual=place,
-            residuals=place[None] if path is None else path.steps.place,
+            residuals=jnp.zeros((self._rows(place), place.shape[0]), place.dtype),
             length=count - 1,  # the first point makes no difference
             damping=jnp.asarray(self.damping, place.dtype),
             plain=count + 1,
@@ -128,8 +128,10 @@ class Anderson(Accelerator):
         eps = jnp.finfo(place.dtype).eps
         eased = jnp.where(bold & seen.accepted, jnp.maximum(state.damping / self.relax, eps), state.damping)
         new = self._remember(seen, state, residual, usable)
-        g = _coefficients(seen.path, new.length, eased)
-        ahead = place + residual - g @ (seen.path.steps.place + new.residuals)
+        rows = self._rows(place)
+        order = ages(seen.path)[:rows]
+        g = _coefficients(seen.path, order, new.length, eased)
+        ahead = place + residual - g @ (seen.path.steps.place[order] + new.residuals[ages(seen.path, rows)])
         go = usable & steady & ~seen.close & (new.length > 0) & jnp.all(jnp.isfinite(ahead))
         plain = jnp.where(go, 0, jnp.minimum(state.plain + 1, 2))
         candidate = tree.where(go, unravel(model, ahead, image), image)
@@ -145,30 +147,30 @@ class Anderson(Accelerator):
     def _remember(self, seen: Evaluated, state: AndersonState, residual: Array, usable: Array) -> AndersonState:
         """The state with the residual's last difference beside the path's last row."""
         assert seen.path is not None
-        most = min(self.memory, max(1, (residual.shape[0] + 1) // 2))
+        rows = self._rows(residual)
         length = jnp.where(seen.path.count > 1, state.length, -1)  # the path begins anew here
-        row = (jnp.arange(state.residuals.shape[0]) == ages(seen.path)[0]) & usable & (length >= 0)
+        row = (jnp.arange(rows) == ages(seen.path, rows)[0]) & usable & (length >= 0)
         return state._replace(
             residual=jnp.where(usable, residual, state.residual),
             residuals=jnp.where(row[:, None], residual - state.residual, state.residuals),
-            length=jnp.where(usable, jnp.minimum(length + 1, most), length),
+            length=jnp.where(usable, jnp.minimum(length + 1, rows), length),
         )
 
+    def _rows(self, place: Array) -> int:
+        """Differences kept."""
+        return min(self.memory, max(1, (place.shape[0] + 1) // 2))
 
-def _coefficients(path: Path, length: Array, damping: Array) -> Array:
-    """The coefficients g (m,); those of rows not in use, or of the wrong curvature, are zero."""
-    size = path.steps.place.shape[0]
-    used = jnp.zeros(size, bool).at[ages(path)].set(jnp.arange(size) < length)
-    curvature = -(path.steps.place @ path.steps.score.T)
-    squares = jnp.where(used, diagonal(curvature), 0)
+
+def _coefficients(path: Path, order: Array, length: Array, damping: Array) -> Array:
+    """The coefficients g (m,) of the rows in this order; those of rows not in use, or of the wrong curvature, are zero."""
+    steps, scores = path.steps.place[order], path.steps.score[order]
+    curvature = -(steps @ scores.T)
+    squares = jnp.where(jnp.arange(order.shape[0]) < length, diagonal(curvature), 0)
     tiny = jnp.finfo(squares.dtype).tiny
     unit = jnp.where(squares > tiny, 1 / jnp.sqrt(jnp.maximum(squares, tiny)), 0)
-    eye = jnp.eye(size, dtype=squares.dtype)
-    scaled = 0.5 * (curvature + curvature.T) * unit[:, None] * unit[None, :]
-    right = -unit * (path.steps.place @ path.last.score)
-    floor = jnp.full(size, _PIVOT, squares.dtype)
-    solved = cholesky_solve_lower(scaled * (1 - eye) + (1 + damping) * eye, jnp.concatenate([right[:, None], eye], 1), floor)
-    return unit * (solved[:, 1:].T @ solved[:, 0])
+    eye = jnp.eye(order.shape[0], dtype=squares.dtype)
+    scaled = 0.5 * (curvature + curvature.T) * unit[:, None] * unit[None, :] * (1 - eye) + (1 + damping) * eye
+    return -unit * solve_symmetric(scaled, unit * (steps @ path.last.score), jnp.asarray(_PIVOT, unit.dtype)).x
 
 
 class SquaremState(NamedTuple):

@@ -18,7 +18,7 @@ from jem.engine.path import Path
 from jem.engine.rate import rate_of_gains, steps_left
 from jem.engine.result import Fit, Status
 from jem.engine.step import Evaluated, Standing
-from jem.engine.stop import Progress, rounding
+from jem.engine.stop import RATIOS, Progress, rounding
 from jem.engine.stream import Chunks, Total
 from jem.node import HELD, Node, Params
 
@@ -87,7 +87,7 @@ def start_lane(problem: Problem, params: Params, number: Array) -> Lane:
         objective=low,
         gain=-low,
         limit=-low,
-        ratios=jnp.full(paths.MEMORY, -low),
+        ratios=jnp.full(RATIOS, -low),
         signature=jnp.zeros_like(_signature(problem, params)),
         path=paths.begin(problem.model, params, solver.memory),
         lift=jnp.array(rising.NONE, jnp.int32),

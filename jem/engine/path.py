@@ -17,10 +17,12 @@ from jax import Array, lax
 
 from jem import tree
 from jem.coordinates import ravel, unravel
-from jem.kernels.linalg import cholesky_solve_lower, diagonal
+from jem.kernels.linalg import diagonal, solve_symmetric
 from jem.node import Node, Params, Stats
 
-MEMORY = 10  # differences looked at; three and five are too few to tell plateaus
+MEMORY = 30  # differences that the model is made of, or as many as there are coordinates; ten of 74 took a plateau for the top
+LEAST = 6  # points, or as many as there are coordinates, before anything is believed
+_RECENT = 10  # differences whose gains are looked at
 _SLIP = 1e-4  # nats that a step may seem to fall by its scores
 _FLAT = 0.1  # nats that a slope may promise where nothing moves
 _WORTH = 10  # nats of E above which no model is made
@@ -67,12 +69,12 @@ def look(model: Node, params: Params, stats: Stats) -> Point | None:
 
 
 def begin(model: Node, params: Params, memory: int) -> Path | None:
-    """A path without a point, with room for `memory` steps, and one more than what the forecast looks at."""
+    """A path without a point, with room for one step more than the solver and the forecast look back at."""
     try:
         place = ravel(model, params)
     except TypeError:
         return None
-    rows = jnp.zeros((max(memory, MEMORY + 1), place.shape[0]), place.dtype)
+    rows = jnp.zeros((max(memory, _RECENT, min(MEMORY, place.shape[0])) + 1, place.shape[0]), place.dtype)
     nowhere = Point(place, jnp.zeros_like(place))
     return Path(nowhere, Point(rows, rows), jnp.array(0, jnp.int32), jnp.full((2, 2), jnp.inf, place.dtype))
 
@@ -126,9 +128,9 @@ def gone(path: Path) -> Array:
     return jnp.sum(jnp.where(used[:, None], path.steps.place, 0), 0)
 
 
-def ages(path: Path) -> Array:
-    """Rows of the ring from the newest to the oldest, (m,)."""
-    size = path.steps.place.shape[0]
+def ages(path: Path, size: int | None = None) -> Array:
+    """Rows of a ring of `size` from the newest to the oldest, that of the path if not given."""
+    size = path.steps.place.shape[0] if size is None else size
     return (path.count - 2 - jnp.arange(size)) % size
 
 
@@ -137,23 +139,20 @@ def left(path: Path) -> Array:
 
     Infinite where a step shows that the objective curves upwards, as on a plateau, or no step shows anything.
     """
-    order = ages(path)[:MEMORY]
-    shown = jnp.arange(MEMORY) < path.count - 1
-    curvature = -(path.steps.place @ path.steps.score.T)
-    b = (0.5 * (curvature + curvature.T))[order][:, order]
-    c = (path.steps.place @ path.last.score)[order]
-    eye = jnp.eye(MEMORY, dtype=c.dtype)
-    squares = jnp.where(shown, diagonal(b), 1)
+    order = ages(path)[: max(min(MEMORY, path.last.place.shape[0]), 1)]
+    steps, scores = path.steps.place[order], path.steps.score[order]
+    shown = jnp.arange(order.shape[0]) < path.count - 1
+    curvature, c = -(steps @ scores.T), steps @ path.last.score
+    squares = jnp.where(shown, diagonal(curvature), 1)
     unit = jnp.where(shown & (squares > 0), 1 / jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
     ridge = jnp.asarray(1e-4 if c.dtype == jnp.float64 else 1e-3, c.dtype)
-    scaled = b * unit[:, None] * unit[None, :] * (1 - eye) + (1 + ridge) * eye
-    least = 0.5 * jnp.sqrt(ridge)  # the pivots of a matrix without a negative eigenvalue are at least twice that
-    beside = jnp.concatenate([(unit * c)[:, None], eye], 1)
-    solved = cholesky_solve_lower(scaled, beside, jnp.full(MEMORY, least, c.dtype))
-    pivots = 1 / diagonal(solved[:, 1:])
-    sound = jnp.all(pivots > 1.01 * least) & jnp.all(squares > 0) & (path.count > 1)
-    model = jnp.where(sound, 0.5 * jnp.sum(solved[:, 0] ** 2), jnp.inf)
-    return jnp.maximum(model, _by_gains(path, order))
+    eye = jnp.eye(order.shape[0], dtype=c.dtype)
+    b = 0.5 * (curvature + curvature.T) * unit[:, None] * unit[None, :] * (1 - eye) + (1 + ridge) * eye
+    least = 0.25 * ridge  # the pivots of a matrix without a negative eigenvalue are at least four times that
+    solved = solve_symmetric(b, unit * c, least)
+    sound = jnp.all(solved.pivots > 1.02 * least) & jnp.all(squares > 0) & (path.count > 1)
+    model = jnp.where(sound, 0.5 * jnp.sum(solved.forward**2 / jnp.maximum(solved.pivots, least)), jnp.inf)
+    return jnp.maximum(model, _by_gains(path, ages(path)[:_RECENT]))
 
 
 def _by_gains(path: Path, order: Array) -> Array:
@@ -165,8 +164,8 @@ def _by_gains(path: Path, order: Array) -> Array:
     scores = path.steps.score[order]
     after = path.last.score[None] - (jnp.cumsum(scores, 0) - scores)
     gains = jnp.sum((after - 0.5 * scores) * path.steps.place[order], 1)
-    half = jnp.minimum(path.count - 1, MEMORY) // 2
-    age = jnp.arange(MEMORY)
+    half = jnp.minimum(path.count - 1, _RECENT) // 2
+    age = jnp.arange(_RECENT)
     new, old = jnp.sum(jnp.where(age < half, gains, 0)), jnp.sum(jnp.where((age >= half) & (age < 2 * half), gains, 0))
     ahead = jnp.where(old > new, new**2 / jnp.where(old > new, old - new, 1), jnp.inf)
     return jnp.where(new > 0, ahead, 0)

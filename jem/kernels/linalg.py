@@ -1,7 +1,7 @@
 """Small triangular factorisations in plain operations: no LAPACK, so they batch under vmap and cannot deadlock."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,39 @@ def cholesky_solve_lower(a: Array, b: Array, floor: Array) -> Array:
         else:
             solved.append(right)
     return jnp.concatenate(solved, axis=0) if len(solved) > 1 else solved[0]
+
+
+class Solved(NamedTuple):
+    """What Gauss-Jordan elimination of `a x = b` finds.
+
+    Attributes:
+        x: (n,) the solution.
+        pivots: (n,) what is left of the diagonal as each row has its turn: positive where `a` is positive definite.
+        forward: (n,) what is left of `b` then; `sum forward^2 / pivots` is `b^T a^{-1} b`.
+    """
+
+    x: Array
+    pivots: Array
+    forward: Array
+
+
+def solve_symmetric(a: Array, b: Array, floor: Array) -> Solved:
+    """Solves `a x = b` for a symmetric a (n, n), row by row in their order; a pivot below `floor` counts as `floor` > 0.
+
+    Source: Golub and Van Loan (2013), Matrix Computations, section 3.2.
+    """
+    n = b.shape[0]
+    rows = jnp.arange(n)
+
+    def step(j: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        matrix, seen = state
+        row, here = _row(matrix, j), (rows == j)[:, None]
+        unit = (row / jnp.maximum(_row(row, j), floor))[None]
+        column = lax.dynamic_slice_in_dim(matrix, j, 1, 1)
+        return jnp.where(here, unit, matrix - column * unit), jnp.where(here, jnp.stack([_row(row, j), row[n]])[None], seen)
+
+    matrix, seen = lax.fori_loop(0, n, step, (jnp.concatenate([a, b[:, None]], 1), jnp.zeros((n, 2), b.dtype)))
+    return Solved(matrix[:, n], seen[:, 0], seen[:, 1])
 
 
 def cholesky(a: Array) -> Array:

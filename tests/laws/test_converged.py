@@ -17,7 +17,6 @@ CLIMBED = (Status.CONVERGED, Status.MAX_STEPS)
 GRADIENT = jem.GEM(optax.lbfgs, linesearch=None)
 SINGLE = ("gaussian", "mixture_full", "mixture_poisson", "mixture_bernoulli", "hmm", "factor")  # in float32 too
 OTHERWISE = {"mixture_laplace": Status.MAX_STEPS}  # its maximum is at a kink, where no slope vanishes
-SHORT = {"mixture_factor": "a ridge that ten steps do not show: 7e-3 nats are left"}
 
 
 def double(values):
@@ -41,13 +40,7 @@ def climb(name, dtype, **options):
         return fit, float(more.objective - more.trace[0])
 
 
-def rows():
-    """Every row of the zoo; those that are known to end short fail."""
-    marks = {name: pytest.mark.xfail(reason=reason) for name, reason in SHORT.items()}
-    return [pytest.param(row.name, marks=marks.get(row.name, ())) for row in ZOO]
-
-
-@pytest.mark.parametrize("model", rows())
+@pytest.mark.parametrize("model", [row.name for row in ZOO])
 def test_converged_means_converged(model):
     fit, left = climb(model, "float64")
     assert fit.status == OTHERWISE.get(model, Status.CONVERGED)

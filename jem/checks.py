@@ -367,6 +367,8 @@ def check_key(key: Any, name: str = "key") -> None:
     """A typed PRNG key."""
     if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"{name} must be a typed key, jax.random.key(seed); got {describe(key)}")
+    if key.shape:
+        raise ValueError(f"{name} must be one key; got keys of shape {key.shape}; pass one, as {name}[0], or use jax.vmap")
 
 
 def check_sequences(values: Any, lengths: Array | None, name: str) -> None:

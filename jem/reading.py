@@ -28,11 +28,16 @@ def as_arrays(x: Any, name: str = "x") -> Any:
     """Data as JAX arrays: a list of rows becomes one array, records and dicts keep their shape.
 
     Integers that do not fit the integers of JAX become floats. Raises TypeError for what is no number, ValueError for rows
-    of several lengths; both name the argument, and the place in it.
+    of several lengths, a plain tuple of arrays; all name the argument, and the place in it.
     """
     if isinstance(x, Array):
         return as_array(x, name)
     if isinstance(x, (list, tuple)) and not hasattr(x, "_fields"):
+        if isinstance(x, tuple) and any(getattr(part, "ndim", 0) for part in x):
+            raise TypeError(
+                f"{name}: a tuple of arrays may be rows or columns; for rows pass np.stack({name}), for columns "
+                f"np.column_stack({name}), or a dict of them that the model takes by name"
+            )
         return as_array(x, name)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(x, is_leaf=_is_one)
     return treedef.unflatten([as_array(leaf, name + jax.tree_util.keystr(path)) for path, leaf in leaves])

@@ -124,6 +124,12 @@ def number(least: float | None = None, above: float | None = None, most: float |
     return must
 
 
+def check_level(value: Any, name: str) -> None:
+    """The probability with which an interval covers: between 0 and 1."""
+    if not isinstance(value, Tracer) and not (np.ndim(value) == 0 and 0 < value < 1):
+        raise ValueError(f"{name} must lie between 0 and 1; got {describe(value)}; pass 0.95 for 95 percent")
+
+
 def optional(must: Must) -> Must:
     """As `must`, or None."""
     return lambda value, name: None if value is None else must(value, name)

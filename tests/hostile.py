@@ -282,6 +282,7 @@ MANY: dict[str, tuple[dict[str, Any], list[str]]] = {
     "batch 1.5": (dict(batch_size=1.5), ["batch_size must be an integer"]),
     "key int": (dict(key=0), [r"key must be a typed key, jax.random.key\(seed\); got 0"]),
     "key None": (dict(key=None), ["key must be a typed key.*None"]),
+    "key several": (dict(key=jax.random.split(jax.random.key(0), 3)), [r"key must be one key; got keys of shape \(3,\)"]),
     "key old": (dict(key=jax.random.PRNGKey(0)), ["key must be a typed key.*uint32"]),
 }
 

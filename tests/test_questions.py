@@ -175,3 +175,26 @@ def test_an_alternative_below_the_null_model():
         found.check()
     with pytest.raises(ValueError, match="Bernoulli"):
         jem.likelihood_ratio_test(jem.Poisson(), jem.Bernoulli(), key(), x, **options)
+
+
+def test_an_alternative_without_a_maximum():
+    """Rows of one place each: every start of the alternative collapses onto one, and there is nothing to compare with."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(20, 1)))
+    models = jem.Mixture(jem.Gaussian(prior=None), 1), jem.Mixture(jem.Gaussian(prior=None), 8)
+    found = jem.likelihood_ratio_test(*models, key(), x, num_replicates=2, num_restarts=2)
+    assert int(found.status) == jem.TestStatus.FAILED and np.isnan(found.p_value)
+
+
+@pytest.mark.parametrize("level", [95, 0, 1, -1, np.nan, np.array([0.9, 0.95])])
+def test_levels_lie_between_zero_and_one(level):
+    node, x = jem.Poisson(), jnp.array([[1], [4], [2]])
+    params = jem.fit(node, jem.PoissonParams(jnp.array([1.0])), x).params
+    errors = jem.standard_errors(node, params, x)
+    replicates = jem.bootstrap(node, key(), params, x, num_replicates=3)
+    for ask in (
+        errors.interval,
+        replicates.interval,
+        lambda level: jem.profile_interval(lambda p: p.rate[0], node, params, x, confidence=level),
+    ):
+        with pytest.raises(ValueError, match="must lie between 0 and 1"):
+            ask(level)

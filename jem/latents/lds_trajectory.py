@@ -9,6 +9,7 @@ from jax.scipy.special import ndtri
 
 from jem.kernels import kalman, lanes, regression, riccati
 from jem.kernels.lanes import times, transpose
+from jem.settings import check_level
 
 
 class Filtered(NamedTuple):
@@ -48,7 +49,8 @@ class Forecast(NamedTuple):
     state_covariance: Array
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
-        """Lower and upper ends (S, h, M) of intervals that hold each observation with probability `level`."""
+        """Lower and upper ends (S, h, M) of intervals that hold each observation with probability `level`, between 0 and 1."""
+        check_level(level, "interval: level")
         deviation = jnp.sqrt(jnp.diagonal(self.covariance, axis1=-2, axis2=-1))
         reach = ndtri(jnp.asarray(0.5 + 0.5 * level, deviation.dtype)) * deviation
         return self.mean - reach, self.mean + reach

@@ -15,6 +15,7 @@ from jem.engine.result import Status
 from jem.engine.stop import Remaining
 from jem.fit import fit
 from jem.node import Data, Node, Params, node
+from jem.settings import check_level
 from jem.uncertainty.align import align, labelled_part, memberships
 from jem.uncertainty.units import check_units, num_counted
 
@@ -111,7 +112,8 @@ class Bootstrap(NamedTuple):
         return jax.tree.map(lambda leaf: jnp.nanstd(self._kept(leaf), 0, ddof=1), self.params)
 
     def interval(self, level: float = 0.95) -> tuple[Any, Any]:
-        """Percentile intervals: both ends, as trees like the parameters."""
+        """Percentile intervals: both ends, as trees like the parameters. `level` is between 0 and 1."""
+        check_level(level, "interval: level")
         tail = 0.5 - 0.5 * level
         low = jax.tree.map(lambda leaf: jnp.nanquantile(self._kept(leaf), tail, 0), self.params)
         return low, jax.tree.map(lambda leaf: jnp.nanquantile(self._kept(leaf), 1 - tail, 0), self.params)

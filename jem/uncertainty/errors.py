@@ -12,6 +12,7 @@ from jax import Array
 from jem.asking import asked as asked_about
 from jem.engine.score import flat, natural, params_at
 from jem.node import Data, Node, Params
+from jem.settings import check_level
 from jem.uncertainty.information import Oakes, check_method
 from jem.uncertainty.polish import Asked, InformationStatus, ask, check_status, status_of
 from jem.uncertainty.room import room_of
@@ -43,7 +44,8 @@ class StandardErrors(NamedTuple):
         return self
 
     def interval(self, level: float = 0.95) -> tuple[Any, Any]:
-        """Wald intervals, `estimate -+ quantile * errors`: both ends, as trees like `estimate`."""
+        """Wald intervals, `estimate -+ quantile * errors`: both ends, as trees like `estimate`. `level` is between 0 and 1."""
+        check_level(level, "interval: level")
         quantile = jax.scipy.stats.norm.ppf(0.5 + 0.5 * level)
         low = jax.tree.map(lambda e, s: e - quantile * s, self.estimate, self.errors)
         return low, jax.tree.map(lambda e, s: e + quantile * s, self.estimate, self.errors)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.core import Tracer
 
 from jem.asking import asked as asked_about
 from jem.engine.score import Curvature, Target, level, observed_information, params_at
 from jem.kernels.spectral import least_squares
 from jem.node import Data, Node, Params
+from jem.settings import check_level
 from jem.uncertainty.information import Oakes
 from jem.uncertainty.polish import InformationStatus, ask, check_status, status_of
 
@@ -84,8 +84,7 @@ def profile_interval(
     shape = jax.eval_shape(fn, params).shape
     if shape != ():
         raise ValueError(f"profile_interval: fn must return a scalar; got the shape {shape}; profile one number at a time")
-    if not isinstance(confidence, Tracer) and not 0 < confidence < 1:
-        raise ValueError(f"profile_interval: confidence must lie between 0 and 1; got {confidence}")
+    check_level(confidence, "profile_interval: confidence")
     return _profile(fn, node, params, x, weights, jnp.asarray(confidence, float))
 
 

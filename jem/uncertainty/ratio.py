@@ -158,4 +158,5 @@ def _test(
 
 
 def _failed(fit: Any) -> Array:
-    return (fit.status == Status.NONFINITE) | ~jnp.isfinite(fit.log_likelihood)
+    """A likelihood without a maximum, or none, is nothing to compare with."""
+    return (fit.status == Status.NONFINITE) | (fit.status == Status.DEGENERATE) | ~jnp.isfinite(fit.log_likelihood)

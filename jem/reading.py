@@ -27,8 +27,8 @@ _REFUSED = {
 def as_arrays(x: Any, name: str = "x") -> Any:
     """Data as JAX arrays: a list of rows becomes one array, records and dicts keep their shape.
 
-    Integers that do not fit the integers of JAX become floats. Raises TypeError for what is no number, ValueError for rows
-    of several lengths, a plain tuple of arrays; all name the argument, and the place in it.
+    Integers that do not fit the integers of JAX become floats. Raises TypeError for what is no number and for a plain tuple of
+    arrays, ValueError for rows of several lengths; all name the argument, and the place in it.
     """
     if isinstance(x, Array):
         return as_array(x, name)

@@ -56,6 +56,7 @@ DATA: dict[str, tuple[Any, list[str]]] = {
     "None": (None, ["x: expected", "None"]),
     "string": ("data.csv", ["x: expected", "'data.csv'", "read the file"]),
     "scalar": (3.0, ["x: expected rows; got a scalar"]),
+    "tuple of arrays": ((REALS[:, 0], REALS[:, 1]), ["x: a tuple of arrays may be rows or columns", "np.column_stack"]),
     "object": (REALS.astype(object), ["x: expected numbers; got Python objects", r"astype\(float\)"]),
     "None inside": ([[0.0, None], [1.0, 2.0]], ["Python objects", "NaN"]),
     "big integers": ([[2**70, 1]], ["x: expected numbers", "Python objects"]),

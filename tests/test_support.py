@@ -65,6 +65,7 @@ def test_rounded_values_are_exact_again(name, x64):
     where, value, _ = CASES[name]
     rounded = np.float32(value).astype(float)
     exact = where.exact(jnp.asarray(rounded))
+    np.testing.assert_array_equal(where.exact(jnp.asarray(rounded)[None])[0], exact)
     np.testing.assert_allclose(exact, rounded, rtol=1e-6)
     again = where.constrain(where.unconstrain(exact), exact)
     np.testing.assert_allclose(again, exact, rtol=1e-13, atol=1e-14)

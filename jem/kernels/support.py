@@ -200,7 +200,7 @@ class Simplex(Support):
         return jnp.where(moving, whole * jax.nn.softmax(log, -1, where=moving), like)
 
     def _moving(self, value: Array) -> Array:
-        return (value > 0) if self.held is None else (value > 0) & ~jnp.asarray(self.held)
+        return (value > 0) if self.held is None else (value > 0) & ~jnp.broadcast_to(jnp.asarray(self.held), value.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

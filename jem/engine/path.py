@@ -21,7 +21,8 @@ from jem.kernels.linalg import diagonal, solve_symmetric
 from jem.node import Node, Params, Stats
 
 MEMORY = 30  # differences that the model is made of, or as many as there are coordinates; ten of 74 took a plateau for the top
-LEAST = 6  # points, or as many as there are coordinates, before anything is believed
+LEAST = 15  # points, or as many as there are coordinates, before the model is believed; after twelve, some saddles look like tops
+IN_A_ROW = 3  # points at which it must say the same
 _RECENT = 10  # differences whose gains are looked at
 _SLIP = 1e-4  # nats that a step may seem to fall by its scores
 _FLAT = 0.1  # nats that a slope may promise where nothing moves
@@ -42,7 +43,7 @@ class Path(NamedTuple):
         last: the one accepted last.
         steps: differences between one and the next, rows (m, n) in a ring.
         count: points in a row, 0 where the path begins anew.
-        forecast: E, and what is left with E in it, at the last point and at the one before it, (2, 2).
+        forecast: E, and what is left with E in it, at the last three points from the newest to the oldest, (3, 2).
     """
 
     last: Point
@@ -76,7 +77,7 @@ def begin(model: Node, params: Params, memory: int) -> Path | None:
         return None
     rows = jnp.zeros((max(memory, _RECENT, min(MEMORY, place.shape[0])) + 1, place.shape[0]), place.dtype)
     nowhere = Point(place, jnp.zeros_like(place))
-    return Path(nowhere, Point(rows, rows), jnp.array(0, jnp.int32), jnp.full((2, 2), jnp.inf, place.dtype))
+    return Path(nowhere, Point(rows, rows), jnp.array(0, jnp.int32), jnp.full((IN_A_ROW, 2), jnp.inf, place.dtype))
 
 
 def go_on(path: Path, point: Point, accepted: Array, fresh: Array) -> Path:
@@ -111,7 +112,7 @@ def forecast(path: Path, residual: Array, accepted: Array) -> Path:
     e = 0.5 * (path.last.score @ residual)
     ahead = lax.cond(jnp.isnan(e) | (e <= _WORTH), left, lambda _: jnp.full_like(e, jnp.inf), path)
     now = jnp.stack([e, ahead + jnp.where(jnp.isnan(e), 0, jnp.abs(e))])
-    return path._replace(forecast=jnp.where(accepted, jnp.stack([now, path.forecast[0]]), path.forecast))
+    return path._replace(forecast=jnp.where(accepted, jnp.concatenate([now[None], path.forecast[:-1]]), path.forecast))
 
 
 def stuck(path: Path, residual: Array, total_weight: Array) -> Array:

@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem.kernels.support import Simplex
 from jem.node import Node, Params
 
 NONE, LIFTED, SPENT = 0, 1, 2  # nothing lifted; the candidate was made by lifting; a lift was refused, and no more are tried
 
-_COUNT = 0.1  # expected count to which a cell is lifted, were all the weight in its row
+_COUNT = 0.1  # expected count to which a cell that doubles is lifted, were all the weight in its row
 _SMALL = 1e-3  # nats in all below which a ratio above one promises nothing
 
 
@@ -25,12 +24,13 @@ def cells(model: Node, params: Params, image: Params, total_weight: Array) -> An
     """Which cells of `params` are next to nothing and rise in the plain step to `image`: a tree of bools, None elsewhere."""
 
     def leaf(support: Any, old: Array, new: Array) -> Array | None:
-        if not isinstance(support, Simplex):
+        before, after = support.mass(old), support.mass(new)
+        if before is None or after is None:
             return None
         weight = total_weight.astype(old.dtype)
         least = jnp.maximum(_SMALL / weight, jnp.sqrt(jnp.finfo(old.dtype).eps))
-        tiny = (old > 0) & (old * weight < 0.5 * _COUNT)
-        return tiny & (new > old * (1 + least))
+        tiny = (before > 0) & (before * weight < 0.5 * _COUNT)
+        return tiny & (after > before * (1 + least))
 
     return jax.tree.map(leaf, model.supports(params), params, image)
 
@@ -49,16 +49,15 @@ def after(before: Array, lift: Array, refused: Array) -> Array:
     return jnp.where(lift, LIFTED, done)
 
 
-def lifted(params: Params, cells: Any, total_weight: Array) -> Params:
-    """The parameters with these cells at a size where they count, the others of their rows making room."""
+def lifted(model: Node, params: Params, image: Params, cells: Any, total_weight: Array) -> Params:
+    """The image of the parameters with these cells at a size where they count: less, the less they rise."""
 
-    def leaf(rises: Array | None, value: Array) -> Array:
-        if rises is None:
-            return value
-        up = jnp.where(rises, jnp.maximum(value, _COUNT / jnp.maximum(total_weight, 1).astype(value.dtype)), 0)
-        rest = jnp.where(rises, 0, value)
-        whole, others = jnp.sum(value, -1, keepdims=True), jnp.sum(rest, -1, keepdims=True)
-        room = (whole - jnp.sum(up, -1, keepdims=True)) / jnp.where(others > 0, others, 1)
-        return up + rest * room
+    def leaf(support: Any, rises: Array | None, old: Array, new: Array) -> Array:
+        before, after = support.mass(old), support.mass(new)
+        if rises is None or before is None or after is None:
+            return new
+        steep = jnp.clip(after / jnp.where(before > 0, before, 1) - 1, 0, 1)
+        count = _COUNT * steep / jnp.maximum(total_weight, 1).astype(new.dtype)
+        return support.raised(new, rises, jnp.maximum(after, count))
 
-    return jax.tree.map(leaf, cells, params, is_leaf=lambda c: c is None)
+    return jax.tree.map(leaf, model.supports(params), cells, params, image, is_leaf=lambda c: c is None)

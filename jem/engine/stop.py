@@ -101,10 +101,11 @@ class Remaining(Rule):
 
         left = c^T b^{-1} c / 2 + E,     E = g^T (M(z) - z) / 2,
 
-    a quadratic model along the last `min(n, 30)` steps, and EM's own decrement for what they do not show. It must hold at two
-    accepted points in a row, after at least `min(n, 6) + 1` of them; or E be so small that only rounding is left. Where a
-    model does not say where its parameters lie, gains must do: with q the largest of the last ten ratios of a gain to the one
-    before, `2 gain q / (1 - q)` is left.
+    a quadratic model along the last `min(n, 30)` steps, and EM's own decrement for what they do not show. It must hold at
+    three accepted points in a row over which E does not rise, after at least `min(n, 15) + 1` of them; or E be next to nothing
+    at all three (`1e-9 tol`, in float32 `1e-5 tol`), however the objective curves. Where a model does not say where its
+    parameters lie, gains must do: with q the largest of the last ten ratios of a gain to the one before,
+    `2 gain q / (1 - q)` is left.
 
     For `jem.GEM` M is the Newton step on Q, as far as its metric knows it.
 
@@ -131,9 +132,10 @@ class Remaining(Rule):
             return self._by_gains(progress)
         e, ahead = path.forecast[:, 0], path.forecast[:, 1]
         tol, eps = jnp.asarray(self.tol, e.dtype), jnp.finfo(e.dtype).eps
-        floor = tol * (1e-7 if e.dtype == jnp.float64 else 1e-3)
+        floor = tol * (1e-9 if e.dtype == jnp.float64 else 1e-5)
         shown = path.count > min(path.last.place.shape[0], paths.LEAST)
-        little = shown & (jnp.all(ahead <= tol) | jnp.all(jnp.abs(e) <= floor))
+        falls = ~(jnp.abs(e[0]) > jnp.abs(e[-1]))  # it rises where a climb leaves a plateau
+        little = (shown & falls & jnp.all(ahead <= tol)) | jnp.all(jnp.abs(e) <= floor)
         return little | ((progress.num_steps > 0) & (jnp.abs(e[0]) <= 4 * eps**2 * progress.total_weight.astype(e.dtype)))
 
     def near(self, progress: Progress) -> Array:

@@ -10,7 +10,7 @@ from jax.scipy.special import gammaln
 from jem import checks
 from jem.data import float_dtype
 from jem.kernels.simplex import xlogy
-from jem.kernels.support import Positive
+from jem.kernels.support import Rate
 from jem.node import Node, node, setting
 from jem.settings import number
 
@@ -83,7 +83,7 @@ class Poisson(Node):
         return stats
 
     def supports(self, params: PoissonParams) -> PoissonParams:
-        return params._replace(rate=Positive())
+        return params._replace(rate=Rate())
 
     def features(self, x: Array) -> Array:
         # The square root of a count has a nearly constant variance.

@@ -55,6 +55,14 @@ class Support:
         """The value that lies here to the last place of its dtype, of one that does to those of a shorter one."""
         return value
 
+    def mass(self, value: Array) -> Array | None:
+        """How far each cell is from vanishing, as a probability or an expected count; None where none can come back from that."""
+        return None
+
+    def raised(self, value: Array, cells: Array, mass: Array) -> Array:
+        """The value with these cells so far from vanishing, the others making room."""
+        return value
+
     def fault(self, value: np.ndarray) -> str | None:
         """What is wrong with a value, and where; None for one that lies here. On the host."""
         return None
@@ -132,6 +140,17 @@ class Positive(Support):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Rate(Positive):
+    """Expected counts, by their logarithms."""
+
+    def mass(self, value: Array) -> Array:
+        return value
+
+    def raised(self, value: Array, cells: Array, mass: Array) -> Array:
+        return jnp.where(cells, mass, value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Interval(Support):
     """Numbers between `low` and `high`, by the logit of their place."""
 
@@ -152,6 +171,12 @@ class Interval(Support):
         share = max(4 * eps, min(eps**0.75, 1e-10))  # enough for slopes at it to be told from those of what is held
         margin = share * max(self.high - self.low, abs(self.low), abs(self.high))
         return jnp.clip(value, self.low + margin, self.high - margin)
+
+    def mass(self, value: Array) -> Array | None:
+        return jnp.minimum(value, 1 - value) if (self.low, self.high) == (0, 1) else None
+
+    def raised(self, value: Array, cells: Array, mass: Array) -> Array:
+        return jnp.where(cells, jnp.where(value < 0.5, mass, 1 - mass), value)
 
     def fault(self, value: np.ndarray) -> str | None:
         slack = 1e-6 * (self.high - self.low)
@@ -180,6 +205,14 @@ class Simplex(Support):
         moving = self._moving(value)
         mass, whole = (jnp.sum(jnp.where(cells, value, 0), -1, keepdims=True) for cells in (moving, ~moving))
         return jnp.where(moving, value * ((1 - whole) / jnp.where(mass > 0, mass, 1)), value)
+
+    def mass(self, value: Array) -> Array:
+        return value
+
+    def raised(self, value: Array, cells: Array, mass: Array) -> Array:
+        up, rest = jnp.where(cells, mass, 0), jnp.where(cells, 0, value)
+        whole, others = jnp.sum(value, -1, keepdims=True), jnp.sum(rest, -1, keepdims=True)
+        return up + rest * ((whole - jnp.sum(up, -1, keepdims=True)) / jnp.where(others > 0, others, 1))
 
     def fault(self, value: np.ndarray) -> str | None:
         size = value.shape[-1]

@@ -169,3 +169,50 @@ def test_equal_heights(x64):
     assert kinds == 2
     top = jax.tree.map(lambda a: a[best], fits)
     assert top.num_optima() == kinds
+
+
+def rows(shape, draw):
+    return jnp.asarray(np.stack([draw(np.random.default_rng(seed)).reshape(shape) for seed in range(60)]))
+
+
+RANDOM = {
+    "factor": (jem.FactorAnalysis(2), (50, 6), lambda rng: rng.normal(size=(50, 6)) + rng.normal(size=(50, 1)), "float64"),
+    "bernoulli": (jem.Mixture(jem.Bernoulli(), 2), (40, 4), lambda rng: (rng.random((40, 4)) < 0.1) * 1.0, "float32"),
+    "poisson": (jem.Mixture(jem.Poisson(), 2), (50, 2), lambda rng: rng.poisson(0.3, (50, 2)) * 1.0, "float64"),
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_sixty_random_problems(name, x64):
+    """Many components for little structure: saddles, ridges, cells that come back from nothing. None ends short of its end."""
+    model, shape, draw, dtype = RANDOM[name]
+    x = rows(shape, draw).astype(dtype)
+    starts = jax.vmap(lambda key, x: jem.init(model, key, x))(jax.random.split(jax.random.key(0), len(x)), x)
+    fits = jax.jit(jax.vmap(lambda start, x: jem.fit(model, start, x)))(starts, x)
+    exact = jax.tree.map(lambda p: p.astype(jnp.float64), (fits.params, x))
+    long = jax.jit(jax.vmap(lambda s, x: jem.fit(model, s, x, stop=jem.Remaining(1e-9), max_steps=3000)))(*exact)
+    left = np.asarray(long.objective - long.trace[:, 0])
+    assert np.mean(fits.converged) > 0.9
+    assert left[np.asarray(fits.converged)].max() < 2e-3
+
+
+@pytest.mark.parametrize("cell", ["rate", "probability", "other side"])
+def test_what_vanished_comes_back(cell, x64):
+    """A rate or a probability next to its bound that EM multiplies at every step: nothing is gained until it counts."""
+    rng = np.random.default_rng(0)
+    group = np.arange(60) % 2  # told apart by the second column; the first is alike in both
+    if cell == "rate":
+        family, params, tiny = jem.Poisson(), jem.PoissonParams, 1e-30
+        x, leaf = rng.poisson(np.stack([np.full(60, 0.5), 1 + 20.0 * group], 1)) * 1.0, np.array([[tiny, 1.0], [0.5, 20.0]])
+    else:
+        family, params, tiny = jem.Bernoulli(), jem.BernoulliParams, 1e-30
+        x = np.stack([rng.random(60) < 0.3, *(rng.random((3, 60)) < 0.1 + 0.8 * group)], 1) * 1.0
+        leaf = np.array([[tiny, 0.1, 0.1, 0.1], [0.3, 0.9, 0.9, 0.9]])
+        if cell == "other side":
+            x, leaf = 1 - x, 1 - np.maximum(leaf, 1e-15)
+    model = jem.Mixture(family, 2)
+    start = jem.MixtureParams(jnp.array([0.5, 0.5]), params(jnp.asarray(leaf)))
+    fit = jem.fit(model, start, jnp.asarray(x))
+    long = jem.fit(model, start, jnp.asarray(x), solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000)
+    assert fit.converged
+    assert fit.objective > long.objective - 2e-3

@@ -147,7 +147,8 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
     status = jnp.where(refused, steps_left, status).astype(jnp.int32)
 
     kept = tree.where(accepted, lane.candidate, lane.params)
-    candidate = tree.where(lifted & refused, lane.params, tree.where(lift, rising.lifted(model, lane.candidate, image, back, weight), candidate))
+    raised = candidate if back is None else rising.lifted(model, lane.candidate, image, back, weight)
+    candidate = tree.where(lifted & refused, lane.params, tree.where(lift, raised, candidate))
     return Lane(
         candidate=candidate,
         solver=state,

@@ -21,7 +21,7 @@ from jem.kernels.linalg import diagonal, solve_symmetric
 from jem.node import Node, Params, Stats
 
 MEMORY = 30  # differences that the model is made of, or as many as there are coordinates; ten of 74 took a plateau for the top
-LEAST = 15  # points, or as many as there are coordinates, before the model is believed; after twelve, some saddles look like tops
+LEAST = 15  # points, or as many as there are coordinates, before it is believed; after twelve, some saddles look like tops
 IN_A_ROW = 3  # points at which it must say the same
 _RECENT = 10  # differences whose gains are looked at
 _SLIP = 1e-4  # nats that a step may seem to fall by its scores
@@ -112,7 +112,8 @@ def forecast(path: Path, residual: Array, accepted: Array) -> Path:
     e = 0.5 * (path.last.score @ residual)
     ahead = lax.cond(jnp.isnan(e) | (e <= _WORTH), left, lambda _: jnp.full_like(e, jnp.inf), path)
     now = jnp.stack([e, ahead + jnp.where(jnp.isnan(e), 0, jnp.abs(e))])
-    return path._replace(forecast=jnp.where(accepted, jnp.concatenate([now[None], path.forecast[:-1]]), path.forecast))
+    before = jnp.where(path.count > 1, path.forecast[:-1], jnp.inf)
+    return path._replace(forecast=jnp.where(accepted, jnp.concatenate([now[None], before]), path.forecast))
 
 
 def stuck(path: Path, residual: Array, total_weight: Array) -> Array:

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import gammaln
 
 from jem import checks
 from jem.data import float_dtype
+from jem.kernels.counts import poisson_log_prob, xlogy_ratio
 from jem.kernels.simplex import xlogy
 from jem.kernels.support import Rate
 from jem.node import Node, node, setting
@@ -22,11 +22,11 @@ class PoissonParams(NamedTuple):
 
 
 class PoissonStats(NamedTuple):
-    """Sum of weights (), weighted counts (D,) and the weighted sum of `log x!` ()."""
+    """Sum of weights (), weighted counts (D,) and the weighted log-density at the parameters they were gathered at ()."""
 
     count: Array
     total: Array
-    log_factorial: Array
+    log_prob: Array
 
 
 @node
@@ -53,12 +53,13 @@ class Poisson(Node):
     def infer(self, params: PoissonParams, x: Array) -> tuple[tuple[()], Array]:
         x = x.astype(params.rate.dtype)
         possible = (x >= 0) & (x == jnp.floor(x))
-        top = jnp.where(possible, gammaln(x + 1), jnp.inf)  # what is no count cannot be
-        return (), jnp.sum(xlogy(jnp.maximum(x, 0), params.rate[:, None]) - params.rate[:, None] - top, 0)
+        log_prob = poisson_log_prob(jnp.where(possible, x, 0), params.rate[:, None])
+        return (), jnp.sum(jnp.where(possible, log_prob, -jnp.inf), 0)  # what is no count cannot be
 
     def expect(self, params: PoissonParams, posterior: tuple[()], x: Array, weights: Array) -> PoissonStats:
         x = x.astype(weights.dtype)
-        return PoissonStats(jnp.sum(weights), x @ weights, jnp.sum(gammaln(x + 1), 0) @ weights)
+        log_prob = jnp.where(weights > 0, self.infer(params, x)[1], 0)
+        return PoissonStats(jnp.sum(weights), x @ weights, log_prob @ weights)
 
     def maximize(self, params: PoissonParams, stats: PoissonStats) -> PoissonParams:
         total = jnp.maximum(stats.total + (jnp.asarray(self.shape, stats.total.dtype) - 1), 0)
@@ -66,7 +67,7 @@ class Poisson(Node):
         return PoissonParams(jnp.where(count > 0, total / jnp.where(count > 0, count, 1), params.rate))
 
     def expected_log_prob(self, params: PoissonParams, stats: PoissonStats, old: PoissonParams) -> Array:
-        return jnp.sum(xlogy(stats.total, params.rate) - stats.count * params.rate) - stats.log_factorial
+        return self.recentre(stats, old, params).log_prob
 
     def init(self, key: Array, x: Array, weights: Array) -> PoissonParams:
         mean = jnp.mean(x.astype(weights.dtype), 1)
@@ -80,7 +81,8 @@ class Poisson(Node):
         return jnp.sum(xlogy(more, params.rate) - jnp.asarray(self.inverse_scale, params.rate.dtype) * params.rate)
 
     def recentre(self, stats: PoissonStats, old: PoissonParams, new: PoissonParams) -> PoissonStats:
-        return stats
+        more = xlogy_ratio(stats.total, new.rate, old.rate) - stats.count * (new.rate - old.rate)
+        return stats._replace(log_prob=stats.log_prob + jnp.sum(more))
 
     def supports(self, params: PoissonParams) -> PoissonParams:
         return params._replace(rate=Rate())

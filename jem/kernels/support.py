@@ -56,7 +56,7 @@ class Support:
         return value
 
     def mass(self, value: Array) -> Array | None:
-        """How far each cell is from vanishing, as a probability or an expected count; None where none can come back from that."""
+        """How far each cell is from vanishing, as a probability or an expected count; None where none comes back from that."""
         return None
 
     def raised(self, value: Array, cells: Array, mass: Array) -> Array:

@@ -1,7 +1,8 @@
 """`python -m bench remaining`: the default solver and stop over the zoo, beside solvers stopped by an oracle.
 
 The oracle stops a solver at the first evaluation at which no more than 1e-3 nats are left of its climb. What is left is
-counted from the end of a long climb in float64.
+counted from the end of a long climb in float64. With `--random`, instead: how many of many random problems, of too many
+components for what structure there is, end CONVERGED short of their end.
 """
 
 import argparse
@@ -113,15 +114,61 @@ def compare(arguments: argparse.Namespace, dtype: str) -> str:
     return title + harness.table(rows) + end
 
 
+def random_problems(num: int) -> dict[str, tuple[Any, list[np.ndarray]]]:
+    """A model, and data of `num` seeds that it has too many components for."""
+    seeds = [np.random.default_rng(5000 + i) for i in range(num)]
+    draw = lambda make: [make(rng) for rng in seeds]
+    mixture, gaussian = jem.Mixture, jem.Gaussian()
+    return {
+        "two factors, one true": (jem.FactorAnalysis(2), draw(lambda r: r.normal(size=(50, 6)) + r.normal(size=(50, 1)))),
+        "two factors, none true": (jem.FactorAnalysis(2), draw(lambda r: r.normal(size=(60, 5)))),
+        "GMM K=3 of 1": (mixture(gaussian, 3), draw(lambda r: r.normal(size=(80, 2)))),
+        "GMM K=2, overlapping": (mixture(gaussian, 2), draw(lambda r: r.normal(size=(200, 2)) + np.arange(200)[:, None] % 2)),
+        "latent classes K=3 of 1": (mixture(jem.Bernoulli(), 3), draw(lambda r: 1.0 * (r.random((80, 5)) < 0.4))),
+        "rare ones K=2 of 1": (mixture(jem.Bernoulli(), 2), draw(lambda r: 1.0 * (r.random((40, 4)) < 0.1))),
+        "counts K=3 of 1": (mixture(jem.Poisson(), 3), draw(lambda r: 1.0 * r.poisson(1.0, (100, 2)))),
+        "HMM of symbols, no chain": (jem.HMM(jem.Categorical(3), 2), draw(lambda r: r.integers(0, 3, (1, 100)))),
+        "HMM of Gaussians, no chain": (jem.HMM(gaussian, 2), draw(lambda r: r.normal(size=(1, 100, 2)))),
+        "mixed factors, none true": (mixture(jem.FactorAnalysis(1), 2), draw(lambda r: r.normal(size=(60, 4)))),
+    }
+
+
+def endings(arguments: argparse.Namespace, dtype: str) -> str:
+    """A row a problem: how its seeds ended, and what they left."""
+    rows = [["problem", "evaluations", "CONVERGED", "of these > 2e-3 short", "worst", "MAX_STEPS", "other"]]
+    for title, (model, data) in random_problems(arguments.random).items():
+        if arguments.only and not any(word in title for word in arguments.only):
+            continue
+        x = jnp.asarray(np.stack(data))
+        x = x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        starts = jax.vmap(lambda key, x: jem.init(model, key, x))(jax.random.split(jax.random.key(0), len(x)), x)
+        starts = jax.tree.map(lambda p: p.astype(dtype), starts)
+        fits = jax.jit(jax.vmap(lambda start, x: jem.fit(model, start, x)))(starts, x)
+        exact = jax.tree.map(jnp.asarray, double((fits.params, x)))
+        stop = jem.Remaining(1e-9)
+        long = jax.jit(jax.vmap(lambda start, x: jem.fit(model, start, x, stop=stop, max_steps=3000)))(*exact)
+        after, status = np.asarray(long.objective - long.trace[:, 0]), np.asarray(fits.status)
+        done, stopped = status == jem.Status.CONVERGED, status == jem.Status.MAX_STEPS
+        steps = np.exp(np.mean(np.log(np.asarray(fits.num_steps) + 1)))
+        counts = [f"{done.sum()}", f"{(after[done] > 2e-3).sum()}", f"{after[done].max():.1e}"]
+        rows.append([title, f"{steps:.0f}", *counts, f"{stopped.sum()}", f"{(~done & ~stopped).sum()}"])
+        jax.clear_caches()
+    return f"### {dtype}: {arguments.random} random problems each\n\n" + harness.table(rows) + "\n"
+
+
 def main() -> None:
     """float64 beside the oracle, then float32."""
     options = harness.parser("remaining", __doc__, rounds=1)
     options.add_argument("--only", nargs="+", metavar="WORD", help="models whose name has one of these words")
+    options.add_argument("--random", type=int, metavar="SEEDS", help="so many random problems of each kind instead")
     arguments = harness.parse(options)
     harness.set_up_jax("float64", arguments.threads)
     report = Report(arguments.out)
     report.add(harness.machine())
     for dtype in ("float64", "float32"):
+        if arguments.random:
+            report.add(endings(arguments, dtype))
+            continue
         with jax.enable_x64(dtype == "float64"):
             report.add(compare(arguments, dtype))
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jem import checks
-from jem.coordinates import check_values
+from jem.coordinates import check_values, marked
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine.result import Fit
 from jem.fit import checked
@@ -21,7 +21,7 @@ def asked(
 ) -> tuple[Params, Data, Array | None]:
     """Parameters, data and weights as arrays, looked over: what is asked about fits together.
 
-    Shapes are looked at always, values only where they are concrete: inside a transformation nothing of them is said.
+    Shapes are looked at always, values where they are concrete: inside a transformation NaN stands for what they may not be.
 
     Args:
         node: the model.
@@ -49,7 +49,7 @@ def suited(params: Params, expected: Params, node: Node, name: str = "params") -
     _check_one_fit(params, expected, name)
     checks.check_params(params, expected, name)
     check_numbers(node, params, name)
-    return params
+    return marked(node, params)
 
 
 def check_no_fit(params: Params, name: str = "params") -> None:

@@ -75,10 +75,21 @@ def check_values(node: Node, params: Params, name: str = "params") -> None:
             raise ValueError(f"{name}{jax.tree_util.keystr(path)}: {wrong}")
 
 
+def marked(node: Node, params: Params) -> Params:
+    """The parameters, NaN where they do not lie where they may: inside a transformation there is nothing else to say."""
+    try:
+        supports = node.supports(params)
+    except TypeError:  # a node that does not say where its parameters lie
+        return params
+    mark = lambda support, value: jnp.where(support.outside(value), jnp.nan, value) if isinstance(value, Tracer) else value  # noqa: E731
+    return jax.tree.map(mark, supports, params)
+
+
 def as_start(node: Node, params: Params) -> Params:
     """The parameters as a climb takes them: those that `jem.Frozen` was given in their places, probabilities with sum one.
 
-    Those of a fit in float32 have it to float32's rounding, which a climb in float64 would count as likelihood and lose.
+    Those of a fit in float32 have it to float32's rounding, which a climb in float64 would count as likelihood and lose. What
+    is further off is NaN, and the climb NONFINITE.
     """
     try:
         supports = node.supports(params)
@@ -87,6 +98,7 @@ def as_start(node: Node, params: Params) -> Params:
 
     def start(support: Any, value: Array) -> Array:
         held = getattr(support, "value", None)
+        value = jnp.where(support.outside(value), jnp.nan, value)
         return support.exact(value) if held is None else jnp.broadcast_to(jnp.asarray(held, value.dtype), value.shape)
 
     return jax.tree.map(start, supports, params)

@@ -242,6 +242,37 @@ STARTS: dict[str, tuple[Any, list[str]]] = {
     "complex inside": (START._replace(weights=jnp.ones(2) * 0.5j), ["params.weights: expected numbers; got complex"]),
     "weights that sum to 2": (START._replace(weights=jnp.ones(2)), ["params.weights: probabilities", "sums to 2"]),
     "negative weights": (START._replace(weights=jnp.array([1.5, -0.5])), ["params.weights: probabilities"]),
+    "upper whitening": (
+        START._replace(components=START.components._replace(whitening=START.components.whitening.at[1, 0, 1].set(0.3))),
+        [r"params.components.whitening: expected lower triangular matrices; got 0.3 at \(1, 0, 1\)"],
+    ),
+    "negative whitening": (
+        START._replace(components=START.components._replace(whitening=-START.components.whitening)),
+        ["params.components.whitening: expected numbers of at least 0 on the diagonal"],
+    ),
+}
+
+
+# The same inside a transformation, where there is nothing to look at: NaN and NONFINITE stand for the error.
+
+SPACE = jem.LDS(1, 1)
+SPACE_START = jem.init(SPACE, jax.random.key(0), np.arange(8.0).reshape(1, 8, 1))
+CHAIN = jem.HMM(jem.Poisson(), 2)
+CHAIN_START = jem.init(CHAIN, jax.random.key(0), np.ones((1, 4, 1)))
+INSIDE: dict[str, tuple[Any, Any, Any]] = {
+    "weights that sum to 1.2": (MIXTURE, START._replace(weights=jnp.array([0.6, 0.6])), REALS),
+    "negative weights": (MIXTURE, STARTS["negative weights"][0], REALS),
+    "upper whitening": (MIXTURE, STARTS["upper whitening"][0], REALS),
+    "negative whitening": (MIXTURE, STARTS["negative whitening"][0], REALS),
+    "a probability of 1.5": (jem.Bernoulli(), jem.BernoulliParams(jnp.array([1.5])), np.ones((4, 1))),
+    "a probability of -0.5": (jem.Bernoulli(), jem.BernoulliParams(jnp.array([-0.5])), np.ones((4, 1))),
+    "a probability of NaN": (jem.Bernoulli(), jem.BernoulliParams(jnp.array([jnp.nan])), np.ones((4, 1))),
+    "a negative rate": (jem.Poisson(), jem.PoissonParams(jnp.array([-2.0])), np.ones((4, 1))),
+    "symbols that sum to 2": (jem.Categorical(2), jem.CategoricalParams(jnp.ones(2)), np.array([0, 1, 1])),
+    "a transition that sums to 2": (
+        CHAIN, CHAIN_START._replace(transition=jax.tree.map(jnp.ones_like, CHAIN_START.transition)), np.ones((1, 4, 1))
+    ),
+    "a negative deviation": (SPACE, SPACE_START._replace(chol_R=-SPACE_START.chol_R), np.arange(8.0).reshape(1, 8, 1)),
 }
 
 

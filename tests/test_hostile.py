@@ -10,6 +10,7 @@ from hostile import (
     CONSTRUCTORS,
     DATA,
     DOORS,
+    INSIDE,
     KEY,
     KEYS,
     MANY,
@@ -65,6 +66,15 @@ def test_values(what):
 def test_starts(what):
     params, words = STARTS[what]
     raises(lambda: jem.fit(MIXTURE, params, REALS), words)
+
+
+@pytest.mark.parametrize("what", INSIDE)
+def test_inside_jit(what):
+    """A fit from what would be refused ends NONFINITE, and questions about it answer NaN."""
+    model, params, x = INSIDE[what]
+    fit = jax.jit(lambda params: jem.fit(model, params, x, max_steps=3))(params)
+    assert fit.status == jem.Status.NONFINITE
+    assert np.isnan(jax.jit(lambda params: jem.log_prob(model, params, x))(params)).all()
 
 
 @pytest.mark.parametrize("what", OPTIONS)

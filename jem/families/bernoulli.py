@@ -8,7 +8,7 @@ from jax import Array
 
 from jem import checks
 from jem.data import float_dtype
-from jem.kernels.simplex import xlogy
+from jem.kernels.simplex import safe_log, xlogy
 from jem.kernels.support import Interval
 from jem.node import Node, node, setting
 from jem.settings import number
@@ -51,8 +51,8 @@ class Bernoulli(Node):
     def infer(self, params: BernoulliParams, x: Array) -> tuple[tuple[()], Array]:
         p, x = params.probs, x.astype(params.probs.dtype)
         # A probability of exactly 0 or 1 must rule out the other outcome and say nothing about its own.
-        ones = jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), -jnp.inf)
-        zeros = jnp.where(p < 1, jnp.log1p(-jnp.where(p < 1, p, 0)), -jnp.inf)
+        ones = safe_log(p)
+        zeros = jnp.where(p == 1, -jnp.inf, jnp.log1p(-jnp.where(p == 1, 0, p)))
         possible = (x == 0) | (x == 1)
         return (), jnp.sum(jnp.where(possible, jnp.where(x > 0, ones[:, None], zeros[:, None]), -jnp.inf), 0)
 

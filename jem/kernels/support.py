@@ -16,6 +16,8 @@ from jax.core import Tracer
 
 from jem.kernels.linalg import cholesky, diagonal
 
+_SLACK = 1e-5  # of the largest entry: as far as rounding moves those of a matrix
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Support:
@@ -54,6 +56,10 @@ class Support:
     def exact(self, value: Array) -> Array:
         """The value that lies here to the last place of its dtype, of one that does to those of a shorter one."""
         return value
+
+    def outside(self, value: Array) -> Array:
+        """Which cells, or rows of them, do not lie here: what `fault` says, where there are only traces to look at."""
+        return jnp.zeros((), bool)
 
     def mass(self, value: Array) -> Array | None:
         """How far each cell is from vanishing, as a probability or an expected count; None where none comes back from that."""
@@ -135,6 +141,9 @@ class Positive(Support):
     def inside(self, value: Array) -> Array:
         return _positive(value)
 
+    def outside(self, value: Array) -> Array:
+        return value < 0
+
     def fault(self, value: np.ndarray) -> str | None:
         return _outside(value, 0, np.inf, "at least 0")
 
@@ -172,6 +181,10 @@ class Interval(Support):
         margin = share * max(self.high - self.low, abs(self.low), abs(self.high))
         return jnp.clip(value, self.low + margin, self.high - margin)
 
+    def outside(self, value: Array) -> Array:
+        slack = 1e-6 * (self.high - self.low)
+        return (value < self.low - slack) | (value > self.high + slack)
+
     def mass(self, value: Array) -> Array | None:
         return jnp.minimum(value, 1 - value) if (self.low, self.high) == (0, 1) else None
 
@@ -206,6 +219,10 @@ class Simplex(Support):
         mass, whole = (jnp.sum(jnp.where(cells, value, 0), -1, keepdims=True) for cells in (moving, ~moving))
         return jnp.where(moving, value * ((1 - whole) / jnp.where(mass > 0, mass, 1)), value)
 
+    def outside(self, value: Array) -> Array:
+        off = jnp.abs(jnp.sum(value, -1, keepdims=True) - 1) > _off_by(value.shape[-1])
+        return off | jnp.any(value < 0, -1, keepdims=True)
+
     def mass(self, value: Array) -> Array:
         return value
 
@@ -217,7 +234,7 @@ class Simplex(Support):
     def fault(self, value: np.ndarray) -> str | None:
         size = value.shape[-1]
         rows = value.reshape(-1, size).astype(float)
-        off = np.abs(rows.sum(1) - 1) > 1e-4 + 4 * size * np.finfo(np.float32).eps
+        off = np.abs(rows.sum(1) - 1) > _off_by(size)
         wrong = np.flatnonzero(off | (rows < 0).any(1))
         if wrong.size == 0:
             return None
@@ -257,6 +274,19 @@ class CholeskyFactor(Support):
     def inside(self, value: Array) -> Array:
         return jnp.where(np.broadcast_to(np.eye(value.shape[-1], dtype=bool), value.shape), _positive(value), value)
 
+    def outside(self, value: Array) -> Array:
+        largest = jnp.max(jnp.abs(value), (-1, -2), keepdims=True)
+        above = np.triu(np.ones(value.shape[-2:], bool), 1)
+        wrong = jnp.where(above, jnp.abs(value) > _SLACK * largest, jnp.where(np.eye(len(above), dtype=bool), value < 0, False))
+        return jnp.any(wrong, (-1, -2), keepdims=True)
+
+    def fault(self, value: np.ndarray) -> str | None:
+        above = np.where(np.triu(np.ones(value.shape[-2:], bool), 1), value, 0) / _largest(value)
+        if _outside(above, -_SLACK, _SLACK, ""):
+            place = tuple(int(i) for i in np.unravel_index(np.argmax(np.abs(above)), value.shape))
+            return f"expected lower triangular matrices; got {value[place]:.6g} at {place}, above the diagonal"
+        return _outside(np.where(np.eye(value.shape[-1], dtype=bool), value, 0), 0, np.inf, "of at least 0 on the diagonal")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PositiveDefinite(Support):
@@ -268,6 +298,15 @@ class PositiveDefinite(Support):
     def constrain(self, free: Array, like: Array) -> Array:
         factor = CholeskyFactor().constrain(free, like)
         return factor @ jnp.swapaxes(factor, -1, -2)
+
+    def fault(self, value: np.ndarray) -> str | None:
+        value = value / _largest(value)
+        if _outside(value - np.swapaxes(value, -1, -2), -_SLACK, _SLACK, ""):
+            return "expected symmetric matrices; these are not"
+        least = float(np.linalg.eigvalsh(value.astype(float)).min(initial=0))
+        if least < -_SLACK:
+            return f"expected positive definite matrices; an eigenvalue is {least:.6g} of the largest entry"
+        return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -360,6 +399,17 @@ def _outside(value: np.ndarray, low: Any, high: Any, expected: str) -> str | Non
         return None
     place = tuple(int(i) for i in wrong[0])
     return f"expected numbers {expected}; got {value[place]:.6g}" + (f" at {place}" if place else "")
+
+
+def _off_by(size: int) -> float:
+    """By how much the sum of so many probabilities may miss one."""
+    return 1e-4 + 4 * size * float(np.finfo(np.float32).eps)
+
+
+def _largest(value: np.ndarray) -> np.ndarray:
+    """The largest entry of each matrix, 1 where all are 0."""
+    largest = np.abs(value).max((-1, -2), initial=0, keepdims=True)
+    return np.where(largest > 0, largest, 1)
 
 
 def _below(dim: int) -> tuple[np.ndarray, np.ndarray]:

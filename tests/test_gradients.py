@@ -135,3 +135,37 @@ def test_an_encoder_outlives_a_component():
     assert np.isfinite(values).all() and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(network))
     assert weight[0] > 0.1 and weight[-1] == 0 and status[-1] == jem.Status.DEGENERATE
     assert values[-1] < 0.1 * values[0]
+
+
+CONSTANT = {
+    "full": jem.Gaussian(),
+    "diagonal": jem.Mixture(jem.Gaussian(jem.Diagonal()), 2),
+    "factor": jem.FactorAnalysis(1),
+    "student": jem.StudentT(),
+    "LDS": jem.LDS(1, 2),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_a_constant_column_has_a_finite_gradient(name):
+    """Its deviation is 0, where a root has no slope: the lane beside it keeps its own derivative."""
+    model, rng = CONSTANT[name], np.random.default_rng(0)
+    sound = rng.standard_t(3, (40, 2))
+    sound = sound + np.cumsum(0.5 * rng.standard_normal((40, 1)), 0) if name == "LDS" else sound
+    pair = jnp.asarray(np.stack([np.c_[sound[:, 0], np.ones(40)], sound]), jnp.float32)
+    rows = (lambda x: x[None]) if name == "LDS" else (lambda x: x)
+    start = jem.init(model, jax.random.key(0), rows(pair[1]))
+
+    def total(x):
+        fit = jem.fit(model, start, rows(x), max_steps=200)
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(fit.params)), (fit.status, fit.adjoint.status)
+
+    slopes, (status, _) = jax.jit(jax.vmap(jax.grad(total, has_aux=True)))(pair)
+    alone, (_, adjoint) = jax.jit(jax.grad(total, has_aux=True))(pair[1])
+    assert status[0] != jem.Status.CONVERGED
+    assert np.isfinite(slopes).all()
+    if adjoint == jem.AdjointStatus.SOLVED:
+        np.testing.assert_allclose(slopes[1], alone, rtol=1e-2, atol=1e-2 * float(jnp.abs(alone).max()))
+        assert np.abs(alone).max() > 0
+    else:
+        assert name in ("LDS", "factor")  # a rotation is free, or the climb unfinished

@@ -11,7 +11,7 @@ from jax import Array, lax
 from jem import checks
 from jem.kernels import gaussian as kernel
 from jem.kernels.gaussian import Full, Structure
-from jem.kernels.linalg import solve_lower
+from jem.kernels.linalg import safe_sqrt, solve_lower
 from jem.kernels.support import CholeskyFactor, Positive, Real, Support
 from jem.node import HELD, Node, flag, node, setting, static
 from jem.settings import a, number, optional
@@ -234,7 +234,7 @@ def mean_and_scale(x: Array, weights: Array) -> tuple[Array, FeatureScale]:
     square = lambda rows: (scaled(rows) - mean[None, None]) ** 2  # noqa: E731
     variance = jnp.sum(_over_rows(lambda rows, s: _average(s, square(rows)), jnp.add, x, share), 0)
     resolution = jnp.maximum(4 * eps * unit, 4 * tiny)
-    return mean * unit, FeatureScale(jnp.maximum(jnp.sqrt(variance) * unit, resolution), resolution)
+    return mean * unit, FeatureScale(jnp.maximum(safe_sqrt(variance) * unit, resolution), resolution)
 
 
 def _average(share: Array, values: Array) -> Array:

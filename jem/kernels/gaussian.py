@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.special import digamma, gammaln, polygamma
 
-from jem.kernels.linalg import cholesky_solve_lower, diagonal, solve_lower
+from jem.kernels.linalg import cholesky_solve_lower, diagonal, safe_sqrt, solve_lower
 
 LOG_2PI = 1.8378770664093453
 _LARGE = 20.0  # where Stirling's series is exact to rounding
@@ -81,7 +81,7 @@ class Full:
         """The whitening of the covariance that is `s` in the coordinates of `w`; deviations stay at or above `floor`."""
         # The deviation of feature j given those before it is C_jj / W_jj, where s = C C^T. What is left of a variance below its
         # rounding is noise, and it would be divided by: a step shrinks to there, the next one, in its coordinates, sees more.
-        rounding = jnp.sqrt(32 * s.shape[0] * jnp.finfo(s.dtype).eps * jnp.maximum(diagonal(s), 0))
+        rounding = safe_sqrt(32 * s.shape[0] * jnp.finfo(s.dtype).eps * diagonal(s))
         return cholesky_solve_lower(s, w, jnp.maximum(floor * diagonal(w), rounding))
 
     def whitening(self, covariance: Array, dim: int) -> Array:
@@ -148,7 +148,7 @@ class Diagonal:
 
     def update(self, w: Array, s: Array, floor: Array) -> Array:
         """The whitening of the covariance that is `s` in the coordinates of `w`; deviations stay at or above `floor`."""
-        return w / jnp.maximum(jnp.sqrt(jnp.maximum(s, 0)), floor[:, None] * w)
+        return w / jnp.maximum(safe_sqrt(s), floor[:, None] * w)
 
     def whitening(self, covariance: Array, dim: int) -> Array:
         """W from variances (D,)."""
@@ -213,7 +213,7 @@ class Spherical:
 
     def update(self, w: Array, s: Array, floor: Array) -> Array:
         """The whitening of the covariance that is `s` in the coordinates of `w`; the deviation stays at or above `floor`."""
-        return w / jnp.maximum(jnp.sqrt(jnp.maximum(s, 0)), jnp.max(floor) * w)
+        return w / jnp.maximum(safe_sqrt(s), jnp.max(floor) * w)
 
     def whitening(self, covariance: Array, dim: int) -> Array:
         """W from a variance ()."""

@@ -11,6 +11,11 @@ _UNROLL = 4  # below: straight-line code
 _BLOCK = 16  # above: blocks of columns, with matrix products between them
 
 
+def safe_sqrt(a: Array) -> Array:
+    """`sqrt max(a, 0)`, with derivative zero where that is 0: a column without variance has no say in a gradient."""
+    return jnp.where(a <= 0, 0, jnp.sqrt(jnp.where(a <= 0, 1, a)))
+
+
 def diagonal(a: Array) -> Array:
     """The diagonal (..., n) of matrices (..., n, n), as a slice: a smaller program than `jnp.diagonal`."""
     n = a.shape[-1]

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 
 from jem.kernels.gaussian import LOG_2PI, Diagonal, Full
-from jem.kernels.linalg import cholesky_solve_lower, solve_lower
+from jem.kernels.linalg import cholesky_solve_lower, safe_sqrt, solve_lower
 
 Noise = Full | Diagonal
 Cells = Array | np.ndarray | None  # which may move, bool; None for all
@@ -54,7 +54,7 @@ def solve_psd(a: Array, b: Array) -> Array:
     """`a^{-1} b` for a (q, q) positive semi-definite; what a leaves open stays near zero, so that a step never overshoots."""
     if len(a) == 0:
         return b
-    size = jnp.sqrt(jnp.maximum(jnp.diagonal(a), 0))
+    size = safe_sqrt(jnp.diagonal(a))
     scale = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
     dim = a.shape[0]
     eye = jnp.eye(dim, dtype=a.dtype)
@@ -137,7 +137,7 @@ def maximize(
         diagonal = jnp.diagonal(chol)
         least = jnp.where(diagonal > 0, floor / jnp.where(diagonal > 0, diagonal, 1), 0)
         return new, jnp.where(count > 0, chol @ cholesky(scatter / share, least), chol)
-    deviation = jnp.maximum(chol * jnp.sqrt(jnp.maximum(scatter / share[:, None], 0)), floor[:, None])
+    deviation = jnp.maximum(chol * safe_sqrt(scatter / share[:, None]), floor[:, None])
     move = count > 0 if free_noise is None else (count > 0) & free_noise
     return new, jnp.where(move[:, None], deviation, chol)
 

@@ -9,6 +9,7 @@ from jem import checks
 from jem.data import Sequences
 from jem.families.gaussian import FeatureScale
 from jem.kernels.kalman import Pattern
+from jem.kernels.linalg import safe_sqrt
 
 
 class Driven(NamedTuple):
@@ -75,7 +76,7 @@ def output_scale(y: Array, seen: Array, weights: Array) -> FeatureScale:
     share = w / jnp.where(total > 0, total, 1)[None, :, None]
     scaled = y / unit[None, :, None]
     mean = jnp.sum(scaled * share, (0, 2))
-    deviation = jnp.sqrt(jnp.sum(jnp.where(seen, scaled - mean[None, :, None], 0) ** 2 * share, (0, 2))) * unit
+    deviation = safe_sqrt(jnp.sum(jnp.where(seen, scaled - mean[None, :, None], 0) ** 2 * share, (0, 2))) * unit
     resolution = jnp.maximum(4 * eps * unit, 4 * tiny)
     return FeatureScale(jnp.maximum(deviation, resolution), resolution)
 

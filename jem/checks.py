@@ -89,24 +89,28 @@ def check_integers(x: Array, name: str, upper: int | None = None) -> None:
     if found(_no_count, x, limit):
         fault = first_fault(_no_count, x, limit)
         expected = "integers >= 0" if upper is None else f"integers 0 .. {upper - 1}"
-        if upper is None and jnp.issubdtype(x.dtype, jnp.floating) and not found(_no_count, x, np.asarray(np.inf, x.dtype)):
-            expected += f" that {x.dtype} can count, below {float(limit):.3g} (set jax_enable_x64 for larger ones)"
+        if upper is None and not found(_not_whole, x):
+            kind = jnp.result_type(float) if jnp.issubdtype(x.dtype, jnp.integer) else x.dtype
+            larger = " (set jax_enable_x64 for larger ones)" if kind == jnp.float32 else ""
+            expected += f" that {kind} can count, below {float(limit):.3g}{larger}"
         raise ValueError(f"{name}: x must hold {expected}; got {fault}")
 
 
 def _no_count(x: Array, limit: Array) -> Array:
     """Where x is no integer 0 .. limit - 1; a NaN is not looked at, nor an infinity."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        x = x.astype(limit.dtype)
-        return (x < 0) | (x >= limit)
-    return ((x < 0) | (x != jnp.floor(x)) | (x >= limit)) & jnp.isfinite(x)
+    return _not_whole(x) | ((x.astype(limit.dtype) >= limit) & jnp.isfinite(x))
+
+
+def _not_whole(x: Array) -> Array:
+    """Where x is below 0 or has a fraction, and is finite."""
+    return ((x < 0) | (x != jnp.floor(x))) & jnp.isfinite(x)
 
 
 def _largest_count(dtype: Any) -> float:
     """Where counts end: of a float, where its sums have no digits left for the unit."""
     if jnp.issubdtype(dtype, jnp.floating):
         return 2.0**31 if dtype == jnp.float32 else 2.0**53
-    return jnp.iinfo(jnp.result_type(int)).max
+    return min(jnp.iinfo(jnp.result_type(int)).max, 2**53)
 
 
 def locate(place: tuple[int, ...]) -> str:

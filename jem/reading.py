@@ -71,9 +71,29 @@ def as_numbers(value: Any, name: str) -> np.ndarray:
     if kind in "iu" and wide and array.size and (array.min() < -(2**31) or array.max() >= 2**31):
         array = array.astype(np.float64)  # a float of the right size, where an integer would wrap
     if kind == "f" and jnp.result_type(float).itemsize < array.dtype.itemsize:
-        with np.errstate(over="ignore"):  # an infinity is named later, with its place
-            array = array.astype(np.float32)
+        array = _narrowed(array, name)
     return array
+
+
+def _narrowed(array: np.ndarray, name: str) -> np.ndarray:
+    """Numbers in float32; those that it has no place for are named."""
+    with np.errstate(over="ignore"):  # of an infinity it is said later
+        narrow = array.astype(np.float32)
+    limits = np.finfo(np.float32)
+    lost = np.isfinite(array) & ~np.isfinite(narrow)
+    if lost.any():
+        place = tuple(int(i) for i in np.argwhere(lost)[0])
+        where, limit = f" at {place}" if place else "", f"below {limits.max:.3g}"
+        raise ValueError(
+            f"{name}: expected numbers that float32 holds, {limit}; got {array[place]:.6g}{where}; divide them by a unit of "
+            "their size, or set jax_enable_x64"
+        )
+    if 0 < np.abs(array).max(initial=0) < limits.tiny:
+        raise ValueError(
+            f"{name}: expected numbers that float32 tells from 0, from {limits.tiny:.3g} on; all are smaller, up to "
+            f"{np.abs(array).max():.6g}; multiply them, or set jax_enable_x64"
+        )
+    return narrow
 
 
 def _on_host(value: Any, name: str) -> np.ndarray:

@@ -87,6 +87,26 @@ DEGENERATE = {
 }
 
 
+ONE = [[1.0, 2.0]]
+SINGLE = {
+    "spherical": jem.Mixture(jem.Gaussian(jem.Spherical()), 2),
+    "diagonal": jem.Gaussian(jem.Diagonal()),
+    "full": jem.Mixture(jem.Gaussian(), 2),
+    "student": jem.StudentT(jem.Spherical()),
+    "factor": jem.FactorAnalysis(1, jem.Spherical()),
+}
+
+
+@pytest.mark.parametrize("num", [1, 3])
+@pytest.mark.parametrize("name", SINGLE)
+def test_one_row_again_and_again(name, num):
+    """Nothing varies, whatever the size of the columns: the floor of every structure is where its start and its steps end."""
+    x = np.repeat(ONE, num, 0)
+    result = jem.fit(SINGLE[name], jem.init(SINGLE[name], jax.random.key(0), x), x)
+    assert result.status == Status.DEGENERATE
+    assert np.isfinite(result.objective) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+
+
 @pytest.mark.parametrize("what", DEGENERATE)
 def test_data_without_spread(what, dtype):
     x = DEGENERATE[what](clusters(dtype))

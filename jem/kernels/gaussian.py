@@ -213,7 +213,7 @@ class Spherical:
 
     def update(self, w: Array, s: Array, floor: Array) -> Array:
         """The whitening of the covariance that is `s` in the coordinates of `w`; the deviation stays at or above `floor`."""
-        return w / jnp.maximum(safe_sqrt(s), jnp.max(floor) * w)
+        return w / jnp.maximum(safe_sqrt(s), rms(floor) * w)
 
     def whitening(self, covariance: Array, dim: int) -> Array:
         """W from a variance ()."""
@@ -232,8 +232,9 @@ Structure = Full | Diagonal | Spherical
 
 
 def rms(deviations: Array) -> Array:
-    """Root mean square (1, 1) of positive numbers (D,), without overflow."""
+    """Root mean square (1, 1) of numbers >= 0 (D,), without overflow."""
     top = lax.stop_gradient(jnp.max(deviations))  # a unit, which cancels
+    top = jnp.where(top > 0, top, 1)
     return (top * jnp.sqrt(jnp.mean((deviations / top) ** 2)))[None, None]
 
 

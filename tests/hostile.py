@@ -143,7 +143,7 @@ WEIGHTS: dict[str, tuple[Any, list[str]]] = {
 VALUES: dict[str, tuple[Any, Any, list[str]]] = {
     "nan": (jem.Gaussian(), [[0.0], [np.nan]], ["x: nan in row 1, column 0"]),
     "inf": (jem.Gaussian(), [[0.0], [-np.inf]], ["x: -inf in row 1, column 0"]),
-    "beyond float32": (jem.Gaussian(), np.array([[0.0], [1e300]]), ["x: inf in row 1"]),
+    "beyond float32": (jem.Gaussian(), np.array([[0.0], [1e300]]), ["x: .*that float32 holds", r"1e.300 at \(1, 0\)"]),
     "vector": (jem.Gaussian(), [0.0, 1.0], [r"x\[:, None\]"]),
     "cube": (jem.Gaussian(), np.zeros((2, 2, 2)), ["rows, shape .N, D."]),
     "dict": (jem.Gaussian(), {"a": REALS}, ["must be an array with rows"]),
@@ -153,8 +153,7 @@ VALUES: dict[str, tuple[Any, Any, list[str]]] = {
     "count of 2^32": (jem.Poisson(), np.array([[2**32]]), ["Poisson: x must hold integers.*got 4.2949673e.09"]),
     "count of 3 2^40": (jem.Poisson(), np.array([[1], [3 * 2**40]]), ["Poisson: x must hold integers", "row 1"]),
     "count of 2^31 - 1": (jem.Poisson(), np.array([[2**31 - 1]]), ["integers >= 0 that float32 can count, below 2.15e.09"]),
-    "larger than float32": (jem.Gaussian(), np.array([[1.0], [1e39]]), [r"x: expected numbers that float32 holds.*1e.39 at \(1, 0\)"]),
-    "smaller than float32": (jem.Gaussian(), np.array([[1e-40], [2e-40]]), ["x: .*all are smaller, up to 2e-40; multiply them"]),
+    "below float32": (jem.Gaussian(), np.array([[1e-40], [2e-40]]), ["all are smaller, up to 2e-40"]),
     "count of uint64": (jem.Poisson(), np.array([[2**63]], np.uint64), ["Poisson: x must hold integers"]),
     "count -2^32": (jem.Poisson(), np.array([[-(2**32)]]), ["integers >= 0; got -4.2949673e.09"]),
     "two": (jem.Bernoulli(), [[2]], ["integers 0 .. 1; got 2"]),

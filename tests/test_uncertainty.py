@@ -305,3 +305,30 @@ def test_numpyro():
     rates = np.asarray(jax.vmap(density.params)(sampler.get_samples()).rate)
     assert rates.mean() == pytest.approx(20 / 6, abs=0.15)
     assert rates.std() == pytest.approx(np.sqrt(20) / 6, abs=0.15)
+
+
+def test_functions_that_rotations_do_not_move(x64):
+    """Loadings rotate freely; the covariance they make and the noise do not: their errors are regular."""
+    rng = np.random.default_rng(0)
+    loadings = rng.normal(size=(8, 2))
+    x = jnp.asarray(rng.normal(size=(400, 2)) @ loadings.T + rng.normal(size=(400, 8)))
+    model = jem.FactorAnalysis(2)
+    params = jem.fit(model, jem.init(model, jax.random.key(0), x), x, stop=jem.Remaining(1e-9)).check().params
+    assert jem.standard_errors(model, params, x).status == jem.InformationStatus.SINGULAR
+    assert jem.delta_method(lambda p: p.loadings, model, params, x).status == jem.InformationStatus.SINGULAR
+    noise = jem.delta_method(lambda p: p.whitening[:, 0] ** -2, model, params, x).check()
+    made = jem.delta_method(lambda p: p.loadings @ p.loadings.T, model, params, x).check()
+    assert np.isfinite(noise.covariance).all() and np.isfinite(made.covariance).all()
+    assert (np.asarray(noise.errors) > np.sqrt(2 / 400) * np.asarray(noise.estimate)).all()  # more than with known factors
+    with pytest.raises(TypeError, match="delta_method: fn must return numbers; got the string 'none'"):
+        jem.delta_method(lambda p: "none", model, params, x)
+
+
+def test_a_profile_at_the_edge():
+    """At an exact zero the standard errors say BOUNDARY, and so does the profile."""
+    x = np.array([[1.0, 0.0]] * 10 + [[0.0, 0.0]] * 5)
+    params = jem.BernoulliParams(jnp.array([2 / 3, 0.0]))
+    errors = jem.standard_errors(jem.Bernoulli(), params, x)
+    profile = jem.profile_interval(lambda p: p.probs[0], jem.Bernoulli(), params, x)
+    assert errors.status == profile.status == jem.InformationStatus.BOUNDARY
+    assert 0 < profile.low < 2 / 3 < profile.high < 1

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jem import checks
 from jem.asking import asked as asked_about
 from jem.engine.score import flat, natural, params_at
 from jem.node import Data, Node, Params
-from jem.settings import check_level
+from jem.settings import check_level, describe
 from jem.uncertainty.information import Oakes, check_method
 from jem.uncertainty.polish import Asked, InformationStatus, ask, check_status, status_of
 from jem.uncertainty.room import room_of
@@ -90,7 +91,8 @@ def delta_method(
 ) -> StandardErrors:  # fmt: skip
     """Standard errors of any differentiable function of the parameters.
 
-    `cov(fn) = G I^+ G^T`, G the derivative of `fn` in the free coordinates.
+    `cov(fn) = G I^+ G^T`, G the derivative of `fn` in the free coordinates. What does not move along directions without
+    information has its errors, and is REGULAR, where the parameters are SINGULAR: the covariance that rotated loadings make.
 
     Args:
         fn: from parameters to an array or a tree of arrays; keep one function object, a new one is a new program.
@@ -104,7 +106,7 @@ def delta_method(
         A `StandardErrors`, its trees like what `fn` returns.
 
     Raises:
-        TypeError: as for `information`.
+        TypeError: as for `information`; `fn` does not return numbers.
 
     Example:
         >>> import jem, jax.numpy as jnp
@@ -117,16 +119,17 @@ def delta_method(
     """
     params, x, weights = asked_about(node, params, x, weights)
     check_method(method, x, weights)
+    value = fn(params) if checks.is_concrete(params) else jax.eval_shape(fn, params)
+    for leaf in jax.tree.leaves(value):
+        if not isinstance(leaf, (Array, np.ndarray, np.number, float, int, jax.ShapeDtypeStruct)):
+            raise TypeError(f"delta_method: fn must return numbers; got {describe(leaf)}")
     return _delta_method(fn, method, node, params, x, weights)
 
 
 @jax.jit
 def _standard_errors(method: Any, model: Node, params: Params, x: Data, weights: Array | None) -> StandardErrors:
     asked = ask(method, model, params, x, weights)
-    moves = jax.jacfwd(lambda z: natural(asked.target, z))(asked.z)
-    lost = at_edge(asked, moves)
-    status = status_of(asked)
-    status = jnp.where((status == InformationStatus.REGULAR) & jnp.any(lost), InformationStatus.BOUNDARY, status)
+    moves, lost, status = judged(asked)
     return _propagate(asked, params, moves, lost, status)
 
 
@@ -135,11 +138,11 @@ def _delta_method(
     fn: Callable[[Params], Any], method: Any, model: Node, params: Params, x: Data, weights: Array | None
 ) -> StandardErrors:
     asked = ask(method, model, params, x, weights)
-    edge = jnp.any(at_edge(asked, jax.jacfwd(lambda z: natural(asked.target, z))(asked.z)))
-    status = status_of(asked)
-    status = jnp.where((status == InformationStatus.REGULAR) & edge, InformationStatus.BOUNDARY, status)
+    status = judged(asked)[2]
     moves = jax.jacfwd(lambda z: flat(fn(params_at(asked.target, z))))(asked.z)
-    return _propagate(asked, fn(params), moves, jnp.zeros(moves.shape[0], bool), status)
+    found = _propagate(asked, fn(params), moves, jnp.zeros(moves.shape[0], bool), status)
+    known = (status == InformationStatus.SINGULAR) & jnp.all(jnp.isfinite(found.covariance))
+    return found._replace(status=jnp.where(known, InformationStatus.REGULAR, status))
 
 
 def _propagate(asked: Asked, estimate: Any, moves: Array, lost: Array, status: Array) -> StandardErrors:
@@ -165,6 +168,13 @@ def _propagate(asked: Asked, estimate: Any, moves: Array, lost: Array, status: A
     errors = jnp.split(jnp.sqrt(jnp.diagonal(covariance)), ends)
     tree = treedef.unflatten([e.reshape(np.shape(leaf)) for e, leaf in zip(errors, leaves, strict=True)])
     return StandardErrors(estimate, tree, covariance, asked.distance, c.num_flat, status)
+
+
+def judged(asked: Asked) -> tuple[Array, Array, Array]:
+    """How the parameters (p,) move with the coordinates, (p, n), which of them are at an edge, (p,), and the status."""
+    moves = jax.jacfwd(lambda z: natural(asked.target, z))(asked.z)
+    lost, status = at_edge(asked, moves), status_of(asked)
+    return moves, lost, jnp.where((status == InformationStatus.REGULAR) & jnp.any(lost), InformationStatus.BOUNDARY, status)
 
 
 def at_edge(asked: Asked, moves: Array) -> Array:

@@ -14,8 +14,9 @@ from jem.engine.score import Curvature, Target, level, observed_information, par
 from jem.kernels.spectral import least_squares
 from jem.node import Data, Node, Params
 from jem.settings import check_level
+from jem.uncertainty.errors import judged
 from jem.uncertainty.information import Oakes
-from jem.uncertainty.polish import InformationStatus, ask, check_status, status_of
+from jem.uncertainty.polish import InformationStatus, ask, check_status
 
 _STEPS = 60
 _NOWHERE = (InformationStatus.NOT_AT_MAXIMUM, InformationStatus.NONFINITE)  # from which no interval starts
@@ -93,7 +94,7 @@ def _profile(
     fn: Callable[[Params], Array], model: Node, params: Params, x: Data, weights: Array | None, confidence: Array
 ) -> ProfileInterval:
     asked = ask(Oakes(), model, params, x, weights)
-    t, z, c, status = asked.target, asked.z, asked.curvature, status_of(asked)
+    t, z, c, status = asked.target, asked.z, asked.curvature, judged(asked)[2]
     top = level(t, z).objective
     depth = _chi_squared_quantile(confidence).astype(z.dtype)
     ends, found = lax.map(lambda side: _end(t, fn, z, top, c, depth, side), jnp.array([-1.0, 1.0], z.dtype))

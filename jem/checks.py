@@ -375,13 +375,14 @@ def check_key(key: Any, name: str = "key") -> None:
         raise ValueError(f"{name} must be one key; got keys of shape {key.shape}; pass one, as {name}[0], or use jax.vmap")
 
 
-def check_sequences(values: Any, lengths: Array | None, name: str) -> None:
-    """Sequences: leaves (S, T, ...), lengths (S,) integers 1 .. T."""
+def check_sequences(values: Any, lengths: Array | None, name: str, rows: bool = False) -> None:
+    """Sequences: leaves (S, T, ...), lengths (S,) integers 1 .. T; of `rows`, (S, T, D), where that is known."""
     leaves = jax.tree.leaves(values)
     for leaf in leaves:
         if leaf.ndim < 2:
+            one = "x[None, :, None]" if rows else "x[None]"
             raise ValueError(
-                f"{name}: x must hold sequences, shape (S, T, ...); got shape {leaf.shape}; for one sequence pass x[None]"
+                f"{name}: x must hold sequences, shape (S, T, ...); got shape {leaf.shape}; for one sequence pass {one}"
             )
     steps = {leaf.shape[1] for leaf in leaves}
     if len(steps) > 1 or 0 in steps:

@@ -150,7 +150,8 @@ class Tied(Node):
         names = field_names(params)
         for f in self.fields:
             if f not in names:
-                raise ValueError(f"Tied: {type(self.child).__name__} has no field {f!r}; its fields are {names}")
+                hint = "; a covariance is its whitening" if f == "covariance" and "whitening" in names else ""
+                raise ValueError(f"Tied: {type(self.child).__name__} has no field {f!r}; its fields are {names}{hint}")
         if not self.fields:
             return None
         return set_fields(params, {f: None if f in self.fields else 0 for f in names})
@@ -175,6 +176,7 @@ class Tied(Node):
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         own_key, shared_key = jax.random.split(key)
         own = jax.vmap(self.child.init, (0, None, 0))(jax.random.split(own_key, self.size), x, weights)
+        self.axes(own)  # raises where a field is not one
         shared = self.child.init(shared_key, x, jnp.sum(weights, 0))
         return set_fields(own, get_fields(shared, self.fields)) if self.fields else shared
 

@@ -34,6 +34,11 @@ def as_arrays(x: Any, name: str = "x") -> Any:
         return as_array(x, name)
     if isinstance(x, (list, tuple)) and not hasattr(x, "_fields"):
         if isinstance(x, tuple) and any(getattr(part, "ndim", 0) for part in x):
+            if len({np.shape(part)[:1] for part in x}) > 1:
+                raise TypeError(
+                    f"{name}: expected one array; got a tuple of arrays of several lengths; for sequences pass "
+                    f"jem.sequences(list({name}))"
+                )
             raise TypeError(
                 f"{name}: a tuple of arrays may be rows or columns; for rows pass np.stack({name}), for columns "
                 f"np.column_stack({name}), or a dict of them that the model takes by name"

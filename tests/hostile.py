@@ -145,6 +145,8 @@ VALUES: dict[str, tuple[Any, Any, list[str]]] = {
     "inf": (jem.Gaussian(), [[0.0], [-np.inf]], ["x: -inf in row 1, column 0"]),
     "beyond float32": (jem.Gaussian(), np.array([[0.0], [1e300]]), ["x: .*that float32 holds", r"1e.300 at \(1, 0\)"]),
     "vector": (jem.Gaussian(), [0.0, 1.0], [r"x\[:, None\]"]),
+    "vector for LDS": (jem.LDS(1, 1), np.arange(8.0), [r"for one sequence pass x\[None, :, None\]"]),
+    "ragged tuple": (jem.HMM(jem.Gaussian(), 2), (REALS, REALS[:4]), [r"numbers|several lengths.*jem.sequences\(list\(x\)\)"]),
     "cube": (jem.Gaussian(), np.zeros((2, 2, 2)), ["rows, shape .N, D."]),
     "dict": (jem.Gaussian(), {"a": REALS}, ["must be an array with rows"]),
     "no columns": (jem.Gaussian(), np.zeros((6, 0)), ["no entries", "column"]),
@@ -328,6 +330,10 @@ MANY: dict[str, tuple[dict[str, Any], list[str]]] = {
 G = jem.Gaussian()
 HMM = jem.HMM(jem.Poisson(), 2)
 CONSTRUCTORS: dict[str, tuple[Any, list[str]]] = {
+    "Tied covariance": (
+        lambda: jem.init(jem.Mixture(jem.Tied(jem.Gaussian(), 2, "covariance")), KEY, REALS),
+        ["Tied: Gaussian has no field 'covariance'; its fields are .'mean', 'whitening'.; a covariance is its whitening"],
+    ),
     "Mixture class": (lambda: jem.Mixture(jem.Gaussian, 2), ["Mixture: components: expected a node", r"Gaussian\(...\)"]),
     "Mixture string": (lambda: jem.Mixture("gaussian"), ["Mixture: components: expected a node", "'gaussian'"]),
     "Mixture None": (lambda: jem.Mixture(None, 2), ["Mixture: components: expected a node", "None"]),

@@ -99,7 +99,7 @@ def check_values(model: Any, values: Any, lengths: Array | None) -> None:
     y, u = values if isinstance(values, Driven) else (values, None)
     if not hasattr(y, "ndim"):
         raise ValueError(f"LDS: x must be an array (S, T, {model.num_outputs}); got {type(y).__name__}")
-    checks.check_sequences(values, lengths, "LDS")
+    checks.check_sequences(values, lengths, "LDS", rows=True)
     if y.ndim != 3 or y.shape[-1] != model.num_outputs:
         hint = "; for one output pass x[..., None]" if y.ndim == 2 and model.num_outputs == 1 else ""
         raise ValueError(f"LDS: outputs must have shape (S, T, {model.num_outputs}); got {y.shape}{hint}")

@@ -290,8 +290,9 @@ def _check_finite(x: Array, weights: Array | None, name: str, missing_ok: bool) 
         first = first_fault(fault, x, weights)
         more = f" ({first.num_rows} such row{'s' if first.num_rows > 1 else ''})" if first.num_rows else ""
         raise ValueError(
-            f"x{name}: {first}{more}; remove the rows, or give them weight 0, where they say nothing; jem.Missing(node) "
-            "takes NaN for a missing value, and a density of your own takes what is not finite with nonfinite_ok=True"
+            f"x{name}: {first}{more}; remove the rows, or give them weight 0, where they say nothing; jem.Missing(node) takes "
+            "NaN for missing and leaves those rows out (around each part of a jem.Product those cells), and a density of your "
+            "own takes what is not finite with nonfinite_ok=True"
         )
 
 

@@ -198,3 +198,31 @@ def test_levels_lie_between_zero_and_one(level):
     ):
         with pytest.raises(ValueError, match="must lie between 0 and 1"):
             ask(level)
+
+
+LEVELS = jem.LDS(2, 1)
+LEVELS_START = LEVELS.params(C=[[1.0, 0.5]])
+STEPS = jnp.arange(6.0).reshape(1, 6, 1)
+LEVEL_QUESTIONS = {
+    "smooth": lambda p: LEVELS.smooth(p, STEPS),
+    "filter": lambda p: LEVELS.filter(p, STEPS),
+    "forecast": lambda p: LEVELS.forecast(p, STEPS, 2),
+    "simulate": lambda p: LEVELS.simulate(key(), p, jnp.zeros((1, 4, 0))),
+    "predict": lambda p: jem.predict(LEVELS, p, STEPS, 2),
+}
+LEVEL_WRONG = {
+    "a fit": (fit_of(LEVELS_START), "params: expected.*Fit"),
+    "another model": (GOOD, "params: expected the structure"),
+    "another number of states": (jem.LDS(3, 1).params(C=np.ones((1, 3))), r"params.*expected shape \(2"),
+    "another number of outputs": (jem.LDS(2, 3).params(C=np.ones((3, 2))), r"params.C: expected shape \(1, 2\)"),
+    "a negative deviation": (LEVELS_START._replace(chol_R=-LEVELS_START.chol_R), "params.chol_R: .*at least 0"),
+}
+
+
+@pytest.mark.parametrize("what", LEVEL_WRONG)
+@pytest.mark.parametrize("question", LEVEL_QUESTIONS)
+def test_questions_about_states(question, what):
+    params, words = LEVEL_WRONG[what]
+    with pytest.raises(ValueError, match=words):
+        LEVEL_QUESTIONS[question](params)
+    assert LEVEL_QUESTIONS[question](LEVELS_START) is not None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jem import checks, tree
+from jem import checks, coordinates, tree
 from jem.data import Sequences, as_arrays, float_dtype, to_rows, to_units, with_gaps
 from jem.families.gaussian import FeatureScale
 from jem.kernels import emission, kalman, regression, riccati
@@ -339,8 +339,10 @@ class LDS(Node):
             inputs: (S, T, p); one sequence is drawn for each.
         """
         checks.check_key(key)
-        u = jnp.moveaxis(jnp.asarray(inputs, params.A.dtype), 0, -1)
-        return to_rows(self._draw(key, params, u))
+        params, u = self._suited(params), jnp.asarray(inputs, float)
+        if u.ndim != 3 or u.shape[-1] != self.num_inputs:
+            raise ValueError(f"LDS: inputs must have shape (S, T, {self.num_inputs}); got {u.shape}")
+        return to_rows(self._draw(key, params, jnp.moveaxis(u.astype(params.A.dtype), 0, -1)))
 
     def predict(self, params: LDSParams, x: Data, num_steps: int) -> Forecast:
         """`forecast` for `jem.predict`: units last, no inputs."""
@@ -353,7 +355,13 @@ class LDS(Node):
         """A question about trajectories; sequences first in and out."""
         x = as_arrays(x)
         checks.check_data(self, x, None)
-        return to_rows(_answer(self, question, params, to_units(x), to_units(more)))
+        return to_rows(_answer(self, question, self._suited(params), to_units(x), to_units(more)))
+
+    def _suited(self, params: LDSParams) -> LDSParams:
+        """The parameters, of this model; raises where they have another form or lie where they may not."""
+        checks.check_params(params, jax.eval_shape(lambda: self.params(C=np.zeros((self.num_outputs, self.num_states)))))
+        coordinates.check_values(self, params)
+        return params
 
     def _draw(self, key: Array, params: LDSParams, u: Array) -> tuple[Array, Array]:
         system, drift, _ = self._dynamics(params, Steps(u, u, u > 0, jnp.ones((u.shape[0], u.shape[-1]), bool)))

@@ -332,3 +332,36 @@ def test_a_profile_at_the_edge():
     profile = jem.profile_interval(lambda p: p.probs[0], jem.Bernoulli(), params, x)
     assert errors.status == profile.status == jem.InformationStatus.BOUNDARY
     assert 0 < profile.low < 2 / 3 < profile.high < 1
+
+
+def log_odds(p, u):
+    return jax.nn.log_sigmoid((2 * u["y"] - 1) * (p[0] + p[1] * u["x"]))
+
+
+def log_rate(p, u):
+    return u["y"] * (p[0] + p[1] * u["x"]) - jnp.exp(p[0] + p[1] * u["x"])
+
+
+ENDLESS = {
+    "half of the classes": (log_odds, [0, 1] * 10 + [1] * 20, [False, True]),
+    "separated classes": (log_odds, [0] * 20 + [1] * 20, [True, True]),
+    "a group of zeros": (log_rate, [2, 4] * 10 + [0] * 20, [False, True]),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_has_no_maximum_has_no_error(name, x64):
+    """The curvature falls as the estimate runs away: wherever it is asked, what runs has no error, and the rest has its own."""
+    log_prob, y, runs = ENDLESS[name]
+    data = {"x": jnp.repeat(jnp.array([0.0, 1.0]), 20), "y": jnp.array(y, float)}
+    model = jem.Density(log_prob, jnp.zeros(2))
+    fit = jem.fit(model, model.start, data, solver=jem.GEM(optax.lbfgs, linesearch=None))
+    found = jem.standard_errors(model, fit.params, data)
+    assert fit.status == jem.Status.DEGENERATE
+    assert found.status == jem.InformationStatus.SINGULAR
+    np.testing.assert_array_equal(np.isnan(found.errors), runs)
+    if not runs[0]:
+        first = jem.delta_method(lambda p: p[0], model, fit.params, data).check()
+        assert first.errors == pytest.approx(float(found.errors[0]))
+    with pytest.raises(jem.FitError, match="SINGULAR"):
+        found.check()

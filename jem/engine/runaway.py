@@ -41,27 +41,18 @@ def mark(problem: Problem, table: Lane) -> Lane:
     def look_ahead(lane: Lane) -> Lane:
         assert lane.path is not None
         place, score = lane.path.last
-        # Where it has been going, and the coordinate that went farthest: the others may have a top in between.
+
+        def score_at(place: Array) -> Array:
+            params = unravel(model, place, lane.params)
+            point = look(model, params, total(lambda x, weights: e_step_chunk(model, params, x, weights))[0])
+            assert point is not None
+            return point.score
+
+        # Where it has been going.
         went = outward(model, lane.params, gone(lane.path))
-        farthest = jnp.argmax(jnp.abs(went) / (1 + jnp.abs(place)))
-        steps = jnp.stack([went, jnp.where(jnp.arange(went.shape[0]) == farthest, went, 0)])
-
-        def recedes(step: Array) -> Array:
-            def slope(t: Array) -> Array:
-                params = unravel(model, place + t * step, lane.params)
-                point = look(model, params, total(lambda x, weights: e_step_chunk(model, params, x, weights))[0])
-                assert point is not None
-                return point.score @ step
-
-            return recession(slope, score @ step)
-
-        eps = jnp.finfo(went.dtype).eps * problem.total_weight.astype(went.dtype)
-        clear = jnp.abs(score @ went) > _NOISE * eps * jnp.sqrt(jnp.sum(went * went))
-        clear = clear | (jnp.abs(went) > _NEAR * (1 + jnp.abs(place)))[farthest]
-        asked = clear & (lane.status == Status.CONVERGED)
-        nothing = lambda: jnp.zeros(2, went.dtype)
-        endless = jnp.max(lax.cond(asked, lambda: lax.map(recedes, steps), nothing)) > RECEDES
-        cause = ENDLESS + (_leaf_of(model, lane.params, farthest) << LEAF)
+        asked = lane.status == Status.CONVERGED
+        endless = has_no_end(score_at, place, score, went, problem.total_weight, asked)
+        cause = ENDLESS + (_leaf_of(model, lane.params, farthest(place, went)) << LEAF)
         return lane._replace(
             status=jnp.where(endless, Status.DEGENERATE, lane.status).astype(lane.status.dtype),
             cause=jnp.where(endless, cause, lane.cause).astype(lane.cause.dtype),
@@ -71,6 +62,28 @@ def mark(problem: Problem, table: Lane) -> Lane:
         one = look_ahead(jax.tree.map(lambda leaf: leaf[0], table))
         return jax.tree.map(lambda leaf: leaf[None], one)
     return lax.map(look_ahead, table)
+
+
+def farthest(place: Array, step: Array) -> Array:
+    """The coordinate that goes farthest by a step, for its size."""
+    return jnp.argmax(jnp.abs(step) / (1 + jnp.abs(place)))
+
+
+def has_no_end(
+    score_at: Callable[[Array], Array], place: Array, score: Array, step: Array, total_weight: Array, asked: Array
+) -> Array:
+    """Whether the objective rises without end along a step (n,) from a place, or along the coordinate that goes farthest by it.
+
+    The others may have a top in between. Six scores, where it is asked and the slope is above what rounding makes of it.
+    """
+    far = farthest(place, step)
+    eps = jnp.finfo(step.dtype).eps * total_weight.astype(step.dtype)
+    clear = jnp.abs(score @ step) > _NOISE * eps * jnp.sqrt(jnp.sum(step * step))
+    clear = clear | (jnp.abs(step) > _NEAR * (1 + jnp.abs(place)))[far]
+    steps = jnp.stack([step, jnp.where(jnp.arange(step.shape[0]) == far, step, 0)])
+    recedes = lambda step: recession(lambda t: score_at(place + t * step) @ step, score @ step)  # noqa: E731
+    nothing = lambda: jnp.zeros(2, step.dtype)  # noqa: E731
+    return jnp.max(lax.cond(clear & asked, lambda: lax.map(recedes, steps), nothing)) > RECEDES
 
 
 def _leaf_of(model: Node, params: Params, coordinate: Array) -> Array:

@@ -11,7 +11,9 @@ from jax import Array
 
 from jem import checks
 from jem.asking import asked as asked_about
-from jem.engine.score import flat, natural, params_at
+from jem.engine import runaway
+from jem.engine.score import flat, level, natural, params_at
+from jem.engine.step import gradient_fields
 from jem.node import Data, Node, Params
 from jem.settings import check_level, describe
 from jem.uncertainty.information import Oakes, check_method
@@ -129,8 +131,8 @@ def delta_method(
 @jax.jit
 def _standard_errors(method: Any, model: Node, params: Params, x: Data, weights: Array | None) -> StandardErrors:
     asked = ask(method, model, params, x, weights)
-    moves, lost, status = judged(asked)
-    return _propagate(asked, params, moves, lost, status)
+    moves, lost, status, away = judged(asked)
+    return _propagate(asked, params, moves, lost | _along(moves, away), status)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -138,9 +140,9 @@ def _delta_method(
     fn: Callable[[Params], Any], method: Any, model: Node, params: Params, x: Data, weights: Array | None
 ) -> StandardErrors:
     asked = ask(method, model, params, x, weights)
-    status = judged(asked)[2]
+    _, _, status, away = judged(asked)
     moves = jax.jacfwd(lambda z: flat(fn(params_at(asked.target, z))))(asked.z)
-    found = _propagate(asked, fn(params), moves, jnp.zeros(moves.shape[0], bool), status)
+    found = _propagate(asked, fn(params), moves, _along(moves, away), status)
     known = (status == InformationStatus.SINGULAR) & jnp.all(jnp.isfinite(found.covariance))
     return found._replace(status=jnp.where(known, InformationStatus.REGULAR, status))
 
@@ -170,11 +172,33 @@ def _propagate(asked: Asked, estimate: Any, moves: Array, lost: Array, status: A
     return StandardErrors(estimate, tree, covariance, asked.distance, c.num_flat, status)
 
 
-def judged(asked: Asked) -> tuple[Array, Array, Array]:
-    """How the parameters (p,) move with the coordinates, (p, n), which of them are at an edge, (p,), and the status."""
+def judged(asked: Asked) -> tuple[Array, Array, Array, Array]:
+    """How the parameters move with the coordinates (p, n), which are at an edge (p,), the status, and where `endless`, (n,)."""
     moves = jax.jacfwd(lambda z: natural(asked.target, z))(asked.z)
     lost, status = at_edge(asked, moves), status_of(asked)
-    return moves, lost, jnp.where((status == InformationStatus.REGULAR) & jnp.any(lost), InformationStatus.BOUNDARY, status)
+    status = jnp.where((status == InformationStatus.REGULAR) & jnp.any(lost), InformationStatus.BOUNDARY, status)
+    away = endless(asked, status == InformationStatus.REGULAR)
+    return moves, lost, jnp.where(jnp.any(away != 0), InformationStatus.SINGULAR, status), away
+
+
+def endless(asked: Asked, open_: Array) -> Array:
+    """The direction (n,) of the Newton step, where the objective rises along it without end; zeros where it does not.
+
+    Its curvature falls as fast as its slope there: a logistic regression whose classes are separated shows some at any point.
+    """
+    t, z = asked.target, asked.z
+    params = params_at(t, z)
+    if not gradient_fields(t.model, params):
+        return jnp.zeros_like(z)
+    step = runaway.outward(t.model, params, asked.curvature.ascend(asked.score))
+    score_at = lambda z: level(t, z).score  # noqa: E731
+    return jnp.where(runaway.has_no_end(score_at, z, asked.score, step, t.total_weight, open_), step, 0)
+
+
+def _along(moves: Array, away: Array) -> Array:
+    """Which rows of (p, n) move along a direction (n,); none where that is zero."""
+    size = jnp.sqrt(jnp.sum(moves**2, 1) * jnp.sum(away**2))
+    return jnp.abs(moves @ away) > 0.05 * size
 
 
 def at_edge(asked: Asked, moves: Array) -> Array:

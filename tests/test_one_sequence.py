@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jem
@@ -151,3 +152,29 @@ def test_chains_and_gates_are_put_in_order_where_they_have_none():
     held = jem.HMM(jem.Poisson(), 2, transition=jem.Transition(fixed=[[jnp.nan, jnp.nan], [0.0, 1.0]]))
     for model in (gate, held, jem.Frozen(jem.Mixture(jem.Poisson(), 2), "weights")):
         assert labelled_part(model) is None
+
+
+def test_bootstrap_where_no_components_are_put_in_order():
+    """A gate and a chain that starts where it stays: replicates by gradient steps, with errors that are finite."""
+    rng = np.random.default_rng(0)
+    u = rng.normal(size=(80, 1))
+    y = rng.poisson(np.where(rng.random((80, 1)) < 1 / (1 + np.exp(-2 * u)), 9.0, 2.0))
+    gated = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: jnp.stack([p[0] * u[0], 0.0]), np.ones(1))
+    still = jem.StationaryHMM(MODEL)
+    solver = jem.GEM(optax.lbfgs, linesearch=None)
+    for model, x, replicates in (
+        (gated, jem.Driven(y * 1.0, u), jem.BayesianWeights()),
+        (still, X, jem.Parametric()),
+    ):
+        params = jem.fit(model, jem.init(model, key(), x), x, solver=solver).check().params
+        found = jem.bootstrap(model, key(), params, x, num_replicates=4, replicates=replicates, solver=solver, max_steps=60)
+        errors = jax.tree.leaves(found.standard_errors())
+        assert all(np.isfinite(leaf).all() for leaf in errors) and max(float(leaf.max()) for leaf in errors) > 1e-3
+
+
+def test_a_ratio_test_of_chains():
+    """One state against two, by draws of the data's own length."""
+    test = jem.likelihood_ratio_test(
+        jem.HMM(jem.Poisson(), 1), MODEL, key(), X, num_replicates=9, num_restarts=2, max_steps=60
+    )
+    assert test.p_value <= 0.2 and np.isfinite(test.statistic)

@@ -135,6 +135,32 @@ def test_the_only_path_survives_an_outlier(dtype, form, spike):
     np.testing.assert_allclose(after.emission.mean[:, 0], [spike / 40, 10.0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_three_states_in_a_row(x64, form):
+    """Far apart, left by one in five steps: right is what every path summed in logarithms gives."""
+    x = jnp.array([0.1, -0.2, 8.0, 0.3, 9.8, 10.1, 20.2, 19.9])[None, :, None]
+    model = jem.HMM(jem.Gaussian(), 3, form=form)
+    moves = jem.TransitionParams(jnp.array([[0.8, 0.2, 0.0], [0.0, 0.8, 0.2], [0.0, 0.0, 1.0]]))
+    params = HMMParams(jnp.array([1.0, 0.0, 0.0]), moves, gaussians([0, 10, 20], 0.5, "float64"))
+    assert float(jem.log_prob(model, params, x)[0]) == pytest.approx(-134.398, abs=1e-3)
+    fit = jem.fit(model, params, x, max_steps=20)
+    assert fit.status != jem.Status.NONFINITE and fit.log_likelihood > -134.398
+
+
+def test_fits_and_restarts_of_an_outlier(x64):
+    """A fit goes on from there, and starts of its own find a way too."""
+    y = np.zeros(60)
+    y[1], y[40:] = 80.0, 10.0
+    x = jnp.asarray(y)[None, :, None]
+    model = jem.HMM(jem.Gaussian(prior=jem.InverseWishart(0.1)), 2)
+    moves = jem.TransitionParams(jnp.array([[0.95, 0.05], [0.0, 1.0]]))
+    fit = jem.fit(model, HMMParams(jnp.array([1.0, 0.0]), moves, gaussians([0, 10], 1, "float64")), x)
+    assert fit.converged and fit.num_steps > 1
+    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=4)
+    assert (np.asarray(fits.status) != jem.Status.NONFINITE).all()
+    assert fits.best().objective > fit.objective - 1e-3
+
+
 def coins(probs, dtype):
     return HMMParams(
         jnp.array([1.0, 0.0], dtype),

@@ -216,3 +216,27 @@ def test_what_vanished_comes_back(cell, x64):
     long = jem.fit(model, start, jnp.asarray(x), solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000)
     assert fit.converged
     assert fit.objective > long.objective - 2e-3
+
+
+def test_weights_categories_and_transitions_come_back(x64):
+    """The same of the cells of every simplex: the weight of a component, a category of one, a move of a chain."""
+    rng, tiny = np.random.default_rng(0), 1e-50
+    group = np.arange(60) % 2
+    count, kind = jnp.asarray(rng.poisson(1 + 20.0 * group)[:, None] * 1.0), jnp.asarray(rng.integers(0, 2, 60))
+    rates = jem.PoissonParams(jnp.array([[1.0], [20.0]]))
+    weight = jem.Mixture(jem.Poisson(), 2), jem.MixtureParams(jnp.array([tiny, 1.0]), rates), count
+    category = jem.Mixture(jem.Product(count=jem.Poisson(), kind=jem.Categorical(2)), 2)
+    x = {"count": count, "kind": kind}
+    begun = jem.init(category, jax.random.key(0), x)
+    parts = {"count": rates, "kind": jem.CategoricalParams(jnp.array([[tiny, 1.0], [0.5, 0.5]]))}
+    parts = type(begun.components)(**parts) if hasattr(begun.components, "_fields") else parts
+    chain = jem.HMM(jem.Poisson(), 2)
+    moves = jem.TransitionParams(jnp.array([[1 - tiny, tiny], [0.3, 0.7]]))
+    told = jem.HMMParams(jnp.array([0.5, 0.5]), moves, rates)
+    cases = weight, (category, begun._replace(components=parts), x), (chain, told, count[None])
+    for model, start, data in cases:
+        fit = jem.fit(model, start, data)
+        long = jem.fit(model, start, data, solver=jem.EM(), stop=jem.NeverStop(), max_steps=1000)
+        assert fit.converged
+        assert fit.objective > long.objective - 2e-3
+        assert long.objective > long.trace[1] + 1  # there is something to come back for

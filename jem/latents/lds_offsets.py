@@ -1,6 +1,6 @@
 """What EM cannot move in a state-space model: the first state's mean and the inputs' effect where states have no noise.
 
-Without noise such a state is known, its own regression is an identity, and the M-step leaves it where it is. Yet all that the
+Without noise, or with next to none, such a state is known, its own regression is an identity, and the M-step leaves it where it is. Yet all that the
 likelihood depends on, `log p(y) = -1/2 |u|^2 + ..`, u the noises at the posterior mode, is linear in `theta = (m0, B)`: its
 maximum over theta, everything else held, is one least-squares problem.
 """
@@ -15,6 +15,9 @@ from jem.kernels import emission, kalman, regression, riccati
 from jem.kernels.lanes import recur
 from jem.latents.lds_data import steps_of
 from jem.latents.lds_params import LDSParams, free_cells
+
+
+_STILL = 1e-3  # deviations of what is seen: below, a state is as good as known, and a step moves its mean by a millionth
 
 
 class Offsets(NamedTuple):
@@ -37,7 +40,9 @@ def gather(model: Any, params: LDSParams, x: Any, weights: Array) -> Offsets:
     if not movable(model):
         return nothing
     params, x, weights = lax.stop_gradient((params, x, weights))  # not part of Q
-    still = lambda noise, chol: regression.diagonal_of(noise, chol) == 0  # noqa: E731
+    # Next to no noise, beside that of what is seen of the state, EM moves it by next to nothing.
+    seen = jnp.sqrt(jnp.sum(params.C**2, 0)) / jnp.min(regression.diagonal_of(model.R, params.chol_R))
+    still = lambda noise, chol: regression.diagonal_of(noise, chol) * seen <= _STILL  # noqa: E731
     stuck = jnp.any(still(model.P0, params.chol_P0) & free_cells(model, "m0"))
     stuck = stuck | jnp.any(still(model.Q, params.chol_Q) & free_cells(model, "B").any(1))
 

@@ -1,4 +1,4 @@
-"""The reference cases of ../shared/cases that mixtures answer."""
+"""The reference cases that mixtures answer."""
 
 import json
 

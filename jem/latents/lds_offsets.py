@@ -1,8 +1,8 @@
 """What EM cannot move in a state-space model: the first state's mean and the inputs' effect where states have no noise.
 
-Without noise, or with next to none, such a state is known, its own regression is an identity, and the M-step leaves it where it is. Yet all that the
-likelihood depends on, `log p(y) = -1/2 |u|^2 + ..`, u the noises at the posterior mode, is linear in `theta = (m0, B)`: its
-maximum over theta, everything else held, is one least-squares problem.
+Without noise, or with next to none, such a state is known, its own regression is an identity, and the M-step leaves it where it
+is. Yet all that the likelihood depends on, `log p(y) = -1/2 |u|^2 + ..`, u the noises at the posterior mode, is linear in
+`theta = (m0, B)`: its maximum over theta, everything else held, is one least-squares problem.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ from jem.kernels import emission, kalman, regression, riccati
 from jem.kernels.lanes import recur
 from jem.latents.lds_data import steps_of
 from jem.latents.lds_params import LDSParams, free_cells
-
 
 _STILL = 1e-3  # deviations of what is seen: below, a state is as good as known, and a step moves its mean by a millionth
 

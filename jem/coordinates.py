@@ -81,7 +81,10 @@ def marked(node: Node, params: Params) -> Params:
         supports = node.supports(params)
     except TypeError:  # a node that does not say where its parameters lie
         return params
-    mark = lambda support, value: jnp.where(support.outside(value), jnp.nan, value) if isinstance(value, Tracer) else value  # noqa: E731
+
+    def mark(support: Any, value: Array) -> Array:
+        return jnp.where(support.outside(value), jnp.nan, value) if isinstance(value, Tracer) else value
+
     return jax.tree.map(mark, supports, params)
 
 

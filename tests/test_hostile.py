@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hostile import (
     ANY,
@@ -29,6 +30,7 @@ from hostile import (
 
 import jem
 from jem.data import as_arrays
+from jem.kernels import support
 
 
 @pytest.mark.parametrize("what", DATA)
@@ -75,6 +77,20 @@ def test_inside_jit(what):
     fit = jax.jit(lambda params: jem.fit(model, params, x, max_steps=3))(params)
     assert fit.status == jem.Status.NONFINITE
     assert np.isnan(jax.jit(lambda params: jem.log_prob(model, params, x))(params)).all()
+
+
+def test_supports_of_a_users_density_inside_jit():
+    """They lie around the coordinates that go by gradient, and around cells of which some are held."""
+    coin = lambda p, u: u * jnp.log(p) + (1 - u) * jnp.log1p(-p)  # noqa: E731
+    model = jem.Density(coin, jnp.array(0.5), supports=jem.Interval())
+    x = jnp.array([0.0, 1.0, 0.0])
+    fit = jax.jit(lambda p: jem.fit(model, p, x, solver=jem.GEM(optax.sgd, learning_rate=0.1), max_steps=2))(jnp.array(1.5))
+    assert fit.status == jem.Status.NONFINITE
+    assert np.isnan(jax.jit(lambda p: jem.log_prob(model, p, x))(jnp.array(1.5))).all()
+    cells = support.Cells(np.array([True, False, False]), support.Positive())
+    value = np.array([-1.0, 2.0, -3.0])
+    assert cells.outside(jnp.asarray(value)).tolist() == [False, False, True]
+    assert "at least 0; got -3" in cells.fault(value) and cells.fault(np.abs(value)) is None
 
 
 @pytest.mark.parametrize("what", OPTIONS)

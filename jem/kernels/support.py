@@ -124,6 +124,9 @@ class ByGradient(Support):
     def exact(self, value: Array) -> Array:
         return self.support.exact(value)
 
+    def outside(self, value: Array) -> Array:
+        return self.support.outside(value)
+
     def fault(self, value: np.ndarray) -> str | None:
         return self.support.fault(value)
 
@@ -363,6 +366,14 @@ class Cells(Support):
     def exact(self, value: Array) -> Array:
         flat = self._flat(value)
         return flat.at[..., self._free()].set(self.inner.exact(flat[..., self._free()])).reshape(value.shape)
+
+    def outside(self, value: Array) -> Array:
+        flat = self._flat(value)
+        outside = self.inner.outside(flat[..., self._free()])
+        return jnp.zeros(flat.shape, bool).at[..., self._free()].set(outside).reshape(value.shape)
+
+    def fault(self, value: np.ndarray) -> str | None:
+        return self.inner.fault(value.reshape(*value.shape[: value.ndim - np.ndim(self.held)], -1)[..., self._free()])
 
     def _flat(self, value: Array) -> Array:
         return value.reshape(*value.shape[: value.ndim - self.held.ndim], -1)

@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from zoo import ZOO
 
@@ -240,3 +241,16 @@ def test_weights_categories_and_transitions_come_back(x64):
         assert fit.converged
         assert fit.objective > long.objective - 2e-3
         assert long.objective > long.trace[1] + 1  # there is something to come back for
+
+
+def test_parameters_with_nothing_in_places(x64):
+    """A tree of which a part is None, as of a network whose functions are kept apart: it is no parameter, and nothing rises."""
+    x = jnp.asarray(np.random.default_rng(0).normal(2.0, 1.0, 30))
+    model = jem.Density(lambda p, u: -0.5 * (u - p["mean"]) ** 2, {"mean": jnp.array(0.0), "function": None})
+    fit = jem.fit(model, model.start, x, solver=jem.GEM(optax.lbfgs, linesearch=None))
+    assert fit.converged and fit.params["function"] is None
+    np.testing.assert_allclose(fit.params["mean"], x.mean(), atol=1e-3)
+    mixed = jem.Mixture(model, 2)
+    adam = jem.GEM(optax.adam, learning_rate=0.1)
+    found = jem.fit_restarts(mixed, jax.random.key(0), x, num_restarts=2, solver=adam, max_steps=5)
+    assert np.isfinite(found.objective).all()

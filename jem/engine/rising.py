@@ -21,12 +21,12 @@ _SMALL = 1e-3  # nats in all below which a ratio above one promises nothing
 
 
 def cells(model: Node, params: Params, image: Params, total_weight: Array) -> Any:
-    """Which cells of `params` are next to nothing and rise in the plain step to `image`: a tree of bools, None elsewhere."""
+    """Which cells of `params` are next to nothing and rise in the plain step to `image`: a tree of bools, False elsewhere."""
 
-    def leaf(support: Any, old: Array, new: Array) -> Array | None:
+    def leaf(support: Any, old: Array, new: Array) -> Array | bool:
         before, after = support.mass(old), support.mass(new)
         if before is None or after is None:
-            return None
+            return False
         weight = total_weight.astype(old.dtype)
         least = jnp.maximum(_SMALL / weight, jnp.sqrt(jnp.finfo(old.dtype).eps))
         tiny = (before > 0) & (before * weight < 0.5 * _COUNT)
@@ -39,7 +39,7 @@ def some(cells: Any) -> Array:
     """Whether there is one."""
     found = jnp.array(False)
     for leaf in jax.tree.leaves(cells):
-        found = found | jnp.any(leaf)
+        found = found | jnp.any(jnp.asarray(leaf))
     return found
 
 
@@ -52,12 +52,12 @@ def after(before: Array, lift: Array, refused: Array) -> Array:
 def lifted(model: Node, params: Params, image: Params, cells: Any, total_weight: Array) -> Params:
     """The image of the parameters with these cells at a size where they count: less, the less they rise."""
 
-    def leaf(support: Any, rises: Array | None, old: Array, new: Array) -> Array:
+    def leaf(support: Any, rises: Array | bool, old: Array, new: Array) -> Array:
         before, after = support.mass(old), support.mass(new)
-        if rises is None or before is None or after is None:
+        if isinstance(rises, bool) or before is None or after is None:
             return new
         steep = jnp.clip(after / jnp.where(before > 0, before, 1) - 1, 0, 1)
         count = _COUNT * steep / jnp.maximum(total_weight, 1).astype(new.dtype)
         return support.raised(new, rises, jnp.maximum(after, count))
 
-    return jax.tree.map(leaf, model.supports(params), cells, params, image, is_leaf=lambda c: c is None)
+    return jax.tree.map(leaf, model.supports(params), cells, params, image)

@@ -85,18 +85,18 @@ def _narrowed(array: np.ndarray, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # of an infinity it is said later
         narrow = array.astype(np.float32)
     limits = np.finfo(np.float32)
-    lost = np.isfinite(array) & ~np.isfinite(narrow)
-    if lost.any():
+    largest = max(np.fmax.reduce(narrow, axis=None, initial=0), -np.fmin.reduce(narrow, axis=None, initial=0))
+    if largest == np.inf and (lost := np.isfinite(array) & np.isinf(narrow)).any():
         place = tuple(int(i) for i in np.argwhere(lost)[0])
-        where, limit = f" at {place}" if place else "", f"below {limits.max:.3g}"
+        where = f" at {place}" if place else ""
         raise ValueError(
-            f"{name}: expected numbers that float32 holds, {limit}; got {array[place]:.6g}{where}; divide them by a unit of "
-            "their size, or set jax_enable_x64"
+            f"{name}: expected numbers that float32 holds, below {limits.max:.3g}; got {array[place]:.6g}{where}; divide them "
+            "by a unit of their size, or set jax_enable_x64"
         )
-    if 0 < np.abs(array).max(initial=0) < limits.tiny:
+    if largest < limits.tiny and (small := np.fmax.reduce(np.abs(array), axis=None, initial=0)) > 0:
         raise ValueError(
             f"{name}: expected numbers that float32 tells from 0, from {limits.tiny:.3g} on; all are smaller, up to "
-            f"{np.abs(array).max():.6g}; multiply them, or set jax_enable_x64"
+            f"{small:.6g}; multiply them, or set jax_enable_x64"
         )
     return narrow
 

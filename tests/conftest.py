@@ -16,6 +16,9 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
+# Tracing leaves many objects behind, and looking through all that live takes a tenth of the time: memory is looked at below.
+gc.set_threshold(200_000, 50, 100)
+
 # Compiling is most of the time here: XLA leaves out its costly passes, and the kernel generators that take longest. Both are
 # read once, when the backend starts; what a test starts in a process of its own compiles as it does for users, and so does
 # everything with JEM_AS_USERS=1.

@@ -154,22 +154,22 @@ def test_chains_and_gates_are_put_in_order_where_they_have_none():
         assert labelled_part(model) is None
 
 
-def test_bootstrap_where_no_components_are_put_in_order():
+@pytest.mark.parametrize("kind", ["gate", "stationary"])
+def test_bootstrap_where_no_components_are_put_in_order(kind):
     """A gate and a chain that starts where it stays: replicates by gradient steps, with errors that are finite."""
     rng = np.random.default_rng(0)
     u = rng.normal(size=(80, 1))
     y = rng.poisson(np.where(rng.random((80, 1)) < 1 / (1 + np.exp(-2 * u)), 9.0, 2.0))
     gated = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: jnp.stack([p[0] * u[0], 0.0]), np.ones(1))
-    still = jem.StationaryHMM(MODEL)
+    model, x, replicates = {
+        "gate": (gated, jem.Driven(y * 1.0, u), jem.BayesianWeights()),
+        "stationary": (jem.StationaryHMM(MODEL), X, jem.Parametric()),
+    }[kind]
     solver = jem.GEM(optax.lbfgs, linesearch=None)
-    for model, x, replicates in (
-        (gated, jem.Driven(y * 1.0, u), jem.BayesianWeights()),
-        (still, X, jem.Parametric()),
-    ):
-        params = jem.fit(model, jem.init(model, key(), x), x, solver=solver).check().params
-        found = jem.bootstrap(model, key(), params, x, num_replicates=4, replicates=replicates, solver=solver, max_steps=60)
-        errors = jax.tree.leaves(found.standard_errors())
-        assert all(np.isfinite(leaf).all() for leaf in errors) and max(float(leaf.max()) for leaf in errors) > 1e-3
+    params = jem.fit(model, jem.init(model, key(), x), x, solver=solver).check().params
+    found = jem.bootstrap(model, key(), params, x, num_replicates=4, replicates=replicates, solver=solver, max_steps=60)
+    errors = jax.tree.leaves(found.standard_errors())
+    assert all(np.isfinite(leaf).all() for leaf in errors) and max(float(leaf.max()) for leaf in errors) > 1e-3
 
 
 def test_a_ratio_test_of_chains():

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jem.data import Labelled, Sequences, used_rows
+from jem.data import MISSING, Labelled, Sequences, used_rows
 from jem.reading import as_array
 from jem.settings import describe, whole
 
@@ -260,7 +260,7 @@ def check_data(node: Any, x: Any, weights: Array | None) -> None:
         looked_at = _within_ends(looked_at)
     for path, leaf in jax.tree_util.tree_leaves_with_path(looked_at):
         if _may_be_wrong(leaf):
-            _check_finite(leaf, weights, jax.tree_util.keystr(path), node.missing_ok)
+            _check_finite(leaf, weights, jax.tree_util.keystr(path), MISSING in node.traits)
 
 
 def _may_be_wrong(leaf: Array) -> bool:

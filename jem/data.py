@@ -11,6 +11,8 @@ from jax.core import Tracer
 from jem.reading import as_arrays, as_numbers
 from jem.settings import describe
 
+MISSING = "missing"  # the trait of nodes for which NaN in the data stands for a missing value
+
 
 class Labelled(NamedTuple):
     """Observations some of whose components are known (semi-supervised data).

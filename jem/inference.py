@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks
+from jem import checks, tree
 from jem.asking import asked, check_drawn, check_no_fit, check_numbers
+from jem.coordinates import unconstrain
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine import step
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
@@ -355,7 +356,9 @@ def _ask(node: Node, params: Params, x: Data, question: str, *args: Any) -> Any:
 
 
 def num_parameters(node: Node, params: Params) -> int:
-    """Number of free parameters: simplices count one less, shared fields once, frozen ones not at all.
+    """Number of free parameters: the size of the free coordinates, less what is a convention, as the rotations of factors.
+
+    Simplices count one less than their entries, shared fields once, frozen ones not at all.
 
     Args:
         node: the model.
@@ -368,7 +371,12 @@ def num_parameters(node: Node, params: Params) -> int:
         11
     """
     check_no_fit(params)
-    return node.num_parameters(params)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    try:
+        free = jax.eval_shape(lambda p: unconstrain(node, p), shapes)
+    except TypeError:  # a node that does not say where its parameters lie
+        free = shapes
+    return tree.num_entries(free) - sum(node.gauge(shapes).values())
 
 
 def _lay_out(node: Node, params: Params, x: Data, weights: Array) -> Chunks:

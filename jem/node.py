@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem.data import MISSING as MISSING
 from jem.data import num_units, with_gaps
 from jem.settings import Must, check_fields
-from jem.tree import num_entries
 
 Params = Any
 Posterior = Any
@@ -30,6 +30,10 @@ HELD = 2  # a direction in which more than half of the variance is the prior's o
 BOUNDARY = 4  # a variance at its boundary where the boundary is not a maximum
 ENDLESS = 8  # a parameter along which the objective rises for ever; the engine says so, with the leaf's number above LEAF
 LEAF = 8  # bits of a cause; above them the number of a leaf of the parameters
+
+# What may be said of a node at once, beside MISSING: `Node.traits`.
+DISCRETE = "discrete"  # `assign` can set a hidden variable of this node
+LOCAL = "local"  # the statistics give Q to first order only, around the parameters at which they were gathered
 N = TypeVar("N")
 
 
@@ -109,14 +113,9 @@ class Node:
     """
 
     @property
-    def missing_ok(self) -> bool:
-        """Whether NaN in the data stands for a missing value."""
-        return False
-
-    @property
-    def local_q(self) -> bool:
-        """Whether the statistics give Q to first order only, around the parameters at which they were gathered."""
-        return False
+    def traits(self) -> frozenset[str]:
+        """What holds of this node: some of MISSING, DISCRETE and LOCAL."""
+        return frozenset()
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         """The E-step's posterior `q(z) = p(z | x, params)` and `log p(x | params)` of shape (N,)."""
@@ -158,16 +157,11 @@ class Node:
         """The same node with every hyper-parameter that is defined relative to the data filled in."""
         return self
 
-    @property
-    def discrete(self) -> bool:
-        """Whether `assign` can set a hidden variable of this node."""
-        return False
-
     def assign(self, rule: Any) -> "Node":
         """The same node with its discrete hidden variables, and those of its parts, set by a rule of `kernels.assign`.
 
         Its `infer` gives the rule's posterior and what the rule says a unit is worth in place of `log p(x)`. Only a node that
-        says `discrete` needs to write it; `assign(model, rule)` finds these in a model.
+        is DISCRETE needs to write it; `assign(model, rule)` finds these in a model.
         """
         return self
 
@@ -217,9 +211,12 @@ class Node:
         """
         return jnp.ones(())
 
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        """Number of free parameters, over all fields of `params` or the named ones. Only shapes are looked at."""
-        return num_entries(params if fields is None else get_fields(params, fields))
+    def gauge(self, params: Params) -> dict[str, int]:
+        """How many free coordinates of each field are a convention, as turning them does not change the density.
+
+        Only shapes are looked at. `jem.num_parameters` is the number of free coordinates less these.
+        """
+        return {}
 
     def supports(self, params: Params) -> Any:
         """Where each field may lie: the record of `params` with a `jem.kernels.support` object in place of every leaf.
@@ -263,81 +260,6 @@ class Node:
         return self.maximize(params, jax.tree.map(lambda s: jnp.sum(s, 0), stats))
 
 
-class Wrapper(Node):
-    """A node around one child: what it does not write itself is the child's. Subclasses have a field `child`."""
-
-    child: Any
-
-    # Only some children have these: a plate its size, a chain its questions. Asking another one is an AttributeError.
-    size = property(lambda self: self.child.size, doc="Number of components of a plate.")
-    viterbi = property(lambda self: self.child.viterbi, doc="The most probable states, of a chain.")
-    predict = property(lambda self: self.child.predict, doc="What comes next, of a chain.")
-
-    @property
-    def missing_ok(self) -> bool:
-        return self.child.missing_ok
-
-    def bind(self, x: Data, weights: Array) -> Self:
-        return replaced(self, child=self.child.bind(x, weights))
-
-    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        return self.child.infer(params, x)
-
-    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        return self.child.expect(params, posterior, x, weights)
-
-    def maximize(self, params: Params, stats: Stats) -> Params:
-        return self.child.maximize(params, stats)
-
-    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
-        return self.child.expected_log_prob(params, stats, old)
-
-    def init(self, key: Array, x: Data, weights: Array) -> Params:
-        return self.child.init(key, x, weights)
-
-    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
-        return self.child.sample(key, params, num)
-
-    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
-        return self.child.sample_like(key, params, x)
-
-    def num_observations(self, x: Data) -> Array:
-        return self.child.num_observations(x)
-
-    def log_prior(self, params: Params) -> Array:
-        return self.child.log_prior(params)
-
-    def degenerate(self, params: Params, stats: Stats) -> Array:
-        return self.child.degenerate(params, stats)
-
-    def conditioning(self, params: Params) -> Array:
-        return self.child.conditioning(params)
-
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        return self.child.num_parameters(params, fields)
-
-    def supports(self, params: Params) -> Any:
-        return self.child.supports(params)
-
-    def features(self, x: Data) -> Array:
-        return self.child.features(x)
-
-    def validate(self, x: Data) -> None:
-        self.child.validate(x)
-
-    def must_be_finite(self, x: Data) -> Data:
-        return self.child.must_be_finite(x)
-
-    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
-        return self.child.recentre(stats, old, new)
-
-    def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
-        return self.child.hold(params, stats, fields)
-
-    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
-        return self.child.tie(params, stats, fields)
-
-
 def flag(cause: int, present: Array) -> Array:
     """One cause of `Node.degenerate` where it is present, else 0. A scalar int32."""
     return jnp.where(present, cause, 0).astype(jnp.int32)
@@ -350,21 +272,21 @@ def any_of(causes: Any) -> Array:
 
 
 def _is_local(value: Any) -> bool:
-    return isinstance(value, Node) and value.local_q
+    return isinstance(value, Node) and LOCAL in value.traits
 
 
 def has_local_q(model: Node) -> bool:
-    """Whether some node of a model, at any depth, has `local_q`."""
+    """Whether some node of a model, at any depth, is LOCAL."""
     return any(_is_local(part) for part in jax.tree.leaves(model, is_leaf=_is_local))
 
 
 def keep_units(model: Node) -> Node:
-    """The model with statistics that give Q at any parameters: `Node.keep_units` of every part with `local_q`."""
+    """The model with statistics that give Q at any parameters: `Node.keep_units` of every part that is LOCAL."""
     return jax.tree.map(lambda part: part.keep_units() if _is_local(part) else part, model, is_leaf=_is_local)
 
 
 def _is_discrete(value: Any) -> bool:
-    return isinstance(value, Node) and value.discrete
+    return isinstance(value, Node) and DISCRETE in value.traits
 
 
 def has_discrete(model: Node) -> bool:

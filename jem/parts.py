@@ -1,6 +1,5 @@
 """Nodes around nodes: independent parts (Product), fields that stay (Frozen), units that may be missing (Missing)."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,19 +8,20 @@ import numpy as np
 from jax import Array
 
 from jem import checks, tree
+from jem.composite import WHOLE, Composite, Wrapper, split_key
 from jem.data import fill, observed, with_gaps
 from jem.kernels.support import Held
 from jem.node import (
+    MISSING,
     Data,
     Node,
     Params,
     Posterior,
     Stats,
-    Wrapper,
-    any_of,
     field_names,
     get_fields,
     node,
+    replaced,
     set_fields,
     set_once,
     setting,
@@ -32,7 +32,7 @@ from jem.settings import check_child, check_node, describe
 
 
 @node
-class Product(Node):
+class Product(Composite):
     """Independent parts, each with a node of its own: `p(x) = prod_i p_i(x[i])`. Mixed types in one unit.
 
     x, params, posterior and statistics are dicts with the parts' names.
@@ -40,89 +40,68 @@ class Product(Node):
     Example:
         >>> import jem
         >>> mixed = jem.Mixture(jem.Product(size=jem.Gaussian(), colour=jem.Categorical(3)), 2)
-        >>> sorted(mixed.components.child.parts)
+        >>> sorted(mixed.components.child.children)
         ['colour', 'size']
     """
 
-    parts: dict[str, Node]
+    children: dict[str, Node]
 
     def __init__(self, **parts: Node):
         if not parts:
             raise ValueError("Product: give at least one part by name, as Product(size=jem.Gaussian())")
         for name, part in parts.items():
             check_child(part, f"Product: {name}")
-        set_once(self, parts=parts)
+        set_once(self, children=parts)
 
-    @property
-    def missing_ok(self) -> bool:
-        return all(c.missing_ok for c in self.parts.values())
+    def parts(self) -> dict[Any, Node]:
+        return dict(self.children)
+
+    def with_parts(self, parts: dict[Any, Node]) -> "Product":
+        return replaced(self, children=parts)
+
+    def share(self, name: Any, x: Data) -> Data:
+        return x[name]
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        pairs = {n: c.infer(params[n], x[n]) for n, c in self.parts.items()}
+        pairs = {n: c.infer(params[n], x[n]) for n, c in self.children.items()}
         return {n: q for n, (q, _) in pairs.items()}, tree.total(lp for _, lp in pairs.values())
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        return {n: c.expect(params[n], posterior[n], x[n], weights) for n, c in self.parts.items()}
+        return {n: c.expect(params[n], posterior[n], x[n], weights) for n, c in self.children.items()}
 
     def maximize(self, params: Params, stats: Stats) -> Params:
-        return {n: c.maximize(params[n], stats[n]) for n, c in self.parts.items()}
+        return self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,))
 
     def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
-        return tree.total(c.expected_log_prob(params[n], stats[n], old[n]) for n, c in self.parts.items())
+        return tree.total(c.expected_log_prob(params[n], stats[n], old[n]) for n, c in self.children.items())
 
     def init(self, key: Array, x: Data, weights: Array) -> Params:
-        keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
-        return {n: c.init(keys[n], x[n], weights) for n, c in self.parts.items()}
+        keys = split_key(key, self.children)
+        return {n: c.init(keys[n], x[n], weights) for n, c in self.children.items()}
 
     def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
-        keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
-        draws = {n: c.sample(keys[n], params[n], num) for n, c in self.parts.items()}
+        keys = split_key(key, self.children)
+        draws = {n: c.sample(keys[n], params[n], num) for n, c in self.children.items()}
         return {n: z for n, (z, _) in draws.items()}, {n: x for n, (_, x) in draws.items()}
 
     def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
-        keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
-        draws = {n: c.sample_like(keys[n], params[n], x[n]) for n, c in self.parts.items()}
+        keys = split_key(key, self.children)
+        draws = {n: c.sample_like(keys[n], params[n], x[n]) for n, c in self.children.items()}
         return {n: z for n, (z, _) in draws.items()}, {n: new for n, (_, new) in draws.items()}
 
-    def num_observations(self, x: Data) -> Array:
-        return functools.reduce(jnp.maximum, [c.num_observations(x[n]) for n, c in self.parts.items()])
-
-    def bind(self, x: Data, weights: Array) -> "Product":
-        return Product(**{n: c.bind(x[n], weights) for n, c in self.parts.items()})
-
-    def log_prior(self, params: Params) -> Array:
-        return tree.total(c.log_prior(params[n]) for n, c in self.parts.items())
-
-    def degenerate(self, params: Params, stats: Stats) -> Array:
-        return any_of([c.degenerate(params[n], stats[n]) for n, c in self.parts.items()])
-
-    def conditioning(self, params: Params) -> Array:
-        return functools.reduce(jnp.maximum, [c.conditioning(params[n]) for n, c in self.parts.items()])
-
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        return sum(c.num_parameters(params[n]) for n, c in self.parts.items() if fields is None or n in fields)
-
-    def supports(self, params: Params) -> Any:
-        return {n: c.supports(params[n]) for n, c in self.parts.items()}
-
-    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
-        return {n: c.recentre(stats[n], old[n], new[n]) for n, c in self.parts.items()}
-
-    def features(self, x: Data) -> Array:
-        return jnp.concatenate([c.features(x[n]) for n, c in self.parts.items()])
-
     def validate(self, x: Data) -> None:
-        checks.check_parts(x, tuple(self.parts))
-        for n, child in self.parts.items():
-            child.validate(x[n])
+        checks.check_parts(x, tuple(self.children))
+        super().validate(x)
 
     def must_be_finite(self, x: Data) -> Data:
-        return {n: c.must_be_finite(x[n]) for n, c in self.parts.items()}
+        return {n: c.must_be_finite(x[n]) for n, c in self.children.items()}
 
     def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
-        shared = {n: c.tie(params[n], stats[n], field_names(params[n])) for n, c in self.parts.items() if n in fields}
-        own = {n: jax.vmap(c.maximize)(params[n], stats[n]) for n, c in self.parts.items() if n not in fields}
-        return {n: shared[n] if n in shared else own[n] for n in self.parts}
+        def one(name: str, part: Node) -> Params:
+            p, s = params[name], stats[name]
+            return part.tie(p, s, field_names(p)) if name in fields else jax.vmap(part.maximize)(p, s)
+
+        return {name: one(name, part) for name, part in self.children.items()}
 
 
 @node
@@ -190,11 +169,8 @@ class Frozen(Wrapper):
     def degenerate(self, params: Params, stats: Stats) -> Array:
         return self.child.degenerate(params, stats) if self.fields else jnp.zeros((), jnp.int32)
 
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        if not self.fields:
-            return 0
-        names = field_names(params) if fields is None else fields
-        return self.child.num_parameters(params, tuple(n for n in names if n not in self.fields))
+    def gauge(self, params: Params) -> dict[str, int]:
+        return {name: size for name, size in self.child.gauge(params).items() if self.fields and name not in self.fields}
 
     def supports(self, params: Params) -> Any:
         if not self.fields:
@@ -263,7 +239,7 @@ class Missing(Wrapper):
     Example:
         >>> import jem
         >>> part = jem.Missing(jem.Gaussian())
-        >>> jem.Product(height=part, weight=part).missing_ok
+        >>> "missing" in jem.Product(height=part, weight=part).traits
         True
 
     Source: Little and Rubin (2019), Statistical Analysis with Missing Data, section 3.2, available-case analysis.
@@ -272,8 +248,12 @@ class Missing(Wrapper):
     child: Node = setting(must=check_node)
 
     @property
-    def missing_ok(self) -> bool:
-        return True
+    def traits(self) -> frozenset[str]:
+        return frozenset({MISSING})
+
+    def see(self, name: Any, x: Data, weights: Array) -> tuple[Data, Array]:
+        ok = observed(x)
+        return fill(x, ok), jnp.where(ok, weights, 0)
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         ok = observed(x)
@@ -281,12 +261,10 @@ class Missing(Wrapper):
         return posterior, jnp.where(ok, log_prob, 0)
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        ok = observed(x)
-        return self.child.expect(params, posterior, fill(x, ok), jnp.where(ok, weights, 0))
+        return self.child.expect(params, posterior, *self.see(WHOLE, x, weights))
 
     def init(self, key: Array, x: Data, weights: Array) -> Params:
-        ok = observed(x)
-        return self.child.init(key, fill(x, ok), jnp.where(ok, weights, 0))
+        return self.child.init(key, *self.see(WHOLE, x, weights))
 
     def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
         latents, new = self.child.sample_like(key, params, fill(x, observed(x)))
@@ -295,10 +273,6 @@ class Missing(Wrapper):
     def num_observations(self, x: Data) -> Array:
         ok = observed(x)
         return jnp.where(ok, self.child.num_observations(fill(x, ok)), 0)
-
-    def bind(self, x: Data, weights: Array) -> "Missing":
-        ok = observed(x)
-        return Missing(self.child.bind(fill(x, ok), jnp.where(ok, weights, 0)))
 
     def features(self, x: Data) -> Array:
         return self.child.features(fill(x, observed(x)))

@@ -5,6 +5,7 @@ component.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,16 +13,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import tree
+from jem.composite import WHOLE, Composite
 from jem.node import (
     Data,
     Node,
     Params,
     Posterior,
     Stats,
-    any_of,
     field_names,
     get_fields,
     node,
+    replaced,
     set_fields,
     set_once,
     setting,
@@ -36,7 +38,7 @@ def members(plate: Node) -> int:
 
 
 @node
-class Stack(Node):
+class Stack(Composite):
     """K independent copies of one node: its parameters with a leading axis K, under one vmap.
 
     Attributes:
@@ -52,9 +54,14 @@ class Stack(Node):
     child: Node = setting(must=check_child)
     size: int = static(must=whole(1))
 
-    @property
-    def missing_ok(self) -> bool:
-        return self.child.missing_ok
+    def parts(self) -> dict[Any, Node]:
+        return {WHOLE: self.child}
+
+    def with_parts(self, parts: dict[Any, Node]) -> "Stack":
+        return replaced(self, child=parts[WHOLE])
+
+    def each(self, question: Callable[..., Any], params: tuple[Params, ...], stats: tuple[Stats, ...] = ()) -> dict[Any, Any]:
+        return {WHOLE: jax.vmap(functools.partial(question, self.child))(*params, *stats)}
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         return jax.vmap(self.child.infer, (0, None))(params, x)
@@ -77,45 +84,15 @@ class Stack(Node):
     def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
         return jax.vmap(lambda k, p: self.child.sample_like(k, p, x))(jax.random.split(key, self.size), params)
 
-    def num_observations(self, x: Data) -> Array:
-        return self.child.num_observations(x)
-
-    def bind(self, x: Data, weights: Array) -> "Stack":
-        return Stack(self.child.bind(x, weights), self.size)
-
-    def log_prior(self, params: Params) -> Array:
-        return jnp.sum(jax.vmap(self.child.log_prior)(params))
-
-    def degenerate(self, params: Params, stats: Stats) -> Array:
-        return any_of(jax.vmap(self.child.degenerate)(params, stats))
-
-    def conditioning(self, params: Params) -> Array:
-        return jnp.max(jax.vmap(self.child.conditioning)(params))
-
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        return self.size * self.child.num_parameters(tree.unstack_shape(params), fields)
-
-    def supports(self, params: Params) -> Any:
-        return self.child.supports(params)
-
-    def features(self, x: Data) -> Array:
-        return self.child.features(x)
-
-    def validate(self, x: Data) -> None:
-        self.child.validate(x)
-
-    def must_be_finite(self, x: Data) -> Data:
-        return self.child.must_be_finite(x)
-
-    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
-        return jax.vmap(self.child.recentre)(stats, old, new)
+    def gauge(self, params: Params) -> dict[str, int]:
+        return {name: self.size * num for name, num in self.child.gauge(tree.unstack_shape(params)).items()}
 
     def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
         return jax.vmap(lambda p, s: self.child.hold(p, s, fields))(params, stats)
 
 
 @node
-class Tied(Node):
+class Tied(Composite):
     """K copies of one node that share some fields of their parameters, which then have no axis K.
 
     Without field names everything is shared. A shared covariance is found in closed form from the pooled scatter; a
@@ -156,9 +133,15 @@ class Tied(Node):
             return None
         return set_fields(params, {f: None if f in self.fields else 0 for f in names})
 
-    @property
-    def missing_ok(self) -> bool:
-        return self.child.missing_ok
+    def parts(self) -> dict[Any, Node]:
+        return {WHOLE: self.child}
+
+    def with_parts(self, parts: dict[Any, Node]) -> "Tied":
+        return replaced(self, child=parts[WHOLE])
+
+    def each(self, question: Callable[..., Any], params: tuple[Params, ...], stats: tuple[Stats, ...] = ()) -> dict[Any, Any]:
+        axes = (*(self.axes(p) for p in params), *(0 for _ in stats))
+        return {WHOLE: jax.vmap(functools.partial(question, self.child), axes, axis_size=self.size)(*params, *stats)}
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         return jax.vmap(self.child.infer, (self.axes(params), None), axis_size=self.size)(params, x)
@@ -188,53 +171,24 @@ class Tied(Node):
         draw = jax.vmap(lambda k, p: self.child.sample_like(k, p, x), (0, self.axes(params)))
         return draw(jax.random.split(key, self.size), params)
 
-    def num_observations(self, x: Data) -> Array:
-        return self.child.num_observations(x)
-
-    def bind(self, x: Data, weights: Array) -> "Tied":
-        return Tied(self.child.bind(x, weights), self.size, *self.fields)
-
     def log_prior(self, params: Params) -> Array:
-        if not self.fields:
-            return self.child.log_prior(params)
-        return jnp.sum(jax.vmap(self.child.log_prior, (self.axes(params),))(params))
+        return super().log_prior(params) if self.fields else self.child.log_prior(params)
 
     def degenerate(self, params: Params, stats: Stats) -> Array:
-        mean = jax.tree.map(lambda s: jnp.mean(s, 0), stats)
-        return any_of(jax.vmap(self.child.degenerate, (self.axes(params), None), axis_size=self.size)(params, mean))
+        mean = jax.tree.map(lambda s: jnp.broadcast_to(jnp.mean(s, 0), s.shape), stats)
+        return super().degenerate(params, mean)
 
-    def conditioning(self, params: Params) -> Array:
-        return jnp.max(jax.vmap(self.child.conditioning, (self.axes(params),), axis_size=self.size)(params))
-
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        names = field_names(params) if fields is None else fields
-        shared = tuple(n for n in names if n in self.fields or not self.fields)
-        own = tuple(n for n in names if n not in shared)
-        one = set_fields(params, {n: tree.unstack_shape(get_fields(params, (n,))[n]) for n in own})
-        return self.size * self.child.num_parameters(one, own) + self.child.num_parameters(one, shared)
-
-    def supports(self, params: Params) -> Any:
-        return self.child.supports(params)
-
-    def features(self, x: Data) -> Array:
-        return self.child.features(x)
-
-    def validate(self, x: Data) -> None:
-        self.child.validate(x)
-
-    def must_be_finite(self, x: Data) -> Data:
-        return self.child.must_be_finite(x)
-
-    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
-        axes = self.axes(old)
-        return jax.vmap(self.child.recentre, (0, axes, axes))(stats, old, new)
+    def gauge(self, params: Params) -> dict[str, int]:
+        own = [n for n in field_names(params) if self.fields and n not in self.fields]
+        one = set_fields(params, {n: tree.unstack_shape(p) for n, p in get_fields(params, tuple(own)).items()})
+        return {name: num * (self.size if name in own else 1) for name, num in self.child.gauge(one).items()}
 
     def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
         return jax.vmap(lambda s: self.child.hold(params, s, fields))(stats)
 
 
 @node
-class OneOf(Node):
+class OneOf(Composite):
     """Different nodes as the components of one mixture; a plate among them contributes all its components.
 
     Params, posterior and statistics are tuples, one entry per child.
@@ -269,9 +223,11 @@ class OneOf(Node):
             start = stop
         return rows
 
-    @property
-    def missing_ok(self) -> bool:
-        return all(c.missing_ok for c in self.children)
+    def parts(self) -> dict[Any, Node]:
+        return dict(enumerate(self.children))
+
+    def with_parts(self, parts: dict[Any, Node]) -> "OneOf":
+        return replaced(self, children=tuple(parts.values()))
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         pairs = [c.infer(p, x) for c, p in zip(self.children, params, strict=True)]
@@ -282,7 +238,7 @@ class OneOf(Node):
         return tuple(c.expect(p, q, x, w) for c, p, q, w in args)
 
     def maximize(self, params: Params, stats: Stats) -> Params:
-        return tuple(c.maximize(p, s) for c, p, s in zip(self.children, params, stats, strict=True))
+        return tuple(self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,)).values())
 
     def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
         args = zip(self.children, params, stats, old, strict=True)
@@ -300,9 +256,6 @@ class OneOf(Node):
         keys = jax.random.split(key, len(self.children))
         return self._together([c.sample_like(k, p, x) for c, k, p in zip(self.children, keys, params, strict=True)])
 
-    def num_observations(self, x: Data) -> Array:
-        return self.children[0].num_observations(x)
-
     def _together(self, draws: list[tuple[Any, Data]]) -> tuple[Any, Data]:
         """What the children drew, as rows of one plate."""
         rows = [
@@ -311,33 +264,8 @@ class OneOf(Node):
         ]
         return tuple(z for z, _ in draws), jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
 
-    def bind(self, x: Data, weights: Array) -> "OneOf":
-        return OneOf(*(c.bind(x, weights) for c in self.children))
-
-    def log_prior(self, params: Params) -> Array:
-        return tree.total(c.log_prior(p) for c, p in zip(self.children, params, strict=True))
-
-    def degenerate(self, params: Params, stats: Stats) -> Array:
-        return any_of([c.degenerate(p, s) for c, p, s in zip(self.children, params, stats, strict=True)])
-
-    def conditioning(self, params: Params) -> Array:
-        return functools.reduce(jnp.maximum, [c.conditioning(p) for c, p in zip(self.children, params, strict=True)])
-
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        return sum(c.num_parameters(p) for c, p in zip(self.children, params, strict=True))
-
-    def supports(self, params: Params) -> Any:
-        return tuple(c.supports(p) for c, p in zip(self.children, params, strict=True))
-
-    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
-        return tuple(c.recentre(*a) for c, *a in zip(self.children, stats, old, new, strict=True))
-
     def features(self, x: Data) -> Array:
         return self.children[0].features(x)
-
-    def validate(self, x: Data) -> None:
-        for child in self.children:
-            child.validate(x)
 
     def must_be_finite(self, x: Data) -> Data:
         left = [child.must_be_finite(x) for child in self.children]

@@ -11,7 +11,8 @@ from hostile import COUNTS, HMM, HMM_START, KEY, KEYS, MIXTURE, REALS, START, G,
 import jem
 from jem import Status
 from jem.checks import found
-from jem.node import Wrapper, node
+from jem.composite import Wrapper
+from jem.node import node
 
 # Inside jit nothing raises: what a door would refuse ends in a status.
 

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import jem
-from jem.node import Wrapper, replaced
+from jem.composite import Wrapper
+from jem.node import replaced
 
 A = jnp.array
 DIAGONAL = jem.Gaussian(jem.Diagonal(), None)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 FOUNDATION = {"tree", "settings", "reading", "checks", "data"}
-MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates"}, {"families"}, {"parts", "plates"}, {"latents"}]
+MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates", "composite"}, {"families"}, {"parts", "plates"}, {"latents"}]
 MODELS = {"families", "parts", "plates", "latents"}
 ABOVE = {"asking", "fit", "inference", "selection", "streaming", "uncertainty"}
 OUTSIDE = {"__init__", "__main__", "cli"}  # these may import anything

@@ -7,8 +7,9 @@ import pytest
 
 import jem
 from jem import Status
+from jem.composite import Wrapper
 from jem.data import to_units
-from jem.node import Wrapper, node
+from jem.node import node
 
 NUM = 12
 MODEL = jem.Mixture(jem.Gaussian(jem.Diagonal()), 3, seeding=jem.RandomResponsibilities())

@@ -82,7 +82,7 @@ def test_zoo(name):
     node = next(r for r in ZOO if r.name == name).node
     free = jem.unconstrain(node, params)
     rotations = ROTATIONS.get(name, 0)  # turning two factors changes nothing
-    assert sum(f.size for f in jax.tree.leaves(free)) == node.num_parameters(start_form(name)) + rotations
+    assert sum(f.size for f in jax.tree.leaves(free)) == jem.num_parameters(node, start_form(name)) + rotations
     back = jem.constrain(node, free, params)
     for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)

@@ -11,10 +11,11 @@ from zoo import assert_close, build
 
 import jem
 from jem import Status
+from jem.composite import Wrapper
 from jem.data import to_units
 from jem.engine.stop import rounding
 from jem.kernels.assign import Drawn, Hardest, Tempered
-from jem.node import Wrapper, assign
+from jem.node import assign
 
 INFINITE = float("inf")
 

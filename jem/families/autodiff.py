@@ -1,6 +1,5 @@
 """Any differentiable log-density as a node: the user writes it for one unit, gradients do the rest."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from jem.families import user
 from jem.kernels.seeding import climb, draw_units
 from jem.kernels.support import ByGradient, Real, Support
 from jem.kernels.unit_axis import over_units
-from jem.node import Data, Node, Params, Posterior, field_names, get_fields, node, replaced, set_once, static
+from jem.node import LOCAL, MISSING, Data, Node, Params, Posterior, node, replaced, set_once, static
 
 
 class GradientStats(NamedTuple):
@@ -50,8 +49,8 @@ class Differentiable(Node):
     nonfinite_ok: bool
 
     @property
-    def missing_ok(self) -> bool:
-        return self.nonfinite_ok
+    def traits(self) -> frozenset[str]:
+        return frozenset({LOCAL, MISSING} if self.nonfinite_ok else {LOCAL})
 
     @property
     def by_gradient(self) -> bool:
@@ -64,10 +63,6 @@ class Differentiable(Node):
     def expected(self, params: Params, posterior: Posterior, x: Data) -> Array:
         """`E_q[log p(x, z | params)]` of every unit, (..., N); the posterior is held."""
         raise TypeError(f"{type(self).__name__} does not define expected")
-
-    @property
-    def local_q(self) -> bool:
-        return True
 
     def keep_units(self) -> Node:
         return replaced(self, units=True)
@@ -160,12 +155,6 @@ class Differentiable(Node):
         # Numbers of several kinds, a count beside a time, have no common unit.
         return rows / _deviation(rows) if rows.shape[0] > 1 else rows
 
-    def num_parameters(self, params: Params, fields: tuple[str, ...] | None = None) -> int:
-        if fields is not None and field_names(params):
-            names, supports = tuple(fields), get_fields(self.supports(params), fields)
-            return _num_free(supports, get_fields(params, names))
-        return _num_free(self.supports(params), params)
-
 
 def weighted_sum(terms: Array, weights: Array) -> Array:
     """`sum_n w_n terms_n`; a unit that does not count may be impossible."""
@@ -183,12 +172,6 @@ def _deviation(rows: Array) -> Array:
     """Standard deviations (F, 1) of rows (F, N), one where they are 0."""
     deviation = jnp.std(rows, 1, keepdims=True)
     return jnp.where(deviation > 0, deviation, 1)
-
-
-def _num_free(supports: Any, params: Params) -> int:
-    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
-    free = jax.eval_shape(lambda p: jax.tree.map(lambda s, v: s.unconstrain(v), supports, p), shapes)
-    return sum(math.prod(f.shape) for f in jax.tree.leaves(free))
 
 
 def as_where(supports: Any) -> tuple[tuple[Support, ...], Any]:

@@ -73,9 +73,6 @@ class Categorical(Node):
     def log_prior(self, params: CategoricalParams) -> Array:
         return log_dirichlet(params.probs, self.concentration)
 
-    def num_parameters(self, params: CategoricalParams, fields: tuple[str, ...] | None = None) -> int:
-        return 0 if fields == () else self.num_categories - 1
-
     def recentre(self, stats: CategoricalStats, old: CategoricalParams, new: CategoricalParams) -> CategoricalStats:
         return stats
 

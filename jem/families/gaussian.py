@@ -151,9 +151,6 @@ class Gaussian(Node):
     def conditioning(self, params: GaussianParams) -> Array:
         return self.covariance.condition(params.whitening)
 
-    def num_parameters(self, params: GaussianParams, fields: tuple[str, ...] | None = None) -> int:
-        return count_location_scale(self.covariance, params, fields)
-
     def supports(self, params: GaussianParams) -> GaussianParams:
         return params._replace(mean=Real(), whitening=whitening_support(self.covariance))
 
@@ -186,14 +183,6 @@ def check_rows(x: Any, name: str) -> None:
 def whitening_support(structure: Structure) -> Support:
     """Where a whitening of this structure may lie."""
     return CholeskyFactor() if isinstance(structure, Full) else Positive()
-
-
-def count_location_scale(structure: Structure, params: Any, fields: tuple[str, ...] | None) -> int:
-    """Free parameters of a mean, a covariance and anything else, counted field by field."""
-    dim = params.mean.shape[-1]
-    names = params._fields if fields is None else fields
-    sizes = {"mean": dim, "whitening": structure.num_parameters(dim)}
-    return sum(sizes.get(n, 1) for n in names)
 
 
 def covariance_of(whitening: Array, dim: int) -> Array:

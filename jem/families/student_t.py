@@ -138,9 +138,6 @@ class StudentT(Node):
     def conditioning(self, params: StudentTParams) -> Array:
         return self.covariance.condition(params.whitening)
 
-    def num_parameters(self, params: StudentTParams, fields: tuple[str, ...] | None = None) -> int:
-        return gaussian.count_location_scale(self.covariance, params, fields)
-
     def supports(self, params: StudentTParams) -> StudentTParams:
         return params._replace(mean=Real(), whitening=gaussian.whitening_support(self.covariance), df=Interval(0.05, 1e4))
 

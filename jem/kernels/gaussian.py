@@ -88,10 +88,6 @@ class Full:
         """W from a covariance (D, D)."""
         return cholesky_solve_lower(covariance, jnp.eye(dim, dtype=covariance.dtype), jnp.zeros(dim, covariance.dtype))
 
-    def num_parameters(self, dim: int) -> int:
-        """Free parameters of a covariance."""
-        return dim * (dim + 1) // 2
-
     def covariance_shape(self, dim: int) -> tuple[int, ...]:
         """Shape in which a user gives a covariance."""
         return (dim, dim)
@@ -154,10 +150,6 @@ class Diagonal:
         """W from variances (D,)."""
         return 1 / jnp.sqrt(covariance)[:, None]
 
-    def num_parameters(self, dim: int) -> int:
-        """Free parameters of a covariance."""
-        return dim
-
     def covariance_shape(self, dim: int) -> tuple[int, ...]:
         """Shape in which a user gives a covariance: variances."""
         return (dim,)
@@ -218,10 +210,6 @@ class Spherical:
     def whitening(self, covariance: Array, dim: int) -> Array:
         """W from a variance ()."""
         return 1 / jnp.sqrt(covariance)[None, None]
-
-    def num_parameters(self, dim: int) -> int:
-        """Free parameters of a covariance."""
-        return 1
 
     def covariance_shape(self, dim: int) -> tuple[int, ...]:
         """Shape in which a user gives a covariance: one variance."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.composite import Composite, Wrapper
 from jem.data import Labelled, Sequences
 from jem.families import user
 from jem.families.autodiff import Density
@@ -18,7 +19,7 @@ from jem.kernels.support import ByGradient, Simplex
 from jem.latents.hmm import HMM, HMMParams, HMMStats
 from jem.latents.lds_data import Driven
 from jem.latents.mixture import nobody
-from jem.node import Data, Node, Params, Wrapper, node, replaced, set_once, setting
+from jem.node import DISCRETE, MISSING, Data, Node, Params, node, replaced, set_once, setting
 from jem.settings import a
 
 CHAIN = a("transition", "a chain, jem.HMM(emission, K)")
@@ -47,8 +48,8 @@ class StationaryHMM(Wrapper):
     child: HMM = setting(must=CHAIN)
 
     @property
-    def discrete(self) -> bool:
-        return True
+    def traits(self) -> frozenset[str]:
+        return frozenset({MISSING, DISCRETE})
 
     def assign(self, rule: Any) -> "StationaryHMM":
         return replaced(self, child=self.child.assign(rule))
@@ -78,15 +79,8 @@ class StationaryHMM(Wrapper):
     def sample_like(self, key: Array, params: HMMParams, x: Data) -> tuple[Any, Data]:
         return self.child.sample_like(key, self.initial(params), x)
 
-    def bind(self, x: Data, weights: Array) -> "StationaryHMM":
-        return StationaryHMM(self.child.bind(x, weights))
-
     def log_prior(self, params: HMMParams) -> Array:
         return self.child.log_prior(self.initial(params))
-
-    def num_parameters(self, params: HMMParams, fields: tuple[str, ...] | None = None) -> int:
-        names = params._fields if fields is None else fields
-        return self.child.num_parameters(params, tuple(n for n in names if n != "initial"))
 
     def supports(self, params: HMMParams) -> Any:
         where = self.child.supports(params)
@@ -120,7 +114,7 @@ class DrivenPosterior(NamedTuple):
 
 
 @node
-class DrivenHMM(Wrapper):
+class DrivenHMM(Composite):
     """A hidden Markov model whose transitions are driven by inputs u.
 
     `p(z_t = j | z_{t-1} = i, u_t) = softmax_j(logits(params, u_t)[i, j])`; the rest is the chain's. Softmax regression
@@ -170,12 +164,21 @@ class DrivenHMM(Wrapper):
         set_once(self, child=child, transition=law)
 
     @property
-    def missing_ok(self) -> bool:
-        return True
+    def traits(self) -> frozenset[str]:
+        return frozenset({MISSING, DISCRETE})
 
-    @property
-    def discrete(self) -> bool:
-        return True
+    def parts(self) -> dict[str, Node]:
+        return {"transition": self.transition, "emission": self.child.emission}
+
+    def with_parts(self, parts: dict[str, Node]) -> "DrivenHMM":
+        return replaced(self, transition=parts["transition"], child=replaced(self.child, emission=parts["emission"]))
+
+    def see(self, name: str, x: Data, weights: Array) -> tuple[Data, Array]:
+        outputs, inputs = split(x)
+        if name == "emission":
+            return self.child.see(name, outputs, weights)
+        within = self.child._steps(outputs).within
+        return _flat(_within(inputs, within)), jnp.where(within[1:], weights[None, :], 0).reshape(-1)
 
     def assign(self, rule: Any) -> "DrivenHMM":
         raise TypeError(
@@ -217,11 +220,8 @@ class DrivenHMM(Wrapper):
 
     def init(self, key: Array, x: Data, weights: Array) -> HMMParams:
         chain_key, law_key = jax.random.split(key)
-        x, inputs = split(x)
-        within = self.child._steps(x).within
-        inputs = _within(inputs, within)
-        w = jnp.where(within[1:], weights[None, :], 0).reshape(-1)
-        return self.child.init(chain_key, x, weights)._replace(transition=self.transition.init(law_key, _flat(inputs), w))
+        transition = self.transition.init(law_key, *self.see("transition", x, weights))
+        return self.child.init(chain_key, split(x)[0], weights)._replace(transition=transition)
 
     def sample(self, key: Array, params: HMMParams, num: int) -> tuple[Any, Data]:
         raise TypeError("DrivenHMM: inputs are given, not drawn; draw like data with inputs, sample(..., like=x)")
@@ -236,27 +236,14 @@ class DrivenHMM(Wrapper):
     def num_observations(self, x: Data) -> Array:
         return self.child.num_observations(split(x)[0])
 
-    def bind(self, x: Data, weights: Array) -> "DrivenHMM":
-        return replaced(self, child=self.child.bind(split(x)[0], weights))
+    def own_log_prior(self, params: HMMParams) -> Array:
+        return log_dirichlet(params.initial, self.child.concentration)
 
-    def log_prior(self, params: HMMParams) -> Array:
-        chain = log_dirichlet(params.initial, self.child.concentration) + self.transition.log_prior(params.transition)
-        return chain + self.child.emission.log_prior(params.emission)
+    def own_degenerate(self, params: HMMParams, stats: DrivenStats) -> Array:
+        return nobody(stats.visits)
 
-    def num_parameters(self, params: HMMParams, fields: tuple[str, ...] | None = None) -> int:
-        names = params._fields if fields is None else fields
-        own = self.transition.num_parameters(params.transition) if "transition" in names else 0
-        return own + self.child.num_parameters(params, tuple(n for n in names if n != "transition"))
-
-    def supports(self, params: HMMParams) -> Any:
-        return params._replace(
-            initial=Simplex(),
-            transition=self.transition.supports(params.transition),
-            emission=self.child.emission.supports(params.emission),
-        )
-
-    def degenerate(self, params: HMMParams, stats: DrivenStats) -> Array:
-        return nobody(stats.visits) | self.child.emission.degenerate(params.emission, stats.emission)
+    def own_supports(self, params: HMMParams) -> Any:
+        return params._replace(initial=Simplex())
 
     def recentre(self, stats: DrivenStats, old: HMMParams, new: HMMParams) -> DrivenStats:
         # What is known of the transitions holds about the old parameters only.

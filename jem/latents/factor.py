@@ -219,11 +219,8 @@ class FactorAnalysis(Node):
     def conditioning(self, params: FactorParams) -> Array:
         return jnp.sqrt(1 + jnp.max(jnp.sum((params.whitening * params.loadings) ** 2, 1)))
 
-    def num_parameters(self, params: FactorParams, fields: tuple[str, ...] | None = None) -> int:
-        dim, num = params.loadings.shape
-        rotations = num * (num - 1) // 2
-        sizes = {"mean": dim, "loadings": dim * num - rotations, "whitening": self.noise.num_parameters(dim)}
-        return sum(sizes[n] for n in (params._fields if fields is None else fields))
+    def gauge(self, params: FactorParams) -> dict[str, int]:
+        return {"loadings": self.num_factors * (self.num_factors - 1) // 2}  # rotations
 
     def features(self, x: Any) -> Array:
         x = together(x)

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.composite import Composite
 from jem.families.autodiff import Density
 from jem.kernels.simplex import normalize_log
 from jem.latents.driven import LogSoftmax
 from jem.latents.lds_data import Driven
 from jem.latents.mixture import AssignedMixture, Mixture, MixturePosterior, nobody, pick
-from jem.node import Data, Node, Params, Wrapper, assign, node, replaced, set_once
+from jem.node import DISCRETE, MISSING, Data, Node, Params, assign, node, replaced, set_once
 from jem.settings import check_kind
 
 
@@ -33,7 +34,7 @@ class GatedStats(NamedTuple):
 
 
 @node
-class GatedMixture(Wrapper):
+class GatedMixture(Composite):
     """A mixture whose weights are a function of inputs u, `z | u ~ softmax(logits(params.gate, u))`, `x | z = k ~ component k`.
 
     The gate has no closed-form M-step: fit with `jem.GEM`, which moves it by gradient while components that have a
@@ -82,8 +83,22 @@ class GatedMixture(Wrapper):
         set_once(self, child=child, gate=gate)
 
     @property
-    def discrete(self) -> bool:
-        return True
+    def size(self) -> int:
+        """Number of components."""
+        return self.child.components.size
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return (self.child.traits & {MISSING}) | {DISCRETE}
+
+    def parts(self) -> dict[str, Node]:
+        return {"gate": self.gate, "components": self.child.components}
+
+    def with_parts(self, parts: dict[str, Node]) -> "GatedMixture":
+        return replaced(self, gate=parts["gate"], child=replaced(self.child, components=parts["components"]))
+
+    def share(self, name: str, x: Driven) -> Data:
+        return x.inputs if name == "gate" else x.outputs
 
     def infer(self, params: GatedParams, x: Driven) -> tuple[MixturePosterior, Array]:
         posterior, logits = self.log_joint(params, x)
@@ -96,8 +111,8 @@ class GatedMixture(Wrapper):
         return posterior, log_prob + self.gate.infer(params.gate, x.inputs)[1]
 
     def assign(self, rule: Any) -> AssignedMixture:
-        components = assign(self.child.components, rule.part(1))
-        return AssignedMixture(replaced(self, child=replaced(self.child, components=components)), rule.part(0))
+        parts = {"gate": self.gate, "components": assign(self.child.components, rule.part(1))}
+        return AssignedMixture(self.with_parts(parts), rule.part(0))
 
     def expect(self, params: GatedParams, posterior: MixturePosterior, x: Driven, weights: Array) -> GatedStats:
         r = posterior.responsibilities * weights[None, :]
@@ -128,25 +143,8 @@ class GatedMixture(Wrapper):
     def num_observations(self, x: Driven) -> Array:
         return self.child.num_observations(x.outputs)
 
-    def bind(self, x: Driven, weights: Array) -> "GatedMixture":
-        return replaced(self, child=self.child.bind(x.outputs, weights))
-
-    def log_prior(self, params: GatedParams) -> Array:
-        return self.gate.log_prior(params.gate) + self.child.components.log_prior(params.components)
-
-    def degenerate(self, params: GatedParams, stats: GatedStats) -> Array:
-        return nobody(stats.counts) | self.child.components.degenerate(params.components, stats.components)
-
-    def conditioning(self, params: GatedParams) -> Array:
-        return self.child.components.conditioning(params.components)
-
-    def num_parameters(self, params: GatedParams, fields: tuple[str, ...] | None = None) -> int:
-        names = params._fields if fields is None else fields
-        gate = self.gate.num_parameters(params.gate) if "gate" in names else 0
-        return gate + (self.child.components.num_parameters(params.components) if "components" in names else 0)
-
-    def supports(self, params: GatedParams) -> Any:
-        return GatedParams(self.gate.supports(params.gate), self.child.components.supports(params.components))
+    def own_degenerate(self, params: GatedParams, stats: GatedStats) -> Array:
+        return nobody(stats.counts)
 
     def features(self, x: Driven) -> Array:
         return self.child.features(x.outputs)
@@ -155,8 +153,7 @@ class GatedMixture(Wrapper):
         if not isinstance(x, Driven):
             raise ValueError(f"GatedMixture: x must be jem.Driven(outputs, inputs) with N rows; got {type(x).__name__}")
         checks.check_inputs(x.inputs, None, "GatedMixture")
-        self.gate.validate(x.inputs)
-        self.child.validate(x.outputs)
+        super().validate(x)
 
     def must_be_finite(self, x: Driven) -> Data:
         return x._replace(outputs=self.child.must_be_finite(x.outputs))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.composite import Composite, Wrapper
 from jem.data import Labelled, Sequences, fill, observed
 from jem.kernels import chain
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, xlogy
@@ -14,7 +15,21 @@ from jem.kernels.support import Simplex
 from jem.kernels.unit_axis import sum_in_parts
 from jem.latents.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
 from jem.latents.transition import Transition, TransitionParams
-from jem.node import Data, Node, Params, Posterior, Stats, Wrapper, assign, node, replaced, set_once, setting, static
+from jem.node import (
+    DISCRETE,
+    MISSING,
+    Data,
+    Node,
+    Params,
+    Posterior,
+    Stats,
+    assign,
+    node,
+    replaced,
+    set_once,
+    setting,
+    static,
+)
 from jem.plates import Stack
 from jem.settings import a, an_instance, check_components, number, whole
 
@@ -66,7 +81,7 @@ FORM = an_instance(chain.Form, "jem.Automatic(), jem.Sequential() or jem.Blocks(
 
 
 @node
-class HMM(Node):
+class HMM(Composite):
     """A hidden Markov model, `z_1 ~ initial`, `z_t | z_{t-1} ~ transition`, `x_t | z_t = k ~ emission[k]`.
 
     `log p(x)` by the normalised forward recursion; the E-step gives `gamma_t = p(z_t | x)` and the summed pair
@@ -120,12 +135,15 @@ class HMM(Node):
         )
 
     @property
-    def missing_ok(self) -> bool:
-        return True
+    def traits(self) -> frozenset[str]:
+        return frozenset({MISSING, DISCRETE})
 
-    @property
-    def discrete(self) -> bool:
-        return True
+    def parts(self) -> dict[str, Node]:
+        return {"emission": self.emission}
+
+    def see(self, name: str, x: Data, weights: Array) -> tuple[Data, Array]:
+        steps = self._steps(x)
+        return steps.flat, jnp.where(steps.seen, weights[None, :], 0).reshape(-1)
 
     def assign(self, rule: Any) -> "AssignedHMM":
         return AssignedHMM(replaced(self, emission=assign(self.emission, rule.part(1))), rule.part(0))
@@ -169,7 +187,7 @@ class HMM(Node):
         seed_key, child_key = jax.random.split(key)
         steps, size = self._steps(x), self.emission.size
         num_steps, num = steps.seen.shape
-        w = jnp.where(steps.seen, weights[None, :], 0).reshape(-1)
+        w = self.see("emission", x, weights)[1]
         r = self.seeding.responsibilities(seed_key, self.emission, steps.flat, w, size)
         path = r.reshape(size, num_steps, num) * steps.seen[None]
         pairs = jnp.einsum("its,jts->ij", path[:, :-1] * jnp.where(steps.within, weights[None, :], 0)[1:][None], path[:, 1:])
@@ -217,48 +235,15 @@ class HMM(Node):
         each = self.emission.num_observations(steps.flat).reshape(steps.seen.shape)
         return jnp.sum(jnp.where(steps.seen, each, 0), 0)
 
-    def bind(self, x: Data, weights: Array) -> "HMM":
-        steps = self._steps(x)
-        w = jnp.where(steps.seen, weights[None, :], 0).reshape(-1)
-        return HMM(
-            self.emission.bind(steps.flat, w),
-            transition=self.transition,
-            concentration=self.concentration,
-            seeding=self.seeding,
-            form=self.form,
-            length=self.length,
-        )
+    def own_log_prior(self, params: HMMParams) -> Array:
+        return log_dirichlet(params.initial, self.concentration) + self.transition.log_prior(params.transition)
 
-    def log_prior(self, params: HMMParams) -> Array:
-        chain_prior = log_dirichlet(params.initial, self.concentration) + self.transition.log_prior(params.transition)
-        return chain_prior + self.emission.log_prior(params.emission)
-
-    def degenerate(self, params: HMMParams, stats: HMMStats) -> Array:
+    def own_degenerate(self, params: HMMParams, stats: HMMStats) -> Array:
         # A state that no step belongs to is not what was asked for.
-        visits = stats.initial + jnp.sum(stats.transition, 0)
-        return nobody(visits) | self.emission.degenerate(params.emission, stats.emission)
+        return nobody(stats.initial + jnp.sum(stats.transition, 0))
 
-    def conditioning(self, params: HMMParams) -> Array:
-        return self.emission.conditioning(params.emission)
-
-    def num_parameters(self, params: HMMParams, fields: tuple[str, ...] | None = None) -> int:
-        names = params._fields if fields is None else fields
-        counts = {
-            "initial": lambda: self.emission.size - 1,
-            "transition": lambda: self.transition.num_parameters(params.transition),
-            "emission": lambda: self.emission.num_parameters(params.emission),
-        }
-        return sum(counts[n]() for n in names)
-
-    def supports(self, params: HMMParams) -> Any:
-        return params._replace(
-            initial=Simplex(),
-            transition=self.transition.supports(params.transition),
-            emission=self.emission.supports(params.emission),
-        )
-
-    def recentre(self, stats: HMMStats, old: HMMParams, new: HMMParams) -> HMMStats:
-        return stats._replace(emission=self.emission.recentre(stats.emission, old.emission, new.emission))
+    def own_supports(self, params: HMMParams) -> Any:
+        return params._replace(initial=Simplex(), transition=self.transition.supports(params.transition))
 
     def features(self, x: Data) -> Array:
         # A sequence is described by the mean and the spread of its observations' features.
@@ -314,7 +299,7 @@ class HMM(Node):
             within = jnp.arange(num_steps)[:, None] < x.lengths[None, :]
         flat = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], num_steps * num), values)
         inside = jnp.reshape(within, -1)
-        if self.emission.missing_ok:
+        if MISSING in self.emission.traits:
             return _Steps(fill(flat, inside), within, within)
         seen = inside & observed(flat)
         return _Steps(fill(flat, seen), within, seen.reshape(num_steps, num))
@@ -343,10 +328,6 @@ class AssignedHMM(Wrapper):
 
     transition = property(lambda self: self.child.transition, doc="The chain's.")
     emission = property(lambda self: self.child.emission, doc="The chain's.")
-
-    @property
-    def missing_ok(self) -> bool:
-        return True
 
     def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
         steps = self.child._steps(x)

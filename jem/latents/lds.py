@@ -18,7 +18,7 @@ from jem.latents import lds_offsets, lds_params, lds_start, lds_trajectory
 from jem.latents.lds_data import Driven, Steps, check_values, describe, output_scale, pattern_of, steps_of
 from jem.latents.lds_params import LDSParams
 from jem.latents.lds_trajectory import Filtered, Forecast, Smoothed
-from jem.node import HELD, Data, Node, flag, node, set_once, static
+from jem.node import HELD, MISSING, Data, Node, flag, node, set_once, static
 from jem.settings import an_instance, whole
 
 
@@ -71,7 +71,7 @@ class LDS(Node):
     alternate with the others.
 
     The model has no intercept: give a constant input, or a state that does not move. Free matrices are determined up to a
-    change of the states' basis: up to n^2 of the parameters counted by `num_parameters` are a convention.
+    change of the states' basis: up to n^2 of the parameters counted by `jem.num_parameters` are a convention.
 
     Params: `LDSParams`; make them with `params`.
 
@@ -132,8 +132,8 @@ class LDS(Node):
         lds_params.check_fixed(self)
 
     @property
-    def missing_ok(self) -> bool:
-        return True
+    def traits(self) -> frozenset[str]:
+        return frozenset({MISSING})
 
     def params(
         self, *, A: Any = None, B: Any = None, C: Any = None, D: Any = None, Q: Any = None, R: Any = None,
@@ -271,10 +271,6 @@ class LDS(Node):
         if self.scale is None:
             return jnp.ones(())
         return jnp.maximum(1, jnp.max(self.scale.deviation / regression.diagonal_of(self.R, params.chol_R)))
-
-    def num_parameters(self, params: LDSParams, fields: tuple[str, ...] | None = None) -> int:
-        names = params._fields if fields is None else fields
-        return sum(lds_params.count_free(self, name) for name in names)
 
     def supports(self, params: LDSParams) -> LDSParams:
         return LDSParams(**{field: lds_params.support_of(self, field) for field in params._fields})

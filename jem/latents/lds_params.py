@@ -86,14 +86,6 @@ def overlay(model: Any, name: str, value: Array) -> Array:
     return jnp.where(jnp.isnan(fixed), value, fixed)
 
 
-def count_free(model: Any, field: str) -> int:
-    """Number of free parameters in a field of `LDSParams`."""
-    name = field.removeprefix("chol_")
-    if name in noise_dims(model) and isinstance(getattr(model, name), Full):
-        return Full().num_parameters(noise_dims(model)[name])
-    return int(free_cells(model, name).sum())
-
-
 def support_of(model: Any, field: str) -> Any:
     """Where a field of `LDSParams` may lie."""
     name = field.removeprefix("chol_")

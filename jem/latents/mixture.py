@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.composite import Composite, Wrapper
 from jem.data import Labelled, allowed, num_units
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, normalize_log, safe_log, xlogy
 from jem.kernels.support import Simplex
-from jem.node import EMPTY, Data, Node, Params, Posterior, Stats, Wrapper, assign, flag, node, replaced, set_once, setting
+from jem.node import DISCRETE, EMPTY, Data, Node, Params, Posterior, Stats, assign, flag, node, replaced, set_once, setting
 from jem.plates import Stack
 from jem.settings import a, check_components, number
 
@@ -71,7 +72,7 @@ SEEDING = a("responsibilities", "jem.KMeansPlusPlus() or jem.RandomResponsibilit
 
 
 @node
-class Mixture(Node):
+class Mixture(Composite):
     """A finite mixture, `z ~ Categorical(weights)`, `x | z = k ~ components[k]`.
 
     `log p(x) = log sum_k weights_k p_k(x)`; responsibilities `r_k = weights_k p_k(x) / p(x)`; the M-step is
@@ -113,12 +114,14 @@ class Mixture(Node):
         set_once(self, components=plate, concentration=concentration, seeding=seeding)
 
     @property
-    def missing_ok(self) -> bool:
-        return self.components.missing_ok
+    def traits(self) -> frozenset[str]:
+        return super().traits | {DISCRETE}
 
-    @property
-    def discrete(self) -> bool:
-        return True
+    def parts(self) -> dict[str, Node]:
+        return {"components": self.components}
+
+    def share(self, name: str, x: Data) -> Data:
+        return split(x)[0]
 
     def infer(self, params: MixtureParams, x: Data) -> tuple[MixturePosterior, Array]:
         posterior, logits = self.log_joint(params, x)
@@ -183,42 +186,21 @@ class Mixture(Node):
         new = pick(drawn, labels)
         return (labels, latents), new if given is None else Labelled(new, relabelled(given, labels))
 
-    def num_observations(self, x: Data) -> Array:
-        return self.components.num_observations(split(x)[0])
+    def own_log_prior(self, params: MixtureParams) -> Array:
+        return log_dirichlet(params.weights, self.concentration)
 
-    def bind(self, x: Data, weights: Array) -> "Mixture":
-        bound = self.components.bind(split(x)[0], weights)
-        return Mixture(bound, concentration=self.concentration, seeding=self.seeding)
-
-    def log_prior(self, params: MixtureParams) -> Array:
-        return log_dirichlet(params.weights, self.concentration) + self.components.log_prior(params.components)
-
-    def degenerate(self, params: MixtureParams, stats: MixtureStats) -> Array:
+    def own_degenerate(self, params: MixtureParams, stats: MixtureStats) -> Array:
         # A component that no unit belongs to is not what was asked for.
-        return nobody(stats.counts) | self.components.degenerate(params.components, stats.components)
+        return nobody(stats.counts)
 
-    def conditioning(self, params: MixtureParams) -> Array:
-        return self.components.conditioning(params.components)
-
-    def num_parameters(self, params: MixtureParams, fields: tuple[str, ...] | None = None) -> int:
-        names = params._fields if fields is None else fields
-        weights = self.components.size - 1 if "weights" in names else 0
-        return weights + (self.components.num_parameters(params.components) if "components" in names else 0)
-
-    def supports(self, params: MixtureParams) -> Any:
-        return params._replace(weights=Simplex(), components=self.components.supports(params.components))
-
-    def recentre(self, stats: MixtureStats, old: MixtureParams, new: MixtureParams) -> MixtureStats:
-        return stats._replace(components=self.components.recentre(stats.components, old.components, new.components))
-
-    def features(self, x: Data) -> Array:
-        return self.components.features(split(x)[0])
+    def own_supports(self, params: MixtureParams) -> Any:
+        return params._replace(weights=Simplex())
 
     def validate(self, x: Data) -> None:
         values, labels = split(x)
         if labels is not None:
             checks.check_labels(labels, self.components.size, jax.tree.leaves(values)[0].shape[:1])
-        self.components.validate(values)
+        super().validate(x)
 
     def must_be_finite(self, x: Data) -> Data:
         values = self.components.must_be_finite(split(x)[0])

@@ -108,11 +108,3 @@ class Transition:
     def supports(self, params: TransitionParams) -> TransitionParams:
         """Rows on the simplex, fixed cells held."""
         return params._replace(probs=Simplex(None if self.fixed is None else ~jnp.isnan(self.fixed)))
-
-    def num_parameters(self, params: TransitionParams) -> int:
-        """Free cells less one in each row that has any; needs concrete fixed cells."""
-        size = params.probs.shape[0]
-        if self.fixed is None:
-            return size * (size - 1)
-        free = jnp.sum(jnp.isnan(self.fixed), 1)
-        return int(jnp.sum(jnp.maximum(free - 1, 0)))

@@ -7,9 +7,10 @@ import pytest
 from zoo import NUM, assert_close, build, e_step, e_step_chunks
 
 from jem import tree
+from jem.composite import Wrapper
 from jem.engine.stream import fold, lay_out
 from jem.latents.mixture import MixtureStats
-from jem.node import Wrapper, node
+from jem.node import node
 
 
 def assert_additive(model):

@@ -8,8 +8,9 @@ from coordinates import perturb
 from zoo import ZOO, build, e_step, maximize, q_function, start_form
 
 import jem
+from jem.composite import Wrapper
 from jem.engine.step import gradient_fields
-from jem.node import Wrapper, keep_units, node
+from jem.node import keep_units, node
 
 STEPS = 24
 PLAIN = {"solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": STEPS - 1}

@@ -9,6 +9,7 @@ from jax.scipy.special import digamma, gammaln, xlogy
 from zoo import NUM, build, e_step, q_function
 
 import jem
+from jem.composite import Wrapper
 from jem.families.student_t import StudentTPosterior
 from jem.kernels.linalg import cholesky_solve_lower
 from jem.latents.factor import FactorPosterior
@@ -17,7 +18,7 @@ from jem.latents.lds import LDSPosterior
 from jem.latents.lds_data import steps_of
 from jem.latents.mixture import MixturePosterior
 from jem.latents.spaces import PointPosterior
-from jem.node import Wrapper, keep_units, node
+from jem.node import keep_units, node
 
 
 @jax.jit

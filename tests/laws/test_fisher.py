@@ -7,9 +7,10 @@ import pytest
 from coordinates import from_free, noise_like, to_free
 from zoo import build
 
+from jem.composite import Wrapper
 from jem.engine.step import e_step_chunk
 from jem.families.student_t import StudentTPosterior
-from jem.node import Wrapper, node
+from jem.node import node
 
 
 @jax.jit

@@ -6,8 +6,9 @@ import pytest
 from zoo import NUM
 
 import jem
+from jem.composite import Wrapper
 from jem.engine.step import e_step_chunk
-from jem.node import Wrapper, node
+from jem.node import node
 
 
 def assert_same_form(got, want):

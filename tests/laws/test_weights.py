@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from zoo import NUM, assert_close, build, e_step_chunks
 
+from jem.composite import Wrapper
 from jem.data import to_units
-from jem.node import Wrapper, node
+from jem.node import node
 
 HALF = NUM // 2
 REPEATS = np.random.default_rng(3).permutation(np.repeat([0, 2, 3, 3], HALF // 4))  # NUM in all

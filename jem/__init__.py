@@ -3,10 +3,9 @@
 from jem import datasets as datasets
 from jem.coordinates import constrain as constrain
 from jem.coordinates import unconstrain as unconstrain
+from jem.data import Given as Given
 from jem.data import Labelled as Labelled
 from jem.data import Sequences as Sequences
-from jem.data import flat_rows as flat_rows
-from jem.data import sequences as sequences
 from jem.engine.accelerate import SQUAREM as SQUAREM
 from jem.engine.accelerate import Anderson as Anderson
 from jem.engine.approximate import SAEM as SAEM
@@ -101,7 +100,6 @@ from jem.latents.gated import GatedParams as GatedParams
 from jem.latents.hmm import HMM as HMM
 from jem.latents.hmm import HMMParams as HMMParams
 from jem.latents.lds import LDS as LDS
-from jem.latents.lds_data import Driven as Driven
 from jem.latents.lds_params import LDSParams as LDSParams
 from jem.latents.logjoint import LogJoint as LogJoint
 from jem.latents.mixture import KMeansPlusPlus as KMeansPlusPlus
@@ -127,6 +125,8 @@ from jem.selection import aic as aic
 from jem.selection import bic as bic
 from jem.selection import icl as icl
 from jem.selection import sweep as sweep
+from jem.series import flat_rows as flat_rows
+from jem.series import sequences as sequences
 from jem.streaming import Streamed as Streamed
 from jem.streaming import fit_stream as fit_stream
 from jem.uncertainty.bootstrap import BayesianWeights as BayesianWeights

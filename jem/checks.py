@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jem.data import MISSING, Labelled, Sequences, used_rows
+from jem.data import MISSING, Sequences, series_of, used_rows
 from jem.reading import as_array
 from jem.settings import describe, whole
 
@@ -168,10 +168,9 @@ def _within(bad: Array, lengths: Array | None) -> Array:
 
 def check_state_labels(x: Any, size: int) -> None:
     """The labels of `jem.Labelled` sequences, within their lengths."""
-    if not isinstance(x, Labelled):
-        return
-    values, lengths = (x.values.values, x.values.lengths) if isinstance(x.values, Sequences) else (x.values, None)
-    check_labels(x.labels, size, jax.tree.leaves(values)[0].shape[:2], lengths)
+    values, lengths, labels = series_of(x)
+    if labels is not None:
+        check_labels(labels, size, jax.tree.leaves(values)[0].shape[:2], lengths)
 
 
 def check_inputs(inputs: Any, lengths: Array | None, name: str) -> None:

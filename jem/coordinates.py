@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jem import tree
 from jem.node import Node, Params
 
 
@@ -52,6 +53,20 @@ def constrain(node: Node, free: Any, like: Params) -> Params:
         [1.0, 1.0]
     """
     return jax.tree.map(lambda support, f, value: support.constrain(f, value), node.supports(like), free, like)
+
+
+def num_free(node: Node, params: Params) -> int:
+    """Number of free coordinates that move something; of a node that does not say where its parameters lie, of entries."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    try:
+        supports = node.supports(shapes)
+    except TypeError:
+        return tree.num_entries(shapes)
+
+    def size(support: Any, leaf: jax.ShapeDtypeStruct) -> int:
+        return math.prod(jax.eval_shape(support.unconstrain, leaf).shape) - support.idle(leaf.shape)
+
+    return sum(jax.tree.leaves(jax.tree.map(size, supports, shapes)))
 
 
 def check_values(node: Node, params: Params, name: str = "params") -> None:

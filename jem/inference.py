@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks, tree
+from jem import checks
 from jem.asking import asked, check_drawn, check_no_fit, check_numbers
-from jem.coordinates import unconstrain
+from jem.coordinates import num_free
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine import step
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
@@ -371,12 +371,7 @@ def num_parameters(node: Node, params: Params) -> int:
         11
     """
     check_no_fit(params)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    try:
-        free = jax.eval_shape(lambda p: unconstrain(node, p), shapes)
-    except TypeError:  # a node that does not say where its parameters lie
-        free = shapes
-    return tree.num_entries(free) - sum(node.gauge(shapes).values())
+    return num_free(node, params) - sum(node.gauge(params).values())
 
 
 def _lay_out(node: Node, params: Params, x: Data, weights: Array) -> Chunks:

@@ -10,12 +10,13 @@ from jax import Array
 from jax.scipy.special import xlogy
 
 from jem.asking import asked
-from jem.data import as_arrays, row_weights, to_units, used_rows
+from jem.data import row_weights, to_units, used_rows
 from jem.engine.result import Fit, Status
 from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
 from jem.fit import fit_restarts
 from jem.inference import e_step_of, num_parameters
 from jem.node import Data, Node, Params
+from jem.reading import as_arrays
 
 
 def aic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Array:

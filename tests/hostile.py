@@ -206,7 +206,7 @@ VALUES: dict[str, tuple[Any, Any, list[str]]] = {
     "one step each of an LDS": (jem.LDS(1, 2), REALS[:, None], ["LDS: x holds 6 sequences of one step each"]),
     "bad count in a sequence": (jem.HMM(jem.Poisson(), 2), np.array([[[1.0], [0.5]]]), ["got 0.5 in row 1", "sequence n // 2"]),
     "gate without inputs": (
-        jem.GatedMixture(MIXTURE, lambda p, u: p * u[0], jnp.zeros(2)), REALS, ["x must be jem.Driven"],
+        jem.GatedMixture(MIXTURE, lambda p, u: p * u[0], jnp.zeros(2)), REALS, ["x must be jem.Given"],
     ),
 }  # fmt: skip
 
@@ -440,7 +440,7 @@ CONSTRUCTORS: dict[str, tuple[Any, list[str]]] = {
 }  # fmt: skip
 HARD = jem.Hard(jem.GEM(optax.adam, learning_rate=0.1))
 HMM_START = jem.HMMParams(jnp.ones(2) / 2, jnp.zeros((2, 2)), jem.PoissonParams(jnp.array([[1.0], [4.0]])))
-DRIVEN = jem.Driven(np.ones((1, 4, 1)), np.ones((1, 4, 1)))
+DRIVEN = jem.Given(np.ones((1, 4, 1)), np.ones((1, 4, 1)))
 
 
 # Sequences.

@@ -49,7 +49,7 @@ def logits(params, u):
 
 def driven_data(num=3, length=4, seed=0):
     rng = np.random.default_rng(seed)
-    return jem.Driven(
+    return jem.Given(
         jnp.asarray(rng.poisson(3.0, (num, length, 1)), float), jnp.asarray(rng.standard_normal((num, length, 2)))
     )
 
@@ -103,7 +103,7 @@ def test_driven_chain_climbs_by_fisher(x64):
     score = jax.grad(lambda f: jnp.sum(jem.log_prob(model, at(f), x)))(free)
     for got, want in zip(jax.tree.leaves(q), jax.tree.leaves(score), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-10)
-    idle = jem.Driven(x.outputs, jnp.zeros_like(x.inputs))
+    idle = jem.Given(x.outputs, jnp.zeros_like(x.inputs))
     plain = jem.HMM(jem.Poisson(), 2)
     matrix = jax.nn.softmax(params.transition["constant"], -1)
     same = jem.HMMParams(params.initial, jem.TransitionParams(matrix), params.emission)
@@ -113,7 +113,7 @@ def test_driven_chain_climbs_by_fisher(x64):
 
 
 def test_driven_data_is_checked():
-    with pytest.raises(ValueError, match="x must be jem.Driven"):
+    with pytest.raises(ValueError, match="x must be jem.Given"):
         jem.init(driven_model(), jax.random.key(0), np.ones((2, 3, 1), np.float32))
     wrong = jem.DrivenHMM(jem.HMM(jem.Poisson(), 3), logits, driven_model().transition.start)
     with pytest.raises(ValueError, match=r"logits must return an array of shape \(3, 3\)"):
@@ -132,7 +132,7 @@ def test_gated_mixture(x64):
     rng = np.random.default_rng(0)
     u = rng.standard_normal((80, 1))
     y = np.where(rng.random((80, 1)) < 1 / (1 + np.exp(-3 * u)), 2.0, -1.0) + 0.5 * rng.standard_normal((80, 1))
-    x = jem.Driven(jnp.asarray(y), jnp.asarray(u))
+    x = jem.Given(jnp.asarray(y), jnp.asarray(u))
     start = {"constant": jnp.zeros(2), "slope": jnp.zeros((2, 1))}
     model = jem.GatedMixture(jem.Mixture(jem.Gaussian(prior=None), 2), gate, start)
     params = jem.init(model, jax.random.key(0), x)

@@ -144,7 +144,7 @@ def test_a_wrapper_is_its_child():
 def test_hard_em_of_a_gate_and_of_a_chain_that_stays():
     """The rule sets their variables as it does a mixture's and a chain's."""
     gate = jem.GatedMixture(MIXTURE, lambda p, u: jnp.stack([p[0] * u[0], 0.0]), jnp.zeros(1))
-    x = jem.Driven(REALS, np.zeros((6, 1)))
+    x = jem.Given(REALS, np.zeros((6, 1)))
     start = jem.GatedParams(jnp.zeros(1), START.components)
     frozen = jem.Frozen(gate, "gate")
     hard = jem.fit(frozen, start, x, solver=jem.Hard(), max_steps=20)

@@ -73,7 +73,7 @@ def condition(params, y, u):
 
 def sequences_of(y, u, lengths=LENGTHS):
     """What a model with inputs takes."""
-    return jem.Sequences(jem.Driven(jnp.asarray(y), jnp.asarray(u)), jnp.asarray(lengths, jnp.int32))
+    return jem.Sequences(jem.Given(jnp.asarray(y), jnp.asarray(u)), jnp.asarray(lengths, jnp.int32))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -219,7 +219,7 @@ def test_a_start_from_data_comes_near_the_truth(x64):
     y = states @ np.asarray(params.C).T + 3.0 + 0.3**0.5 * rng.normal(size=(4, 60, 2))
     y[:, 5, 1] = np.nan
     ones = np.ones((4, 60, 1))  # a constant input is an intercept
-    fits = jem.fit_restarts(jem.LDS(2, 2, 1), jax.random.key(0), jem.Driven(y, ones), num_restarts=2, max_steps=30)
+    fits = jem.fit_restarts(jem.LDS(2, 2, 1), jax.random.key(0), jem.Given(y, ones), num_restarts=2, max_steps=30)
     at_truth = sum(condition(params._replace(B=0 * params.B), y[s], ones[s])[0] for s in range(4))
     assert float(fits.best().log_likelihood) > at_truth
     assert np.nanmin(np.diff(np.asarray(fits.trace), axis=1)) > -1e-8
@@ -292,7 +292,7 @@ def test_a_trend_without_noise_is_the_regression(x64):
     y = 2 + 0.3 * t + np.random.default_rng(1).normal(size=40)
     fixed = {"A": [[1]], "C": [[1]], "D": [[0]], "Q": [0], "P0": [0]}
     model = jem.LDS(1, 1, 1, **DIAGONAL, fixed=fixed)
-    x = jem.Driven(y[None, :, None], np.ones((1, 40, 1)))
+    x = jem.Given(y[None, :, None], np.ones((1, 40, 1)))
     p = jem.fit(model, model.params(R=[4.0]), x).check().params
     slope, intercept = np.polyfit(t, y, 1)
     np.testing.assert_allclose([p.m0[0], p.B[0, 0]], [intercept, slope], rtol=1e-7)
@@ -349,7 +349,7 @@ PARAMS = {"C": [[1.0]]}
         (lambda: jem.init(ONE, jax.random.key(0), jnp.zeros((1, 5, 1)).at[0, 3].set(jnp.inf)), "inf in row 0"),
         (lambda: jem.init(jem.LDS(1, 1, 2), jax.random.key(0), jnp.zeros((2, 5, 1))), "the model has 2 inputs"),
         (
-            lambda: jem.log_prob(jem.LDS(1, 1, 1), None, jem.Driven(jnp.zeros((1, 2, 1)), jnp.full((1, 2, 1), np.nan))),
+            lambda: jem.log_prob(jem.LDS(1, 1, 1), None, jem.Given(jnp.zeros((1, 2, 1)), jnp.full((1, 2, 1), np.nan))),
             "inputs cannot be missing; got nan in sequence 0, step 0, input 0",
         ),
         (

@@ -63,7 +63,7 @@ def test_number_of_observations():
     parts = jem.HMM(jem.Product(a=part, b=part), 2)
     assert count(parts, {"a": jnp.array([[[nan], [1.0]]]), "b": jnp.array([[[2.0], [nan]]])}) == [2]
     gate = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: p * u, np.ones(2))
-    assert count(gate, jem.Driven(jnp.ones((3, 1)), jnp.ones((3, 1)))) == [1, 1, 1]
+    assert count(gate, jem.Given(jnp.ones((3, 1)), jnp.ones((3, 1)))) == [1, 1, 1]
     space = jem.ChainOf(2, lambda p: p[:2], lambda p: jnp.zeros((2, 2)))
     assert count(jem.LogJoint(lambda p, x, z: x[0], space, np.zeros(2)), ragged) == [60, 5]
 
@@ -106,13 +106,13 @@ def test_draws_like_data():
     assert gaps(jem.sample(stay, key(), PARAMS._replace(initial=()), like=ragged)[1]) == gaps(ragged)
     inputs = jnp.asarray(rng.choice([-1.0, 1.0], (2, 40, 1)))
     law = jem.DrivenHMM(MODEL, lambda p, u: p + 20 * u[0] * jnp.array([[1.0, -1.0], [1.0, -1.0]]), np.zeros((2, 2)))
-    driven = jem.Sequences(jem.Driven(jnp.ones((2, 40, 1)), inputs), jnp.array([40, 3]))
+    driven = jem.Sequences(jem.Given(jnp.ones((2, 40, 1)), inputs), jnp.array([40, 3]))
     path, drawn = jem.sample(law, key(), PARAMS._replace(transition=jnp.zeros((2, 2))), like=driven)
     assert (drawn.values.inputs == inputs).all() and drawn.lengths.tolist() == [40, 3]
     assert (path[:, 1:] == jnp.where(inputs[:, 1:, 0] > 0, 0, 1)).all()  # the input decides
 
     gate = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: p * u, np.array([20.0, -20.0]))
-    rows = jem.Driven(jnp.ones((40, 1)), inputs[0])
+    rows = jem.Given(jnp.ones((40, 1)), inputs[0])
     (labels, _), drawn = jem.sample(gate, key(), jem.GatedParams(gate.gate.start, PARAMS.emission), like=rows)
     assert (labels == jnp.where(inputs[0, :, 0] > 0, 0, 1)).all() and (drawn.inputs == rows.inputs).all()
     for node, params in ((gate, jem.GatedParams(gate.gate.start, PARAMS.emission)), (law, PARAMS)):
@@ -120,7 +120,7 @@ def test_draws_like_data():
             jem.sample(node, key(), params, 3)
 
     walk = jem.LDS(1, 1, 1, fixed={"A": [[1]], "C": [[1]], "B": [[1]]})
-    series = jem.Sequences(jem.Driven(jnp.ones((2, 5, 1)).at[0, 2].set(jnp.nan), 1e4 * jnp.ones((2, 5, 1))), jnp.array([5, 4]))
+    series = jem.Sequences(jem.Given(jnp.ones((2, 5, 1)).at[0, 2].set(jnp.nan), 1e4 * jnp.ones((2, 5, 1))), jnp.array([5, 4]))
     drawn = jem.sample(walk, key(), walk.params(), like=series)[1]
     assert gaps(drawn) == gaps(series) and float(drawn.values.outputs[1, 3, 0]) > 2e4
 
@@ -162,7 +162,7 @@ def test_bootstrap_where_no_components_are_put_in_order(kind):
     y = rng.poisson(np.where(rng.random((80, 1)) < 1 / (1 + np.exp(-2 * u)), 9.0, 2.0))
     gated = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: jnp.stack([p[0] * u[0], 0.0]), np.ones(1))
     model, x, replicates = {
-        "gate": (gated, jem.Driven(y * 1.0, u), jem.BayesianWeights()),
+        "gate": (gated, jem.Given(y * 1.0, u), jem.BayesianWeights()),
         "stationary": (jem.StationaryHMM(MODEL), X, jem.Parametric()),
     }[kind]
     solver = jem.GEM(optax.lbfgs, linesearch=None)

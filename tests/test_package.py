@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
-FOUNDATION = {"tree", "settings", "reading", "checks", "data"}
+FOUNDATION = {"tree", "settings", "reading", "checks", "data", "series"}
 MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates", "composite"}, {"families"}, {"parts", "plates"}, {"latents"}]
 MODELS = {"families", "parts", "plates", "latents"}
 ABOVE = {"asking", "fit", "inference", "selection", "streaming", "uncertainty"}

@@ -286,13 +286,13 @@ def test_states_and_experts_that_nobody_uses(x64):
     assert jem.fit(model, plain, counts).status == jem.Status.DEGENERATE
     far = HMMParams(jnp.array([0.5, 0.5]), jem.TransitionParams(jnp.full((2, 2), 0.5)), emission)
     assert model.degenerate(far, jem.e_step(model, far, counts)[0])  # a fit may bring it back
-    x = jem.Driven(counts, jnp.ones((2, 12, 1)))
+    x = jem.Given(counts, jnp.ones((2, 12, 1)))
     driven, gated = driven_model(), gated_model()
     at = far._replace(transition=driven.transition.start)
     stats = jem.e_step(driven, at, x)[0]
     np.testing.assert_allclose(stats.visits, [24, 0], atol=1e-12)
     assert driven.degenerate(at, stats) and not driven.degenerate(at, stats._replace(visits=jnp.ones(2)))
-    rows = jem.Driven(counts[0], jnp.ones((12, 1)))
+    rows = jem.Given(counts[0], jnp.ones((12, 1)))
     experts = jem.init(gated, jax.random.key(0), rows)._replace(components=emission)
     stats = jem.e_step(gated, experts, rows)[0]
     np.testing.assert_allclose(stats.counts, [12, 0], atol=1e-12)
@@ -311,7 +311,7 @@ def test_nothing_is_seen_beyond_the_ends(x64, junk):
     lengths = jnp.array([6, 2, 4], jnp.int32)
     beyond = np.arange(6)[None, :, None] >= np.asarray(lengths)[:, None, None]
     clean, dirty = (
-        jem.Sequences(jem.Driven(jnp.asarray(np.where(beyond, v, y)), jnp.asarray(np.where(beyond, v, u))), lengths)
+        jem.Sequences(jem.Given(jnp.asarray(np.where(beyond, v, y)), jnp.asarray(np.where(beyond, v, u))), lengths)
         for v in (0.0, junk)
     )
     model = driven_model()
@@ -330,9 +330,9 @@ def test_inputs_and_labels_are_checked():
     y, u = np.ones((2, 4, 1), np.float32), np.zeros((2, 4, 1), np.float32)
     u[1, 2] = np.nan
     with pytest.raises(ValueError, match="DrivenHMM: inputs cannot be missing; got nan in sequence 1, step 2"):
-        jem.init(driven_model(), jax.random.key(0), jem.Driven(jnp.asarray(y), jnp.asarray(u)))
+        jem.init(driven_model(), jax.random.key(0), jem.Given(jnp.asarray(y), jnp.asarray(u)))
     with pytest.raises(ValueError, match="GatedMixture: inputs cannot be missing; got nan in row 2, column 0"):
-        jem.init(gated_model(), jax.random.key(0), jem.Driven(jnp.asarray(y[1]), jnp.asarray(u[1])))
+        jem.init(gated_model(), jax.random.key(0), jem.Given(jnp.asarray(y[1]), jnp.asarray(u[1])))
     model, labels = jem.HMM(jem.Poisson(), 2), np.full((2, 4), -1, np.int32)
     params = jem.init(model, jax.random.key(0), y)
     labels[1, 3] = 2

@@ -116,7 +116,7 @@ def cells(rng, dtype):
 
 def driven(rng, dtype):
     """Short sequences of cells with an input."""
-    return jem.Driven(cells(rng, dtype)[..., :1], jnp.asarray(rng.standard_normal((NUM, 3, 1)), dtype))
+    return jem.Given(cells(rng, dtype)[..., :1], jnp.asarray(rng.standard_normal((NUM, 3, 1)), dtype))
 
 
 level = jem.LDS(1, 1, 1, Q=jem.Diagonal(), R=jem.Diagonal(), P0=jem.Diagonal(), fixed={"A": [[1]], "B": [[0]]})

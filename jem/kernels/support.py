@@ -49,6 +49,10 @@ class Support:
         """The value at free coordinates; `like` is a value of the same shape, which says what is held and where."""
         raise TypeError(f"{type(self).__name__} does not define constrain")
 
+    def idle(self, shape: tuple[int, ...]) -> int:
+        """How many coordinates of a value of this shape move nothing, as its cells are held."""
+        return 0
+
     def inside(self, value: Array) -> Array:
         """The value, or the nearest one at which the free coordinates and what is computed from them are finite."""
         return value
@@ -117,6 +121,9 @@ class ByGradient(Support):
 
     def constrain(self, free: Array, like: Array) -> Array:
         return self.support.constrain(free, like)
+
+    def idle(self, shape: tuple[int, ...]) -> int:
+        return self.support.idle(shape)
 
     def inside(self, value: Array) -> Array:
         return self.support.inside(value)
@@ -212,6 +219,12 @@ class Simplex(Support):
         moving = self._moving(value)
         log = jnp.where(moving, jnp.log(jnp.where(moving, value, 1)), 0)
         return log @ _contrasts(value.shape[-1], value.dtype)
+
+    def idle(self, shape: tuple[int, ...]) -> int:
+        if self.held is None:
+            return 0
+        free = np.sum(~np.broadcast_to(np.asarray(self.held), shape), -1)
+        return int(np.sum(shape[-1] - 1 - np.maximum(free - 1, 0)))
 
     def inside(self, value: Array) -> Array:
         # Next to nothing is nothing, and stays there: slopes of its logarithm overflow.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
-from jem.data import Sequences
+from jem.data import series_of, single_steps, within_lengths
 from jem.families import user
 from jem.kernels import chain
 from jem.kernels.unit_axis import over_units
@@ -113,7 +113,7 @@ class ChainOf(Space):
         return _steps(x)[0], self.values
 
     def check(self, log_joint: LogJointFn, params: Params, x: Data) -> None:
-        values, lengths = (x.values, x.lengths) if isinstance(x, Sequences) else (x, None)
+        values, lengths, _ = series_of(x)
         checks.check_sequences(values, lengths, "ChainOf")
         size = jax.tree.leaves(self.values)[0].shape[0]
         user.check_output("ChainOf", self.log_initial, (size,), params)
@@ -130,13 +130,8 @@ class ChainOf(Space):
 
 def _steps(x: Data) -> tuple[Data, Array]:
     """Sequences, units last, as single steps (..., T S), and which of them lie within their sequence (T, S)."""
-    values = x.values if isinstance(x, Sequences) else x
-    leaf = jax.tree.leaves(values)[0]
-    num_steps, num = leaf.shape[0], leaf.shape[-1]
-    within = jnp.ones((num_steps, num), bool)
-    if isinstance(x, Sequences):
-        within = jnp.arange(num_steps)[:, None] < x.lengths[None, :]
-    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], -1), values), within
+    values, lengths, _ = series_of(x)
+    return single_steps(values), within_lengths(values, lengths)
 
 
 def _mean(probs: Array, terms: Array, axes: int | tuple[int, ...]) -> Array:

@@ -9,7 +9,7 @@ from jax import Array
 
 from jem import checks
 from jem.composite import Composite, Wrapper
-from jem.data import Labelled, Sequences
+from jem.data import series_of, with_inputs, without_inputs
 from jem.families import user
 from jem.families.autodiff import Density
 from jem.kernels import driven_chain
@@ -17,7 +17,6 @@ from jem.kernels.simplex import log_dirichlet, maximize_simplex, xlogy
 from jem.kernels.stationary import stationary
 from jem.kernels.support import ByGradient, Simplex
 from jem.latents.hmm import HMM, HMMParams, HMMStats
-from jem.latents.lds_data import Driven
 from jem.latents.mixture import nobody
 from jem.node import DISCRETE, MISSING, Data, Node, Params, node, replaced, set_once, setting
 from jem.settings import a
@@ -121,7 +120,7 @@ class DrivenHMM(Composite):
     where the logits are linear in u, a network where they are one. There is no closed-form M-step for them: fit with
     `jem.GEM`; emissions that have one, and the first state, keep it.
 
-    x is `jem.Driven(outputs (S, T, ...), inputs (S, T, p))`, or `jem.Sequences` or `jem.Labelled` of one: the input of a step
+    x is `jem.Given(outputs (S, T, ...), inputs (S, T, p))`, or `jem.Sequences` or `jem.Labelled` of one: the input of a step
     drives the transition into it. Outputs are what the chain takes; an emission that looks at inputs too has them among
     its outputs, a dict for example.
 
@@ -174,7 +173,7 @@ class DrivenHMM(Composite):
         return replaced(self, transition=parts["transition"], child=replaced(self.child, emission=parts["emission"]))
 
     def see(self, name: str, x: Data, weights: Array) -> tuple[Data, Array]:
-        outputs, inputs = split(x)
+        outputs, inputs = without_inputs(x)
         if name == "emission":
             return self.child.see(name, outputs, weights)
         within = self.child._steps(outputs).within
@@ -187,7 +186,7 @@ class DrivenHMM(Composite):
         )
 
     def infer(self, params: HMMParams, x: Data) -> tuple[DrivenPosterior, Array]:
-        x, inputs = split(x)
+        x, inputs = without_inputs(x)
         steps = self.child._steps(x)
         inputs = _within(inputs, steps.within)
         emission, log_e = self.child._log_emissions(params, x, steps)
@@ -195,7 +194,7 @@ class DrivenHMM(Composite):
         return DrivenPosterior(path.smoothed, path.filtered, path.pairs, emission), path.log_normalizer
 
     def expect(self, params: HMMParams, posterior: DrivenPosterior, x: Data, weights: Array) -> DrivenStats:
-        x, inputs = split(x)
+        x, inputs = without_inputs(x)
         steps, size = self.child._steps(x), self.child.emission.size
         inputs = _within(inputs, steps.within)
         pairs = jnp.where(steps.within[1:, None, None, :], posterior.pairs * weights[None, None, None, :], 0)
@@ -221,20 +220,20 @@ class DrivenHMM(Composite):
     def init(self, key: Array, x: Data, weights: Array) -> HMMParams:
         chain_key, law_key = jax.random.split(key)
         transition = self.transition.init(law_key, *self.see("transition", x, weights))
-        return self.child.init(chain_key, split(x)[0], weights)._replace(transition=transition)
+        return self.child.init(chain_key, without_inputs(x)[0], weights)._replace(transition=transition)
 
     def sample(self, key: Array, params: HMMParams, num: int) -> tuple[Any, Data]:
         raise TypeError("DrivenHMM: inputs are given, not drawn; draw like data with inputs, sample(..., like=x)")
 
     def sample_like(self, key: Array, params: HMMParams, x: Data) -> tuple[Any, Data]:
         path_key, emission_key = jax.random.split(key)
-        outputs, inputs = split(x)
+        outputs, inputs = without_inputs(x)
         path = driven_chain.sample_path(path_key, params.initial, self._log_matrices(params, inputs))
         new = self.child.emit(emission_key, params, path, outputs)
-        return path, _with_values(new, Driven(_values(new), inputs))
+        return path, with_inputs(new, inputs)
 
     def num_observations(self, x: Data) -> Array:
-        return self.child.num_observations(split(x)[0])
+        return self.child.num_observations(without_inputs(x)[0])
 
     def own_log_prior(self, params: HMMParams) -> Array:
         return log_dirichlet(params.initial, self.child.concentration)
@@ -250,31 +249,28 @@ class DrivenHMM(Composite):
         return Node.recentre(self, stats, old, new)
 
     def features(self, x: Data) -> Array:
-        return self.child.features(split(x)[0])
+        return self.child.features(without_inputs(x)[0])
 
     def validate(self, x: Data) -> None:
-        inside = x.values if isinstance(x, Labelled) else x
-        lengths = inside.lengths if isinstance(inside, Sequences) else None
-        values = inside.values if isinstance(inside, Sequences) else inside
-        if not isinstance(values, Driven):
-            raise ValueError(f"DrivenHMM: x must be jem.Driven(outputs, inputs (S, T, p)); got {type(values).__name__}")
+        outputs, inputs = without_inputs(x)
+        values, lengths, _ = series_of(x)
+        if inputs is None:
+            raise ValueError(f"DrivenHMM: x must be jem.Given(outputs, inputs (S, T, p)); got {type(values).__name__}")
         checks.check_sequences(values, lengths, "DrivenHMM")
-        inputs = values.inputs
         ends = jnp.full(inputs.shape[0], inputs.shape[1]) if lengths is None else lengths
         checks.check_inputs(inputs, ends, "DrivenHMM")
         within = jnp.arange(inputs.shape[1])[:, None] < ends[None]
         inputs = jnp.moveaxis(_within(jnp.moveaxis(inputs, 0, -1), within), -1, 0)
         self.transition.validate(jnp.reshape(inputs, (-1, *inputs.shape[2:])))
-        self.child.validate(_with_values(x, values.outputs))
+        self.child.validate(outputs)
 
     def must_be_finite(self, x: Data) -> Data:
-        if isinstance(x, (Labelled, Sequences)):
-            return x._replace(values=self.must_be_finite(x.values))
-        return x._replace(outputs=self.child.must_be_finite(x.outputs))
+        outputs, inputs = without_inputs(x)
+        return with_inputs(self.child.must_be_finite(outputs), inputs)
 
     def viterbi(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
         """The most probable states (T, S), -1 beyond a sequence's end, and their joint log-probability (S,)."""
-        x, inputs = split(x)
+        x, inputs = without_inputs(x)
         steps = self.child._steps(x)
         log_e = self.child._log_emissions(params, x, steps)[1]
         log_a = self._log_matrices(params, _within(inputs, steps.within))
@@ -302,25 +298,6 @@ class LogSoftmax:
 
     def __hash__(self) -> int:
         return hash((LogSoftmax, self.logits))
-
-
-def split(x: Data) -> tuple[Data, Array]:
-    """What the chain sees, and the inputs (T, p, S)."""
-    values = _values(x)
-    return _with_values(x, values.outputs), values.inputs
-
-
-def _values(x: Data) -> Any:
-    """The observations inside of labels and lengths."""
-    inside = x.values if isinstance(x, Labelled) else x
-    return inside.values if isinstance(inside, Sequences) else inside
-
-
-def _with_values(x: Data, values: Data) -> Data:
-    """The data with other observations in the place of its own."""
-    if isinstance(x, Labelled):
-        return x._replace(values=_with_values(x.values, values))
-    return x._replace(values=values) if isinstance(x, Sequences) else values
 
 
 def _within(inputs: Array, within: Array) -> Array:

@@ -9,10 +9,10 @@ from jax import Array
 
 from jem import checks
 from jem.composite import Composite
+from jem.data import Given, without_inputs
 from jem.families.autodiff import Density
 from jem.kernels.simplex import normalize_log
 from jem.latents.driven import LogSoftmax
-from jem.latents.lds_data import Driven
 from jem.latents.mixture import AssignedMixture, Mixture, MixturePosterior, nobody, pick
 from jem.node import DISCRETE, MISSING, Data, Node, Params, assign, node, replaced, set_once
 from jem.settings import check_kind
@@ -41,7 +41,7 @@ class GatedMixture(Composite):
     closed form keep it. A linear gate is softmax regression; with networks for the gate and for the components it is a neural
     mixture of experts.
 
-    x is `jem.Driven(outputs, inputs)` with N rows each: the gate sees the inputs, the components the outputs. Components that
+    x is `jem.Given(outputs, inputs)` with N rows each: the gate sees the inputs, the components the outputs. Components that
     look at inputs too have them among the outputs, a dict for example.
 
     Params: `GatedParams(gate, components)`.
@@ -97,15 +97,15 @@ class GatedMixture(Composite):
     def with_parts(self, parts: dict[str, Node]) -> "GatedMixture":
         return replaced(self, gate=parts["gate"], child=replaced(self.child, components=parts["components"]))
 
-    def share(self, name: str, x: Driven) -> Data:
+    def share(self, name: str, x: Given) -> Data:
         return x.inputs if name == "gate" else x.outputs
 
-    def infer(self, params: GatedParams, x: Driven) -> tuple[MixturePosterior, Array]:
+    def infer(self, params: GatedParams, x: Given) -> tuple[MixturePosterior, Array]:
         posterior, logits = self.log_joint(params, x)
         responsibilities, evidence = normalize_log(logits)
         return MixturePosterior(responsibilities, posterior), evidence
 
-    def log_joint(self, params: GatedParams, x: Driven) -> tuple[Any, Array]:
+    def log_joint(self, params: GatedParams, x: Given) -> tuple[Any, Array]:
         """The components' posteriors and `log p(z = k | u) p_k(x)` (K, N)."""
         posterior, log_prob = self.child.components.infer(params.components, x.outputs)
         return posterior, log_prob + self.gate.infer(params.gate, x.inputs)[1]
@@ -114,7 +114,7 @@ class GatedMixture(Composite):
         parts = {"gate": self.gate, "components": assign(self.child.components, rule.part(1))}
         return AssignedMixture(self.with_parts(parts), rule.part(0))
 
-    def expect(self, params: GatedParams, posterior: MixturePosterior, x: Driven, weights: Array) -> GatedStats:
+    def expect(self, params: GatedParams, posterior: MixturePosterior, x: Given, weights: Array) -> GatedStats:
         r = posterior.responsibilities * weights[None, :]
         components = self.child.components.expect(params.components, posterior.components, x.outputs, r)
         return GatedStats(jnp.sum(r, 1), self.gate.expect(params.gate, (), x.inputs, r), components)
@@ -126,7 +126,7 @@ class GatedMixture(Composite):
         components = self.child.components.expected_log_prob(params.components, stats.components, old.components)
         return self.gate.expected_log_prob(params.gate, stats.gate, old.gate) + components
 
-    def init(self, key: Array, x: Driven, weights: Array) -> GatedParams:
+    def init(self, key: Array, x: Given, weights: Array) -> GatedParams:
         gate_key, child_key = jax.random.split(key)
         components = self.child.init(child_key, x.outputs, weights).components
         return GatedParams(self.gate.init(gate_key, x.inputs, weights), components)
@@ -134,28 +134,28 @@ class GatedMixture(Composite):
     def sample(self, key: Array, params: GatedParams, num: int) -> tuple[Any, Data]:
         raise TypeError("GatedMixture: inputs are given, not drawn; draw like data with inputs, sample(..., like=x)")
 
-    def sample_like(self, key: Array, params: GatedParams, x: Driven) -> tuple[Any, Data]:
+    def sample_like(self, key: Array, params: GatedParams, x: Given) -> tuple[Any, Data]:
         label_key, component_key = jax.random.split(key)
         labels = jax.random.categorical(label_key, self.gate.infer(params.gate, x.inputs)[1], axis=0)
         latents, drawn = self.child.components.sample_like(component_key, params.components, x.outputs)
-        return (labels, latents), Driven(pick(drawn, labels), x.inputs)
+        return (labels, latents), Given(pick(drawn, labels), x.inputs)
 
-    def num_observations(self, x: Driven) -> Array:
+    def num_observations(self, x: Given) -> Array:
         return self.child.num_observations(x.outputs)
 
     def own_degenerate(self, params: GatedParams, stats: GatedStats) -> Array:
         return nobody(stats.counts)
 
-    def features(self, x: Driven) -> Array:
+    def features(self, x: Given) -> Array:
         return self.child.features(x.outputs)
 
-    def validate(self, x: Driven) -> None:
-        if not isinstance(x, Driven):
-            raise ValueError(f"GatedMixture: x must be jem.Driven(outputs, inputs) with N rows; got {type(x).__name__}")
+    def validate(self, x: Given) -> None:
+        if without_inputs(x)[1] is None:
+            raise ValueError(f"GatedMixture: x must be jem.Given(outputs, inputs) with N rows; got {type(x).__name__}")
         checks.check_inputs(x.inputs, None, "GatedMixture")
         super().validate(x)
 
-    def must_be_finite(self, x: Driven) -> Data:
+    def must_be_finite(self, x: Given) -> Data:
         return x._replace(outputs=self.child.must_be_finite(x.outputs))
 
     def recentre(self, stats: GatedStats, old: GatedParams, new: GatedParams) -> GatedStats:

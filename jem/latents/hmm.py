@@ -8,7 +8,7 @@ from jax import Array
 
 from jem import checks
 from jem.composite import Composite, Wrapper
-from jem.data import Labelled, Sequences, fill, observed
+from jem.data import fill, observed, series_of, single_steps, with_values, within_lengths
 from jem.kernels import chain
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, xlogy
 from jem.kernels.support import Simplex
@@ -218,17 +218,11 @@ class HMM(Composite):
 
     def emit(self, key: Array, params: HMMParams, path: Array, x: Data) -> Data:
         """Sequences like x that the states (T, S) emit, with its gaps; states that are known there are the path's."""
-        inside = x.values if isinstance(x, Labelled) else x
-        values = inside.values if isinstance(inside, Sequences) else inside
-        flat = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], path.size), values)
+        values, _, labels = series_of(x)
+        flat = single_steps(values)
         drawn = pick(self.emission.sample_like(key, params.emission, flat)[1], path.reshape(-1))
         new = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], *path.shape), -2, 0), drawn)
-        new = inside._replace(values=new) if isinstance(inside, Sequences) else new
-        if not isinstance(x, Labelled):
-            return new
-        if x.labels.dtype == jnp.bool_:
-            raise TypeError("HMM: states restricted to sets cannot be drawn; give labels that are known or -1")
-        return Labelled(new, relabelled(x.labels, path))
+        return with_values(x, new, None if labels is None else _known(labels, path))
 
     def num_observations(self, x: Data) -> Array:
         steps = self._steps(x)
@@ -256,16 +250,13 @@ class HMM(Composite):
         return jnp.concatenate([mean, jnp.sqrt(spread)])
 
     def validate(self, x: Data) -> None:
-        labelled, x = x, x.values if isinstance(x, Labelled) else x
-        values, lengths = (x.values, x.lengths) if isinstance(x, Sequences) else (x, None)
+        values, lengths, _ = series_of(x)
         checks.check_sequences(values, lengths, "HMM")
-        checks.check_state_labels(labelled, self.emission.size)
+        checks.check_state_labels(x, self.emission.size)
         checks.check_steps(self.emission, values, lengths)
 
     def must_be_finite(self, x: Data) -> Data:
-        if isinstance(x, (Labelled, Sequences)):
-            return x._replace(values=self.must_be_finite(x.values))
-        return self.emission.must_be_finite(x)
+        return with_values(x, self.emission.must_be_finite(series_of(x).values))
 
     def viterbi(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
         """The most probable states (T, S), -1 beyond a sequence's end, and their joint log-probability (S,)."""
@@ -290,31 +281,23 @@ class HMM(Composite):
 
     def _steps(self, x: Data) -> _Steps:
         """Sequences, units last, as single steps; those beyond an end or missing hold an observed value instead."""
-        x = x.values if isinstance(x, Labelled) else x
-        values = x.values if isinstance(x, Sequences) else x
-        leaf = jax.tree.leaves(values)[0]
-        num_steps, num = leaf.shape[0], leaf.shape[-1]
-        within = jnp.ones((num_steps, num), bool)
-        if isinstance(x, Sequences):
-            within = jnp.arange(num_steps)[:, None] < x.lengths[None, :]
-        flat = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], num_steps * num), values)
+        values, lengths, _ = series_of(x)
+        within, flat = within_lengths(values, lengths), single_steps(values)
         inside = jnp.reshape(within, -1)
         if MISSING in self.emission.traits:
             return _Steps(fill(flat, inside), within, within)
         seen = inside & observed(flat)
-        return _Steps(fill(flat, seen), within, seen.reshape(num_steps, num))
+        return _Steps(fill(flat, seen), within, seen.reshape(within.shape))
 
     def _log_emissions(self, params: HMMParams, x: Data, steps: _Steps) -> tuple[Posterior, Array]:
         """The emissions' posteriors and log-likelihoods (T, K, S): 0 where nothing was seen, -inf for states ruled out."""
         posterior, log_prob = self.emission.infer(params.emission, steps.flat)
         log_e = jnp.moveaxis(log_prob.reshape(-1, *steps.seen.shape), 0, 1)
         log_e = jnp.where(steps.seen[:, None, :], log_e, 0)
-        if isinstance(x, Labelled):
-            labels = x.labels
-            if labels.dtype == jnp.bool_:
-                ok = labels  # (T, K, S)
-            else:
-                ok = (labels[:, None, :] == jnp.arange(log_e.shape[1])[None, :, None]) | (labels[:, None, :] < 0)
+        labels = series_of(x).labels
+        if labels is not None:
+            states = jnp.arange(log_e.shape[1])[None, :, None]
+            ok = labels if labels.dtype == jnp.bool_ else (labels[:, None, :] == states) | (labels[:, None, :] < 0)  # (T, K, S)
             log_e = jnp.where(ok | ~steps.within[:, None, :], log_e, -jnp.inf)
         return posterior, log_e
 
@@ -339,3 +322,10 @@ class AssignedHMM(Wrapper):
     def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
         matrix = self.rule.matrix(self.child.transition.matrix(params.transition))
         return self.child.gather(params, posterior, x, weights, matrix)
+
+
+def _known(labels: Array, path: Array) -> Array:
+    """Labels like those given, of a path that was drawn."""
+    if labels.dtype == jnp.bool_:
+        raise TypeError("HMM: states restricted to sets cannot be drawn; give labels that are known or -1")
+    return relabelled(labels, path)

@@ -9,16 +9,17 @@ import numpy as np
 from jax import Array
 
 from jem import checks, coordinates, tree
-from jem.data import Sequences, as_arrays, float_dtype, to_rows, to_units, with_gaps
+from jem.data import float_dtype, series_of, to_rows, to_units, with_gaps, with_inputs, with_values, without_inputs
 from jem.families.gaussian import FeatureScale
 from jem.kernels import emission, kalman, regression, riccati
 from jem.kernels.gaussian import LOG_2PI, Full
 from jem.kernels.regression import Noise
 from jem.latents import lds_offsets, lds_params, lds_start, lds_trajectory
-from jem.latents.lds_data import Driven, Steps, check_values, describe, output_scale, pattern_of, steps_of
+from jem.latents.lds_data import Steps, check_values, describe, output_scale, pattern_of, steps_of
 from jem.latents.lds_params import LDSParams
 from jem.latents.lds_trajectory import Filtered, Forecast, Smoothed
 from jem.node import HELD, MISSING, Data, Node, flag, node, set_once, static
+from jem.reading import as_arrays
 from jem.settings import an_instance, whole
 
 
@@ -60,7 +61,7 @@ class LDS(Node):
     with lag-one covariances, in square-root form: singular Q and diffuse P0 are fine, in float32 too. A unit is a
     sequence: weights are per sequence.
 
-    x is an array (S, T, M), `jem.Sequences(values, lengths)`, or with inputs a `Driven(outputs, inputs)` in the place of the
+    x is an array (S, T, M), `jem.Sequences(values, lengths)`, or with inputs a `jem.Given(outputs, inputs)` in the place of the
     array. A NaN is a missing cell: what is left of its row counts, exactly. With diagonal R the M-step leaves missing cells
     out; with full R it takes their moments given the rest of the row, as missing data of the EM algorithm.
 
@@ -243,11 +244,8 @@ class LDS(Node):
 
     def sample_like(self, key: Array, params: LDSParams, x: Data) -> tuple[Array, Data]:
         states, y = self._draw(key, params, steps_of(x, params.A.dtype).u)
-        values = x.values if isinstance(x, Sequences) else x
-        outputs = values.outputs if isinstance(values, Driven) else values
-        new = with_gaps(y, outputs)
-        new = Driven(new, values.inputs) if isinstance(values, Driven) else new
-        return states, x._replace(values=new) if isinstance(x, Sequences) else new
+        outputs, inputs = without_inputs(x)
+        return states, with_inputs(with_values(outputs, with_gaps(y, series_of(outputs).values)), inputs)
 
     def num_observations(self, x: Data) -> Array:
         seen = steps_of(x, float_dtype(x)).seen
@@ -280,8 +278,7 @@ class LDS(Node):
         return describe(steps.y, steps.seen, self.scale)
 
     def validate(self, x: Data) -> None:
-        values, lengths = (x.values, x.lengths) if isinstance(x, Sequences) else (x, None)
-        check_values(self, values, lengths)
+        check_values(self, x)
 
     def smooth(self, params: LDSParams, x: Data) -> Smoothed:
         """States given all observations: means (S, T, n), covariances and lag-one covariances; NaN beyond a sequence's end.

@@ -6,27 +6,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
-from jem.data import Sequences
+from jem.data import series_of, within_lengths, without_inputs
 from jem.families.gaussian import FeatureScale
 from jem.kernels.kalman import Pattern
 from jem.kernels.linalg import safe_sqrt
-
-
-class Driven(NamedTuple):
-    """Observations and the known inputs that drive the states or add to the observations, step by step.
-
-    Attributes:
-        outputs: (S, T, M), NaN where missing.
-        inputs: (S, T, p).
-
-    Example:
-        >>> import jem, jax.numpy as jnp
-        >>> jem.Driven(jnp.zeros((2, 5, 1)), jnp.ones((2, 5, 3))).inputs.shape
-        (2, 5, 3)
-    """
-
-    outputs: Array
-    inputs: Array
 
 
 class Steps(NamedTuple):
@@ -47,11 +30,8 @@ class Steps(NamedTuple):
 
 def steps_of(x: Any, dtype: Any) -> Steps:
     """Sequences, units last, in parts."""
-    values, lengths = (x.values, x.lengths) if isinstance(x, Sequences) else (x, None)
-    y, u = values if isinstance(values, Driven) else (values, None)
-    within = jnp.ones((y.shape[0], y.shape[-1]), bool)
-    if lengths is not None:
-        within = jnp.arange(y.shape[0])[:, None] < lengths[None, :]
+    y, u = without_inputs(series_of(x).values)
+    within = within_lengths(y, series_of(x).lengths)
     seen = within[:, None] & ~jnp.isnan(y)
     u = jnp.zeros((y.shape[0], 0, y.shape[-1]), dtype) if u is None else jnp.where(within[:, None], u, 0).astype(dtype)
     return Steps(jnp.where(seen, y, 0).astype(dtype), u, seen, within)
@@ -94,9 +74,10 @@ def describe(y: Array, seen: Array, scale: FeatureScale | None) -> Array:
     return jnp.concatenate([mean, jnp.sqrt(average((y - mean[None]) ** 2, seen)), jnp.sqrt(moves)])
 
 
-def check_values(model: Any, values: Any, lengths: Array | None) -> None:
+def check_values(model: Any, x: Any) -> None:
     """Data, sequences first: outputs (S, T, M), and inputs (S, T, p) that are all there."""
-    y, u = values if isinstance(values, Driven) else (values, None)
+    values, lengths, _ = series_of(x)
+    y, u = without_inputs(values)
     if not hasattr(y, "ndim"):
         raise ValueError(f"LDS: x must be an array (S, T, {model.num_outputs}); got {type(y).__name__}")
     checks.check_sequences(values, lengths, "LDS", rows=True)
@@ -104,7 +85,7 @@ def check_values(model: Any, values: Any, lengths: Array | None) -> None:
         hint = "; for one output pass x[..., None]" if y.ndim == 2 and model.num_outputs == 1 else ""
         raise ValueError(f"LDS: outputs must have shape (S, T, {model.num_outputs}); got {y.shape}{hint}")
     if (u is None) != (model.num_inputs == 0):
-        form = f"Driven(outputs, inputs (S, T, {model.num_inputs}))" if model.num_inputs else "outputs without inputs"
+        form = f"jem.Given(outputs, inputs (S, T, {model.num_inputs}))" if model.num_inputs else "outputs without inputs"
         raise ValueError(f"LDS: the model has {model.num_inputs} inputs; pass {form}")
     if u is None:
         return

@@ -8,7 +8,7 @@ from jax import Array
 
 from jem import checks
 from jem.composite import Composite, Wrapper
-from jem.data import Labelled, allowed, num_units
+from jem.data import allowed, num_units, with_labels, without_labels
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, normalize_log, safe_log, xlogy
 from jem.kernels.support import Simplex
@@ -121,7 +121,7 @@ class Mixture(Composite):
         return {"components": self.components}
 
     def share(self, name: str, x: Data) -> Data:
-        return split(x)[0]
+        return without_labels(x)[0]
 
     def infer(self, params: MixtureParams, x: Data) -> tuple[MixturePosterior, Array]:
         posterior, logits = self.log_joint(params, x)
@@ -130,7 +130,7 @@ class Mixture(Composite):
 
     def log_joint(self, params: MixtureParams, x: Data) -> tuple[Posterior, Array]:
         """The components' posteriors and `log weights_k p_k(x)` (K, N)."""
-        values, labels = split(x)
+        values, labels = without_labels(x)
         posterior, log_prob = self.components.infer(params.components, values)
         logits = log_prob + safe_log(params.weights)[:, None]
         if labels is not None:
@@ -142,7 +142,7 @@ class Mixture(Composite):
 
     def expect(self, params: MixtureParams, posterior: MixturePosterior, x: Data, weights: Array) -> MixtureStats:
         r = posterior.responsibilities * weights[None, :]
-        stats = self.components.expect(params.components, posterior.components, split(x)[0], r)
+        stats = self.components.expect(params.components, posterior.components, without_labels(x)[0], r)
         return MixtureStats(jnp.sum(r, 1), stats)
 
     def maximize(self, params: MixtureParams, stats: MixtureStats) -> MixtureParams:
@@ -154,7 +154,7 @@ class Mixture(Composite):
         return jnp.sum(xlogy(stats.counts, params.weights)) + components
 
     def init(self, key: Array, x: Data, weights: Array) -> MixtureParams:
-        values, labels = split(x)
+        values, labels = without_labels(x)
         seed_key, child_key = jax.random.split(key)
         size = self.components.size
         r = self.seeding.responsibilities(seed_key, self.components, values, weights, size)
@@ -177,14 +177,14 @@ class Mixture(Composite):
     def sample_like(self, key: Array, params: MixtureParams, x: Data) -> tuple[Any, Data]:
         # A label that is known is drawn too; a set of components restricts what is drawn.
         label_key, component_key = jax.random.split(key)
-        values, given = split(x)
+        values, given = without_labels(x)
         logits = jnp.broadcast_to(jnp.log(params.weights)[:, None], (params.weights.shape[0], num_units(values)))
         if given is not None and given.dtype == jnp.bool_:
             logits = jnp.where(given, logits, -jnp.inf)
         labels = jax.random.categorical(label_key, logits, axis=0)
         latents, drawn = self.components.sample_like(component_key, params.components, values)
         new = pick(drawn, labels)
-        return (labels, latents), new if given is None else Labelled(new, relabelled(given, labels))
+        return (labels, latents), with_labels(new, None if given is None else relabelled(given, labels))
 
     def own_log_prior(self, params: MixtureParams) -> Array:
         return log_dirichlet(params.weights, self.concentration)
@@ -197,14 +197,14 @@ class Mixture(Composite):
         return params._replace(weights=Simplex())
 
     def validate(self, x: Data) -> None:
-        values, labels = split(x)
+        values, labels = without_labels(x)
         if labels is not None:
             checks.check_labels(labels, self.components.size, jax.tree.leaves(values)[0].shape[:1])
         super().validate(x)
 
     def must_be_finite(self, x: Data) -> Data:
-        values = self.components.must_be_finite(split(x)[0])
-        return x._replace(values=values) if isinstance(x, Labelled) else values
+        values, labels = without_labels(x)
+        return with_labels(self.components.must_be_finite(values), labels)
 
 
 @node
@@ -234,8 +234,3 @@ def relabelled(given: Array, drawn: Array) -> Array:
 def nobody(counts: Array) -> Array:
     """EMPTY where nothing belongs to some component or state, from expected counts (K,)."""
     return flag(EMPTY, jnp.any(counts <= jnp.finfo(counts.dtype).eps))
-
-
-def split(x: Data) -> tuple[Data, Array | None]:
-    """The observations, and the labels where there are any."""
-    return (x.values, x.labels) if isinstance(x, Labelled) else (x, None)

@@ -10,10 +10,10 @@ from jax import Array
 
 from jem.asking import asked as asked_about
 from jem.coordinates import ravel
+from jem.data import without_labels
 from jem.engine.score import Target, columns, complete_information, level, observed_information, params_at
 from jem.engine.stream import fold
 from jem.kernels.spectral import eigh
-from jem.latents.mixture import split
 from jem.node import Data, Node, Params, has_local_q, node
 from jem.parts import Frozen
 from jem.uncertainty.polish import Parts, ask, check_status, status_of
@@ -125,7 +125,7 @@ class Louis(Method):
         log_joint = _log_joint(t.model)
 
         def joint(z: Array, x: Any) -> Array:
-            if split(x)[1] is not None:
+            if without_labels(x)[1] is not None:
                 raise TypeError("Louis: rows with known labels are not summed over; use jem.Oakes()")
             return log_joint(params_at(t, z), x)[1]
 

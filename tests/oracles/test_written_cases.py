@@ -282,7 +282,7 @@ def test_gated_patents(cases):
     gate, beta = jnp.array(case["init"]["gated_gate"]), [[-2.6, 1.59], [0.5, 0.88], [1.96, 0.67]]
     model = jem.GatedMixture(experts, logits, gate)
     start = jem.GatedParams(gate, jnp.array(beta))
-    got = fit(case, "gated_loglik", model, jem.Driven(x, share), start)
+    got = fit(case, "gated_loglik", model, jem.Given(x, share), start)
     check(case, "gated_beta", got.params.components)
     check(case, "gated_gate", got.params.gate)
 

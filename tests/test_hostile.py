@@ -29,8 +29,8 @@ from hostile import (
 )
 
 import jem
-from jem.data import as_arrays
 from jem.kernels import support
+from jem.reading import as_arrays
 
 
 @pytest.mark.parametrize("what", DATA)

@@ -64,6 +64,13 @@ class Given(NamedTuple):
     inputs: Any
 
 
+class Holed(NamedTuple):
+    """Cells (D, N), and which of them are seen; the others hold something harmless."""
+
+    values: Array
+    seen: Array
+
+
 class Series(NamedTuple):
     """Data taken apart: the values, the lengths and the labels, None where there are none."""
 
@@ -109,6 +116,18 @@ def without_labels(x: Any) -> tuple[Any, Array | None]:
 def with_labels(x: Any, labels: Array | None) -> Any:
     """Undoes `without_labels`."""
     return x if labels is None else Labelled(x, labels)
+
+
+def with_holes(x: Array) -> Holed:
+    """Cells (D, N), NaN where missing, as those that are seen."""
+    seen = ~jnp.isnan(x)
+    first = jnp.take_along_axis(x, jnp.argmax(seen, -1)[:, None], -1)
+    return Holed(jnp.where(seen, x, jnp.where(jnp.isnan(first), 0, first)), seen)
+
+
+def without_holes(x: Any) -> tuple[Any, Array | None]:
+    """The cells, and which of them are seen; None for all."""
+    return (x.values, x.seen) if isinstance(x, Holed) else (x, None)
 
 
 def within_lengths(values: Any, lengths: Array | None) -> Array:

@@ -9,9 +9,10 @@ from jax import Array
 
 from jem import checks, tree
 from jem.composite import WHOLE, Composite, Wrapper, split_key
-from jem.data import fill, observed, with_gaps
+from jem.data import fill, num_units, observed, with_gaps, with_holes, without_holes
 from jem.kernels.support import Held
 from jem.node import (
+    CELLS,
     MISSING,
     Data,
     Node,
@@ -227,22 +228,24 @@ def not_given(model: Node) -> list[tuple[str, str]]:
 
 @node
 class Missing(Wrapper):
-    """A node that may be missing: a unit with a NaN contributes nothing, `log p = 0` and weight 0.
+    """A node of which units, or cells, may be missing: NaN. What is missing contributes nothing, `log p = 0` and weight 0.
 
-    A unit is dropped whole: around a Gaussian of several columns that loses the cells that are there, and is biased where cells
-    are missing because of what is in others. Around each part of a `Product` it handles single missing cells, exactly, as the
-    parts are independent.
+    Around a family of independent cells (`jem.Poisson`, `jem.Bernoulli`, any on `Factorising`) single cells are left out,
+    exactly. Around another node a unit with a NaN is dropped whole: around a Gaussian of several columns that loses the cells
+    that are there, and is biased where cells are missing because of what is in others. Around each part of a `Product` it
+    handles single missing cells there too, exactly, as the parts are independent.
 
     Args:
         child: the node.
 
     Example:
-        >>> import jem
-        >>> part = jem.Missing(jem.Gaussian())
-        >>> "missing" in jem.Product(height=part, weight=part).traits
-        True
+        >>> import jem, jax.numpy as jnp
+        >>> even = jem.BernoulliParams(jnp.array([0.5, 0.5]))
+        >>> jem.log_prob(jem.Missing(jem.Bernoulli()), even, [[1.0, jnp.nan], [jnp.nan, jnp.nan]]).round(2).tolist()
+        [-0.69, 0.0]
 
-    Source: Little and Rubin (2019), Statistical Analysis with Missing Data, section 3.2, available-case analysis.
+    Source: Little and Rubin (2019), Statistical Analysis with Missing Data, section 3.2 for units, available-case analysis,
+    and section 6.2 for cells.
     """
 
     child: Node = setting(must=check_node)
@@ -252,13 +255,15 @@ class Missing(Wrapper):
         return frozenset({MISSING})
 
     def see(self, name: Any, x: Data, weights: Array) -> tuple[Data, Array]:
+        if CELLS in self.child.traits:
+            return with_holes(x), weights
         ok = observed(x)
         return fill(x, ok), jnp.where(ok, weights, 0)
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        ok = observed(x)
-        posterior, log_prob = self.child.infer(params, fill(x, ok))
-        return posterior, jnp.where(ok, log_prob, 0)
+        seen, ok = self.see(WHOLE, x, jnp.ones(num_units(x)))
+        posterior, log_prob = self.child.infer(params, seen)
+        return posterior, jnp.where(ok > 0, log_prob, 0)
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect(params, posterior, *self.see(WHOLE, x, weights))
@@ -271,8 +276,8 @@ class Missing(Wrapper):
         return latents, with_gaps(new, x)
 
     def num_observations(self, x: Data) -> Array:
-        ok = observed(x)
+        ok = ~jnp.all(jnp.isnan(x), 0) if CELLS in self.child.traits else observed(x)
         return jnp.where(ok, self.child.num_observations(fill(x, ok)), 0)
 
     def features(self, x: Data) -> Array:
-        return self.child.features(fill(x, observed(x)))
+        return self.child.features(without_holes(self.see(WHOLE, x, jnp.ones(num_units(x)))[0])[0])

@@ -62,6 +62,13 @@ def bits(rng, dtype):
     return jnp.asarray(rng.random((NUM, 4)) < p, dtype)
 
 
+def holed_bits(rng, dtype):
+    """Binary features, some cells of which are missing."""
+    values = np.array(bits(rng, dtype))
+    values[rng.random((NUM, 4)) < 0.2] = np.nan
+    return jnp.asarray(values)
+
+
 def symbols(rng, dtype):
     """Categories 0, 1, 2, whatever the dtype: integers."""
     return jnp.asarray(rng.choice(3, NUM, p=[0.5, 0.3, 0.2]), jnp.int32)
@@ -174,6 +181,7 @@ ZOO = [
     Row("mixture_poisson_prior", jem.Mixture(jem.Poisson(shape=2.0, inverse_scale=0.5), 2), counts),
     Row("mixture_bernoulli", jem.Mixture(jem.Bernoulli(), 2), bits),
     Row("mixture_bernoulli_prior", jem.Mixture(jem.Bernoulli(concentration=1.5), 2), bits),
+    Row("mixture_missing_bits", jem.Mixture(jem.Missing(jem.Bernoulli(concentration=1.5)), 2), holed_bits),
     Row("mixture_categorical", jem.Mixture(jem.Categorical(3), 2), symbols),
     Row("mixture_of_mixtures", jem.Mixture(jem.Mixture(full, 2), 2), reals),
     Row("mixed_product", jem.Mixture(product, 2), mixed),

@@ -8,9 +8,10 @@ from jax import Array
 
 from jem import checks
 from jem.data import float_dtype
-from jem.kernels.simplex import safe_log, xlogy
+from jem.families.factorising import Factorising
+from jem.kernels.simplex import safe_log
 from jem.kernels.support import Interval
-from jem.node import Node, node, setting
+from jem.node import node, setting
 from jem.settings import number
 
 
@@ -20,15 +21,8 @@ class BernoulliParams(NamedTuple):
     probs: Array
 
 
-class BernoulliStats(NamedTuple):
-    """Expected numbers of ones and of zeros, (D,) each."""
-
-    ones: Array
-    zeros: Array
-
-
 @node
-class Bernoulli(Node):
+class Bernoulli(Factorising):
     """D independent binary features, `p(x) = prod_d probs_d^x_d (1 - probs_d)^(1 - x_d)`; x has rows (N, D) of 0 and 1.
 
     With `jem.Mixture` this is the latent class model.
@@ -48,41 +42,32 @@ class Bernoulli(Node):
 
     concentration: Any = setting(default=1.0, must=number(above=0.0))
 
-    def infer(self, params: BernoulliParams, x: Array) -> tuple[tuple[()], Array]:
-        p, x = params.probs, x.astype(params.probs.dtype)
-        # A probability of exactly 0 or 1 must rule out the other outcome and say nothing about its own.
-        ones = safe_log(p)
-        zeros = jnp.where(p == 1, -jnp.inf, jnp.log1p(-jnp.where(p == 1, 0, p)))
-        possible = (x == 0) | (x == 1)
-        return (), jnp.sum(jnp.where(possible, jnp.where(x > 0, ones[:, None], zeros[:, None]), -jnp.inf), 0)
+    def natural(self, params: BernoulliParams) -> tuple[Array, Array]:
+        # Of ones and zeros both, not their difference: nothing cancels near 0 or 1.
+        return safe_log(params.probs), safe_log1m(params.probs)
 
-    def expect(self, params: BernoulliParams, posterior: tuple[()], x: Array, weights: Array) -> BernoulliStats:
-        ones = x.astype(weights.dtype) @ weights
-        return BernoulliStats(ones, (1 - x.astype(weights.dtype)) @ weights)
+    def statistics(self, x: Array) -> tuple[Array, Array]:
+        return x, 1 - x
 
-    def maximize(self, params: BernoulliParams, stats: BernoulliStats) -> BernoulliParams:
-        more = jnp.asarray(self.concentration, stats.ones.dtype) - 1
-        ones, zeros = jnp.maximum(stats.ones + more, 0), jnp.maximum(stats.zeros + more, 0)
+    def carrier(self, x: Array) -> Array:
+        return jnp.where((x == 0) | (x == 1), 0.0, -jnp.inf).astype(x.dtype)
+
+    def from_means(self, means: tuple[Array, Array], old: Any) -> BernoulliParams:
+        ones, zeros = (jnp.maximum(m, 0) for m in means)
         total = ones + zeros
-        return BernoulliParams(jnp.where(total > 0, ones / jnp.where(total > 0, total, 1), params.probs))
+        return BernoulliParams(jnp.where(total > 0, ones / jnp.where(total > 0, total, 1), jax.tree.leaves(old)[0]))
 
-    def expected_log_prob(self, params: BernoulliParams, stats: BernoulliStats, old: BernoulliParams) -> Array:
-        return jnp.sum(xlogy(stats.ones, params.probs) + xlogy(stats.zeros, 1 - params.probs))
+    def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array, Array]]:
+        more = jnp.asarray(self.concentration, dtype) - 1
+        return 2 * more, (more, more)
 
-    def init(self, key: Array, x: Array, weights: Array) -> BernoulliParams:
-        ones, zeros = self.expect(BernoulliParams(weights), (), x, weights)
+    def init(self, key: Array, x: Any, weights: Array) -> BernoulliParams:
+        ones, zeros = self.expect(weights, (), x, weights).sums
         return BernoulliParams((ones + 1) / (ones + zeros + 2))
 
     def sample(self, key: Array, params: BernoulliParams, num: int) -> tuple[tuple[()], Array]:
         shape = (params.probs.shape[0], num)
         return (), jax.random.bernoulli(key, params.probs[:, None], shape).astype(jnp.int32)
-
-    def log_prior(self, params: BernoulliParams) -> Array:
-        more = jnp.asarray(self.concentration, params.probs.dtype) - 1
-        return jnp.sum(xlogy(more, params.probs) + xlogy(more, 1 - params.probs))
-
-    def recentre(self, stats: BernoulliStats, old: BernoulliParams, new: BernoulliParams) -> BernoulliStats:
-        return stats
 
     def supports(self, params: BernoulliParams) -> BernoulliParams:
         return params._replace(probs=Interval())
@@ -93,3 +78,8 @@ class Bernoulli(Node):
     def validate(self, x: Array) -> None:
         checks.check_matrix(x, "Bernoulli")
         checks.check_integers(x, "Bernoulli", upper=2)
+
+
+def safe_log1m(p: Array) -> Array:
+    """`log(1 - p)`, minus infinity at 1 with derivative zero there."""
+    return jnp.where(p == 1, -jnp.inf, jnp.log1p(-jnp.where(p == 1, 0, p)))

@@ -4,14 +4,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jem import checks
 from jem.data import float_dtype
-from jem.kernels.counts import poisson_log_prob, xlogy_ratio
-from jem.kernels.simplex import xlogy
+from jem.families.factorising import Factorising, Totals
+from jem.kernels.counts import LARGE, log_factorial, poisson_log_prob, xlogy_ratio
+from jem.kernels.simplex import safe_log
 from jem.kernels.support import Rate
-from jem.node import Node, node, setting
+from jem.node import Data, node, setting
 from jem.settings import number
 
 
@@ -21,16 +22,14 @@ class PoissonParams(NamedTuple):
     rate: Array
 
 
-class PoissonStats(NamedTuple):
-    """Sum of weights (), weighted counts (D,) and the weighted log-density at the parameters they were gathered at ()."""
+class PoissonPosterior(NamedTuple):
+    """Nothing is hidden; the log-densities (N,), which the statistics sum."""
 
-    count: Array
-    total: Array
     log_prob: Array
 
 
 @node
-class Poisson(Node):
+class Poisson(Factorising):
     """D independent counts, `p(x) = prod_d rate_d^x_d exp(-rate_d) / x_d!`; x has rows (N, D) of integers >= 0.
 
     Params: `PoissonParams(rate (D,))`.
@@ -50,39 +49,56 @@ class Poisson(Node):
     shape: Any = setting(default=1.0, must=number(above=0.0))
     inverse_scale: Any = setting(default=0.0, must=number(least=0.0))
 
-    def infer(self, params: PoissonParams, x: Array) -> tuple[tuple[()], Array]:
-        x = x.astype(params.rate.dtype)
-        possible = (x >= 0) & (x == jnp.floor(x))
-        log_prob = poisson_log_prob(jnp.where(possible, x, 0), params.rate[:, None])
-        return (), jnp.sum(jnp.where(possible, log_prob, -jnp.inf), 0)  # what is no count cannot be
+    def natural(self, params: PoissonParams) -> tuple[Array]:
+        return (safe_log(params.rate),)
 
-    def expect(self, params: PoissonParams, posterior: tuple[()], x: Array, weights: Array) -> PoissonStats:
-        x = x.astype(weights.dtype)
-        log_prob = jnp.where(weights > 0, self.infer(params, x)[1], 0)
-        return PoissonStats(jnp.sum(weights), x @ weights, log_prob @ weights)
+    def statistics(self, x: Array) -> tuple[Array]:
+        return (jnp.maximum(x, 0),)
 
-    def maximize(self, params: PoissonParams, stats: PoissonStats) -> PoissonParams:
-        total = jnp.maximum(stats.total + (jnp.asarray(self.shape, stats.total.dtype) - 1), 0)
-        count = stats.count + jnp.asarray(self.inverse_scale, stats.total.dtype)
-        return PoissonParams(jnp.where(count > 0, total / jnp.where(count > 0, count, 1), params.rate))
+    def log_normaliser(self, params: PoissonParams) -> Array:
+        return params.rate
 
-    def expected_log_prob(self, params: PoissonParams, stats: PoissonStats, old: PoissonParams) -> Array:
-        return self.recentre(stats, old, params).log_prob
+    def carrier(self, x: Array) -> Array:
+        return jnp.where((x >= 0) & (x == jnp.floor(x)), -log_factorial(jnp.maximum(x, 0)), -jnp.inf)
 
-    def init(self, key: Array, x: Array, weights: Array) -> PoissonParams:
-        mean = jnp.mean(x.astype(weights.dtype), 1)
-        return PoissonParams((x.astype(weights.dtype) @ weights + mean) / (jnp.sum(weights) + 1))
+    def from_means(self, means: tuple[Array], old: Any) -> PoissonParams:
+        return PoissonParams(jnp.maximum(means[0], 0))
+
+    def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array]]:
+        return jnp.asarray(self.inverse_scale, dtype), (jnp.asarray(self.shape, dtype) - 1,)
+
+    def infer(self, params: PoissonParams, x: Data) -> tuple[PoissonPosterior, Array]:
+        values, seen = self._cells(x, params)
+        natural_form = super().infer
+
+        def by_cell() -> Array:
+            cells = poisson_log_prob(jnp.maximum(values, 0), params.rate[:, None])
+            cells = jnp.where(jnp.isinf(self.carrier(values)), -jnp.inf, cells)
+            return jnp.sum(cells if seen is None else jnp.where(seen, cells, 0), 0)
+
+        # Large counts cancel in the natural form. A branch, not a choice of values: it costs a logarithm for every cell.
+        log_prob = lax.cond(jnp.max(values, initial=0) < LARGE, lambda: natural_form(params, x)[1], by_cell)
+        return PoissonPosterior(log_prob), log_prob
+
+    def expect(self, params: PoissonParams, posterior: PoissonPosterior, x: Data, weights: Array) -> Totals:
+        # The log-density itself stands for its carrier, and Q is its change from here: neither cancels.
+        count, sums, _ = super().expect(params, posterior, x, weights)
+        return Totals(count, sums, jnp.where(weights > 0, posterior.log_prob, 0) @ weights)
+
+    def expected_log_prob(self, params: PoissonParams, stats: Totals, old: PoissonParams) -> Array:
+        more = xlogy_ratio(stats.sums[0], params.rate, old.rate) - stats.count * (params.rate - old.rate)
+        return stats.carrier + jnp.sum(more)
+
+    def recentre(self, stats: Totals, old: PoissonParams, new: PoissonParams) -> Totals:
+        return stats._replace(carrier=self.expected_log_prob(new, stats, old))
+
+    def init(self, key: Array, x: Data, weights: Array) -> PoissonParams:
+        count, (total,), _ = super().expect(weights, (), x, weights)
+        every, (whole,), _ = super().expect(weights, (), x, jnp.ones_like(weights))
+        return PoissonParams((total + whole / jnp.maximum(every, 1)) / (count + 1))
 
     def sample(self, key: Array, params: PoissonParams, num: int) -> tuple[tuple[()], Array]:
         return (), jax.random.poisson(key, params.rate[:, None], (params.rate.shape[0], num))
-
-    def log_prior(self, params: PoissonParams) -> Array:
-        more = jnp.asarray(self.shape, params.rate.dtype) - 1
-        return jnp.sum(xlogy(more, params.rate) - jnp.asarray(self.inverse_scale, params.rate.dtype) * params.rate)
-
-    def recentre(self, stats: PoissonStats, old: PoissonParams, new: PoissonParams) -> PoissonStats:
-        more = xlogy_ratio(stats.total, new.rate, old.rate) - stats.count * (new.rate - old.rate)
-        return stats._replace(log_prob=stats.log_prob + jnp.sum(more))
 
     def supports(self, params: PoissonParams) -> PoissonParams:
         return params._replace(rate=Rate())

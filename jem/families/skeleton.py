@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
-from jem.kernels.simplex import xlogy
+from jem.families.factorising import Factorising
 from jem.kernels.support import Positive
-from jem.node import Node, node, setting
+from jem.node import node, setting
 from jem.settings import number
 
 
@@ -19,15 +19,8 @@ class ExponentialParams(NamedTuple):
     rate: Array
 
 
-class ExponentialStats(NamedTuple):
-    """Sum of weights () and weighted sums of x (D,)."""
-
-    count: Array
-    total: Array
-
-
 @node
-class Exponential(Node):
+class Exponential(Factorising):
     """D independent waiting times, `p(x) = prod_d rate_d exp(-rate_d x_d)`; x has rows (N, D) of numbers > 0.
 
     Params: `ExponentialParams(rate (D,))`.
@@ -48,36 +41,30 @@ class Exponential(Node):
     shape: Any = setting(default=1.0, must=number(above=0.0))
     inverse_scale: Any = setting(default=0.0, must=number(least=0.0))
 
-    def infer(self, params: ExponentialParams, x: Array) -> tuple[tuple[()], Array]:
-        # No latent variable of its own: the posterior is empty. The unit axis is last, so rates are columns.
+    def natural(self, params: ExponentialParams) -> tuple[Array]:
+        return (-params.rate,)
+
+    def statistics(self, x: Array) -> tuple[Array]:
+        return (x,)
+
+    def log_normaliser(self, params: ExponentialParams) -> Array:
+        return -jnp.log(params.rate)
+
+    def carrier(self, x: Array) -> Array:
         # What cannot be has the log-probability minus infinity: under jit no door can refuse it.
-        log_prob = jnp.log(params.rate)[:, None] - params.rate[:, None] * x
-        return (), jnp.sum(jnp.where(x > 0, log_prob, -jnp.inf), 0)
+        return jnp.where(x > 0, 0.0, -jnp.inf).astype(x.dtype)
 
-    def expect(self, params: ExponentialParams, posterior: tuple[()], x: Array, weights: Array) -> ExponentialStats:
-        return ExponentialStats(jnp.sum(weights), x @ weights)
+    def from_means(self, means: tuple[Array], old: ExponentialParams) -> ExponentialParams:
+        # Where there is nothing to divide by, the old rate stays.
+        mean = means[0]
+        return ExponentialParams(jnp.where(mean > 0, 1 / jnp.where(mean > 0, mean, 1), jax.tree.leaves(old)[0]))
 
-    def maximize(self, params: ExponentialParams, stats: ExponentialStats) -> ExponentialParams:
-        # The prior enters as pseudo-statistics; where there is nothing to divide, the old rate stays.
-        count = stats.count + (jnp.asarray(self.shape, stats.count.dtype) - 1)
-        total = stats.total + jnp.asarray(self.inverse_scale, stats.total.dtype)
-        defined = (count > 0) & (total > 0)
-        return ExponentialParams(jnp.where(defined, count / jnp.where(defined, total, 1), params.rate))
-
-    def expected_log_prob(self, params: ExponentialParams, stats: ExponentialStats, old: ExponentialParams) -> Array:
-        return jnp.sum(stats.count * jnp.log(params.rate) - params.rate * stats.total)
-
-    def init(self, key: Array, x: Array, weights: Array) -> ExponentialParams:
-        # One pseudo-observation at the mean of all units: a start with little or no weight stays sensible.
-        return ExponentialParams((jnp.sum(weights) + 1) / (x @ weights + jnp.mean(x, 1)))
+    def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array]]:
+        return jnp.asarray(self.shape, dtype) - 1, (jnp.asarray(self.inverse_scale, dtype),)
 
     def sample(self, key: Array, params: ExponentialParams, num: int) -> tuple[tuple[()], Array]:
         draws = jax.random.exponential(key, (params.rate.shape[0], num), params.rate.dtype)
         return (), draws / params.rate[:, None]
-
-    def log_prior(self, params: ExponentialParams) -> Array:
-        more = jnp.asarray(self.shape, params.rate.dtype) - 1
-        return jnp.sum(xlogy(more, params.rate) - jnp.asarray(self.inverse_scale, params.rate.dtype) * params.rate)
 
     def supports(self, params: ExponentialParams) -> ExponentialParams:
         return params._replace(rate=Positive())

@@ -172,4 +172,4 @@ def maximize_df(old: Array, stats: StudentTStats) -> Array:
     """The degrees of freedom that maximise the expected log-density of the scales."""
     empty = ~(stats.count > 0)
     target = stats.gap / jnp.where(empty, 1, stats.count)
-    return jnp.where(empty, old, kernel.solve_degrees_of_freedom(target, old))
+    return jnp.where(empty, old, kernel.solve_degrees_of_freedom(target))

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.scipy.special import digamma, gammaln, polygamma
+from jax.scipy.special import digamma, gammaln
 
 from jem.kernels.linalg import cholesky_solve_lower, diagonal, safe_sqrt, solve_lower
+from jem.kernels.roots import falling_root
 
 LOG_2PI = 1.8378770664093453
 _LARGE = 20.0  # where Stirling's series is exact to rounding
@@ -302,24 +303,11 @@ def _tail(x: Array) -> Array:
     return (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / x
 
 
-def solve_degrees_of_freedom(target: Array, start: Array, low: float = 0.05, high: float = 1e4) -> Array:
-    """The maximum over df of `df/2 log(df/2) - df/2 - gammaln(df/2) + df/2 target`, by bisection on log df.
+def solve_degrees_of_freedom(target: Array, low: float = 0.05, high: float = 1e4) -> Array:
+    """The maximum over df of `df/2 log(df/2) - df/2 - gammaln(df/2) + df/2 target`, in log df.
 
     Its derivative, `log(df/2) - digamma(df/2) + target`, falls from infinity to `target`: for `target >= 0` the maximum lies
-    at infinity and `high` is returned. `start` gives shape and dtype.
+    at infinity and `high` is returned.
     """
-
-    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        lo, hi = bounds
-        mid = 0.5 * (lo + hi)
-        rising = digamma_gap(0.5 * jnp.exp(mid)) + lax.stop_gradient(target) > 0
-        return jnp.where(rising, mid, lo), jnp.where(rising, hi, mid)
-
-    bounds = jnp.full_like(start, jnp.log(low)), jnp.full_like(start, jnp.log(high))
-    lo, hi = lax.fori_loop(0, 30 if start.dtype == jnp.float32 else 58, halve, lax.stop_gradient(bounds))
-    mid = lax.stop_gradient(0.5 * (lo + hi))
-    # Bisection has no derivative of its own: that of the root is put on, with nothing added to its value.
-    half = 0.5 * jnp.exp(mid)
-    slope = 1 - half * polygamma(1, half)
-    inside = (lo > jnp.log(low)) & (hi < jnp.log(high))
-    return jnp.exp(mid - jnp.where(inside, (target - lax.stop_gradient(target)) / slope, 0))
+    slope = lambda log_df, target: digamma_gap(0.5 * jnp.exp(log_df)) + target  # noqa: E731
+    return jnp.exp(falling_root(slope, jnp.log(low), jnp.log(high), target))

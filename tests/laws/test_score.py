@@ -13,7 +13,14 @@ from jem.coordinates import ravel
 from jem.engine.score import level, start_of, target
 
 # What is not 0 or 1, or no count, cannot be: its slope means nothing.
-DISCRETE = {"mixture_bernoulli", "mixture_bernoulli_prior", "mixture_poisson", "mixture_poisson_prior", "mixture_of_hmms"}
+DISCRETE = {
+    "mixture_bernoulli",
+    "mixture_bernoulli_prior",
+    "mixture_missing_bits",
+    "mixture_poisson",
+    "mixture_poisson_prior",
+    "mixture_of_hmms",
+}
 STEP = 1e-5
 
 

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jem import checks
 from jem.data import float_dtype
 from jem.families.factorising import Factorising, Totals
-from jem.kernels.counts import LARGE, log_factorial, poisson_log_prob, xlogy_ratio
+from jem.kernels.counts import LARGE, is_count, log_factorial, poisson_log_prob, xlogy_ratio
 from jem.kernels.simplex import safe_log
 from jem.kernels.support import Rate
 from jem.node import Data, node, setting
@@ -59,7 +59,7 @@ class Poisson(Factorising):
         return params.rate
 
     def carrier(self, x: Array) -> Array:
-        return jnp.where((x >= 0) & (x == jnp.floor(x)), -log_factorial(jnp.maximum(x, 0)), -jnp.inf)
+        return jnp.where(is_count(x), -log_factorial(x), -jnp.inf)
 
     def from_means(self, means: tuple[Array], old: Any) -> PoissonParams:
         return PoissonParams(jnp.maximum(means[0], 0))
@@ -73,7 +73,7 @@ class Poisson(Factorising):
 
         def by_cell() -> Array:
             cells = poisson_log_prob(jnp.maximum(values, 0), params.rate[:, None])
-            cells = jnp.where(jnp.isinf(self.carrier(values)), -jnp.inf, cells)
+            cells = jnp.where(is_count(values), cells, -jnp.inf)
             return jnp.sum(cells if seen is None else jnp.where(seen, cells, 0), 0)
 
         # Large counts cancel in the natural form. A branch, not a choice of values: it costs a logarithm for every cell.

@@ -95,8 +95,6 @@ from jem.latents.driven import StationaryHMM as StationaryHMM
 from jem.latents.factor import FactorAnalysis as FactorAnalysis
 from jem.latents.factor import FactorParams as FactorParams
 from jem.latents.factor import rows_with_moments as rows_with_moments
-from jem.latents.gated import GatedMixture as GatedMixture
-from jem.latents.gated import GatedParams as GatedParams
 from jem.latents.hmm import HMM as HMM
 from jem.latents.hmm import HMMParams as HMMParams
 from jem.latents.lds import LDS as LDS
@@ -112,6 +110,8 @@ from jem.latents.spaces import GaussHermite as GaussHermite
 from jem.latents.spaces import Independent as Independent
 from jem.latents.transition import Transition as Transition
 from jem.latents.transition import TransitionParams as TransitionParams
+from jem.latents.weights import Free as Free
+from jem.latents.weights import Gate as Gate
 from jem.node import Node as Node
 from jem.node import node as node
 from jem.node import static as static

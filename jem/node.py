@@ -34,6 +34,7 @@ LEAF = 8  # bits of a cause; above them the number of a leaf of the parameters
 # What may be said of a node at once, beside MISSING: `Node.traits`.
 DISCRETE = "discrete"  # `assign` can set a hidden variable of this node
 CELLS = "cells"  # the data are cells (D, N) that may be missing one by one, as `data.Holed`
+INPUTS = "inputs"  # a law that is driven by the inputs of `data.Given`
 LOCAL = "local"  # the statistics give Q to first order only, around the parameters at which they were gathered
 N = TypeVar("N")
 
@@ -115,7 +116,7 @@ class Node:
 
     @property
     def traits(self) -> frozenset[str]:
-        """What holds of this node: some of MISSING, CELLS, DISCRETE and LOCAL."""
+        """What holds of this node: some of MISSING, CELLS, DISCRETE, INPUTS and LOCAL."""
         return frozenset()
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:

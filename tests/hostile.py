@@ -206,7 +206,7 @@ VALUES: dict[str, tuple[Any, Any, list[str]]] = {
     "one step each of an LDS": (jem.LDS(1, 2), REALS[:, None], ["LDS: x holds 6 sequences of one step each"]),
     "bad count in a sequence": (jem.HMM(jem.Poisson(), 2), np.array([[[1.0], [0.5]]]), ["got 0.5 in row 1", "sequence n // 2"]),
     "gate without inputs": (
-        jem.GatedMixture(MIXTURE, lambda p, u: p * u[0], jnp.zeros(2)), REALS, ["x must be jem.Given"],
+        jem.Mixture(jem.Gaussian(), 2, weights=jem.Gate(lambda p, u: p * u[0], jnp.zeros(2))), REALS, ["x must be jem.Given"],
     ),
 }  # fmt: skip
 
@@ -401,9 +401,7 @@ CONSTRUCTORS: dict[str, tuple[Any, list[str]]] = {
     "Transition prior": (lambda: jem.Transition(concentration=0.0), ["Transition: concentration must be > 0; got 0.0"]),
     "Transition text": (lambda: jem.Transition(fixed=[["a"]]), ["Transition: fixed: expected numbers; got text"]),
     "Transition ragged": (lambda: jem.Transition(fixed=[[1.0], [0.0, 1.0]]), ["Transition: fixed: expected rows of one"]),
-    "Gated Gaussian": (
-        lambda: jem.GatedMixture(G, lambda p, u: p, jnp.zeros(2)), ["GatedMixture: child: expected a jem.Mixture", "Gaussian"],
-    ),
+    "weights of numbers": (lambda: jem.Mixture(G, 2, weights=[0.5, 0.5]), ["Mixture: weights: expected the law", "jem.Free()"]),
     "Driven Gaussian": (lambda: jem.DrivenHMM(G, lambda p, u: p, jnp.zeros((2, 2))), ["DrivenHMM: child: expected a chain"]),
     "Stationary Gaussian": (lambda: jem.StationaryHMM(G), ["StationaryHMM: child: expected a chain"]),
     "factors 0": (lambda: jem.FactorAnalysis(0), ["FactorAnalysis: num_factors must be an integer of at least 1; got 0"]),

@@ -134,7 +134,7 @@ def test_gated_mixture(x64):
     y = np.where(rng.random((80, 1)) < 1 / (1 + np.exp(-3 * u)), 2.0, -1.0) + 0.5 * rng.standard_normal((80, 1))
     x = jem.Given(jnp.asarray(y), jnp.asarray(u))
     start = {"constant": jnp.zeros(2), "slope": jnp.zeros((2, 1))}
-    model = jem.GatedMixture(jem.Mixture(jem.Gaussian(prior=None), 2), gate, start)
+    model = jem.Mixture(jem.Gaussian(prior=None), 2, weights=jem.Gate(gate, start))
     params = jem.init(model, jax.random.key(0), x)
     free = jem.unconstrain(model, params)
     stats, _ = jem.e_step(model, params, x)
@@ -149,7 +149,7 @@ def test_gated_mixture(x64):
     fit = jem.fit(model, params, x, solver=LBFGS, stop=jem.RelativeGain(1e-10)).check()
     order = np.argsort(fit.params.components.mean[:, 0])
     np.testing.assert_allclose(np.asarray(fit.params.components.mean)[order, 0], [-1, 2], atol=0.25)
-    slope = fit.params.gate["slope"][order[1], 0] - fit.params.gate["slope"][order[0], 0]
+    slope = fit.params.weights["slope"][order[1], 0] - fit.params.weights["slope"][order[0], 0]
     assert 1.5 < float(slope) < 6
     assert jem.num_parameters(model, params) == 8
 

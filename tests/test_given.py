@@ -143,10 +143,10 @@ def test_a_wrapper_is_its_child():
 
 def test_hard_em_of_a_gate_and_of_a_chain_that_stays():
     """The rule sets their variables as it does a mixture's and a chain's."""
-    gate = jem.GatedMixture(MIXTURE, lambda p, u: jnp.stack([p[0] * u[0], 0.0]), jnp.zeros(1))
+    gate = jem.Mixture(G, 2, weights=jem.Gate(lambda p, u: jnp.stack([p[0] * u[0], 0.0]), jnp.zeros(1)))
     x = jem.Given(REALS, np.zeros((6, 1)))
-    start = jem.GatedParams(jnp.zeros(1), START.components)
-    frozen = jem.Frozen(gate, "gate")
+    start = jem.MixtureParams(jnp.zeros(1), START.components)
+    frozen = jem.Frozen(gate, "weights")
     hard = jem.fit(frozen, start, x, solver=jem.Hard(), max_steps=20)
     want = jem.fit(jem.Frozen(MIXTURE, "weights"), START, REALS, solver=jem.Hard(), max_steps=20)
     np.testing.assert_allclose(hard.params.components.mean, want.params.components.mean, rtol=1e-5)

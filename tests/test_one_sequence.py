@@ -62,7 +62,7 @@ def test_number_of_observations():
     assert count(jem.Product(a=part, b=part), {"a": jnp.array([[nan], [1.0]]), "b": jnp.array([[nan], [nan]])}) == [0, 1]
     parts = jem.HMM(jem.Product(a=part, b=part), 2)
     assert count(parts, {"a": jnp.array([[[nan], [1.0]]]), "b": jnp.array([[[2.0], [nan]]])}) == [2]
-    gate = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: p * u, np.ones(2))
+    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.ones(2)))
     assert count(gate, jem.Given(jnp.ones((3, 1)), jnp.ones((3, 1)))) == [1, 1, 1]
     space = jem.ChainOf(2, lambda p: p[:2], lambda p: jnp.zeros((2, 2)))
     assert count(jem.LogJoint(lambda p, x, z: x[0], space, np.zeros(2)), ragged) == [60, 5]
@@ -111,11 +111,11 @@ def test_draws_like_data():
     assert (drawn.values.inputs == inputs).all() and drawn.lengths.tolist() == [40, 3]
     assert (path[:, 1:] == jnp.where(inputs[:, 1:, 0] > 0, 0, 1)).all()  # the input decides
 
-    gate = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: p * u, np.array([20.0, -20.0]))
+    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.array([20.0, -20.0])))
     rows = jem.Given(jnp.ones((40, 1)), inputs[0])
-    (labels, _), drawn = jem.sample(gate, key(), jem.GatedParams(gate.gate.start, PARAMS.emission), like=rows)
+    (labels, _), drawn = jem.sample(gate, key(), jem.MixtureParams(gate.weights.child.start, PARAMS.emission), like=rows)
     assert (labels == jnp.where(inputs[0, :, 0] > 0, 0, 1)).all() and (drawn.inputs == rows.inputs).all()
-    for node, params in ((gate, jem.GatedParams(gate.gate.start, PARAMS.emission)), (law, PARAMS)):
+    for node, params in ((gate, jem.MixtureParams(gate.weights.child.start, PARAMS.emission)), (law, PARAMS)):
         with pytest.raises(TypeError, match="like=x"):
             jem.sample(node, key(), params, 3)
 
@@ -148,7 +148,7 @@ def test_chains_and_gates_are_put_in_order_where_they_have_none():
     start = PARAMS._replace(initial=())
     mixed = permute(MODEL, start, jnp.array([1, 0]))
     assert mixed.initial == () and mixed.transition.probs[0, 0] == 0.8 and mixed.emission.rate[0, 0] == 8
-    gate = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: p * u, np.ones(2))
+    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.ones(2)))
     held = jem.HMM(jem.Poisson(), 2, transition=jem.Transition(fixed=[[jnp.nan, jnp.nan], [0.0, 1.0]]))
     for model in (gate, held, jem.Frozen(jem.Mixture(jem.Poisson(), 2), "weights")):
         assert labelled_part(model) is None
@@ -160,7 +160,7 @@ def test_bootstrap_where_no_components_are_put_in_order(kind):
     rng = np.random.default_rng(0)
     u = rng.normal(size=(80, 1))
     y = rng.poisson(np.where(rng.random((80, 1)) < 1 / (1 + np.exp(-2 * u)), 9.0, 2.0))
-    gated = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: jnp.stack([p[0] * u[0], 0.0]), np.ones(1))
+    gated = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: jnp.stack([p[0] * u[0], 0.0]), np.ones(1)))
     model, x, replicates = {
         "gate": (gated, jem.Given(y * 1.0, u), jem.BayesianWeights()),
         "stationary": (jem.StationaryHMM(MODEL), X, jem.Parametric()),

@@ -272,9 +272,8 @@ def driven_model():
 
 def gated_model():
     gate = {"constant": jnp.zeros(2), "slope": jnp.zeros((2, 1))}
-    return jem.GatedMixture(
-        jem.Mixture(jem.Missing(jem.Poisson()), 2), lambda p, u: p["constant"] + p["slope"] @ u, gate, spread=0.0
-    )
+    law = jem.Gate(lambda p, u: p["constant"] + p["slope"] @ u, gate, spread=0.0)
+    return jem.Mixture(jem.Missing(jem.Poisson()), 2, weights=law)
 
 
 def test_states_and_experts_that_nobody_uses(x64):
@@ -295,10 +294,10 @@ def test_states_and_experts_that_nobody_uses(x64):
     rows = jem.Given(counts[0], jnp.ones((12, 1)))
     experts = jem.init(gated, jax.random.key(0), rows)._replace(components=emission)
     stats = jem.e_step(gated, experts, rows)[0]
-    np.testing.assert_allclose(stats.counts, [12, 0], atol=1e-12)
+    np.testing.assert_allclose(stats.weights.counts, [12, 0], atol=1e-12)
     assert gated.degenerate(experts, stats)
     for node, params, data, s in ((driven, at, x, jem.e_step(driven, at, x)[0]), (gated, experts, rows, stats)):
-        with pytest.raises(TypeError, match=f"{type(node).__name__} does not define recentre"):
+        with pytest.raises(TypeError, match="(DrivenHMM|Gate) does not define recentre"):
             node.recentre(s, params, params)
         with pytest.raises(TypeError, match="does not define recentre"):
             jem.fit(node, params, data, solver=jem.Online(2, solver=jem.GEM(optax.lbfgs, linesearch=None)))
@@ -331,7 +330,7 @@ def test_inputs_and_labels_are_checked():
     u[1, 2] = np.nan
     with pytest.raises(ValueError, match="DrivenHMM: inputs cannot be missing; got nan in sequence 1, step 2"):
         jem.init(driven_model(), jax.random.key(0), jem.Given(jnp.asarray(y), jnp.asarray(u)))
-    with pytest.raises(ValueError, match="GatedMixture: inputs cannot be missing; got nan in row 2, column 0"):
+    with pytest.raises(ValueError, match="Gate: inputs cannot be missing; got nan in row 2, column 0"):
         jem.init(gated_model(), jax.random.key(0), jem.Given(jnp.asarray(y[1]), jnp.asarray(u[1])))
     model, labels = jem.HMM(jem.Poisson(), 2), np.full((2, 4), -1, np.int32)
     params = jem.init(model, jax.random.key(0), y)

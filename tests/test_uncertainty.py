@@ -160,8 +160,8 @@ def test_no_batched_lapack_call():
 
 def test_louis_for_a_gate():
     """Beside Oakes' identity, which takes another route to the same matrix."""
-    gate = jem.GatedMixture(jem.Mixture(jem.Poisson(), 2), lambda p, u: p * u, np.ones(2))
-    params = jem.GatedParams(jnp.ones(2), jem.PoissonParams(jnp.array([[1.0], [6.0]])))
+    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.ones(2)))
+    params = jem.MixtureParams(jnp.ones(2), jem.PoissonParams(jnp.array([[1.0], [6.0]])))
     got, want = (jem.information(gate, params, jem.Given(COUNTS, COUNTS), method=m) for m in (jem.Louis(), jem.Oakes()))
     np.testing.assert_allclose(got.matrix, want.matrix, rtol=1e-5, atol=1e-4)
 

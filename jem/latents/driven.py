@@ -10,7 +10,6 @@ from jax import Array
 from jem import checks
 from jem.composite import Composite, Wrapper
 from jem.data import series_of, with_inputs, without_inputs
-from jem.families import user
 from jem.families.autodiff import Density
 from jem.kernels import driven_chain
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, xlogy
@@ -18,7 +17,8 @@ from jem.kernels.stationary import stationary
 from jem.kernels.support import ByGradient, Simplex
 from jem.latents.hmm import HMM, HMMParams, HMMStats
 from jem.latents.mixture import nobody
-from jem.node import DISCRETE, MISSING, Data, Node, Params, node, replaced, set_once, setting
+from jem.latents.weights import LogSoftmax
+from jem.node import DISCRETE, MISSING, Data, Node, node, replaced, set_once, setting
 from jem.settings import a
 
 CHAIN = a("transition", "a chain, jem.HMM(emission, K)")
@@ -281,23 +281,6 @@ class DrivenHMM(Composite):
         """(T - 1, K, K, S) log-probabilities of the transitions, from inputs (T, p, S)."""
         table = self.transition.infer(params.transition, _flat(inputs))[1]
         return jnp.moveaxis(table.reshape(*self.transition.shape, inputs.shape[0] - 1, -1), 2, 0)
-
-
-class LogSoftmax:
-    """`log softmax(logits(params, u))` over the last axis; equal to another one of the same function."""
-
-    def __init__(self, logits: Callable[..., Array]):
-        self.logits = logits
-        self.__qualname__ = user.name_of(logits)
-
-    def __call__(self, params: Params, u: Array) -> Array:
-        return jax.nn.log_softmax(user.traced_once(self.logits)(params, u), axis=-1)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LogSoftmax) and other.logits == self.logits
-
-    def __hash__(self) -> int:
-        return hash((LogSoftmax, self.logits))
 
 
 def _within(inputs: Array, within: Array) -> Array:

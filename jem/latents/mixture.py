@@ -6,21 +6,37 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks
+from jem import checks, tree
 from jem.composite import Composite, Wrapper
-from jem.data import allowed, num_units, with_labels, without_labels
+from jem.data import allowed, num_units, with_inputs, with_labels, without_inputs, without_labels
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
-from jem.kernels.simplex import log_dirichlet, maximize_simplex, normalize_log, safe_log, xlogy
-from jem.kernels.support import Simplex
-from jem.node import DISCRETE, EMPTY, Data, Node, Params, Posterior, Stats, assign, flag, node, replaced, set_once, setting
+from jem.kernels.simplex import normalize_log
+from jem.latents.weights import Free
+from jem.node import (
+    DISCRETE,
+    EMPTY,
+    INPUTS,
+    MISSING,
+    Data,
+    Node,
+    Params,
+    Posterior,
+    Stats,
+    assign,
+    flag,
+    node,
+    replaced,
+    set_once,
+    setting,
+)
 from jem.plates import Stack
 from jem.settings import a, check_components, number
 
 
 class MixtureParams(NamedTuple):
-    """Mixing weights (K,), summing to one, and the parameters of the components."""
+    """Mixing weights (K,), summing to one, or what their law has for parameters, and the parameters of the components."""
 
-    weights: Array
+    weights: Any
     components: Params
 
 
@@ -32,9 +48,9 @@ class MixturePosterior(NamedTuple):
 
 
 class MixtureStats(NamedTuple):
-    """Expected counts (K,) and the components' statistics."""
+    """Statistics of the weights, for free ones expected counts (K,), and those of the components."""
 
-    counts: Array
+    weights: Any
     components: Stats
 
 
@@ -68,6 +84,8 @@ class RandomResponsibilities:
         return jax.random.dirichlet(key, concentration, (num_units(x),), weights.dtype).T
 
 
+PRIOR = number(above=0.0)
+LAW = a("sized", "the law of the weights, jem.Free() or jem.Gate(logits, start)")
 SEEDING = a("responsibilities", "jem.KMeansPlusPlus() or jem.RandomResponsibilities()")
 
 
@@ -75,17 +93,19 @@ SEEDING = a("responsibilities", "jem.KMeansPlusPlus() or jem.RandomResponsibilit
 class Mixture(Composite):
     """A finite mixture, `z ~ Categorical(weights)`, `x | z = k ~ components[k]`.
 
-    `log p(x) = log sum_k weights_k p_k(x)`; responsibilities `r_k = weights_k p_k(x) / p(x)`; the M-step is
-    `weights_k = sum_n r_nk / N` and each component's own M-step with weights `r_k`.
+    `log p(x) = log sum_k weights_k p_k(x)`; responsibilities `r_k = weights_k p_k(x) / p(x)`; the M-step is that of the
+    weights' law, `weights_k = sum_n r_nk / N` where they are free, and each component's own with weights `r_k`.
 
-    x is whatever the components take; `jem.Labelled(x, labels)` restricts rows to given components.
+    x is whatever the components take, `jem.Given(x, inputs)` where the weights depend on inputs; `jem.Labelled(x, labels)`
+    restricts rows to given components.
 
     Params: `MixtureParams(weights (K,), components)`; parameters of `Mixture(node, K)` have a leading axis K.
 
     Args:
         components: a node, repeated K times, or a plate: `Stack`, `Tied`, `OneOf`.
         num_components: K, where `components` is a node.
-        concentration: Dirichlet prior on the weights, scalar or (K,); 1 is maximum likelihood.
+        weights: their law, `jem.Free()` or `jem.Gate(logits, start)`; None is `jem.Free(concentration)`.
+        concentration: Dirichlet prior on free weights, scalar or (K,); 1 is maximum likelihood.
         seeding: how `init` starts: `KMeansPlusPlus()` or `RandomResponsibilities()`.
 
     Example:
@@ -98,7 +118,7 @@ class Mixture(Composite):
     """
 
     components: Any  # a plate
-    concentration: Any = setting(must=number(above=0.0))
+    weights: Any = setting(must=LAW)
     seeding: Any = setting(must=SEEDING)
 
     def __init__(
@@ -106,22 +126,30 @@ class Mixture(Composite):
         components: Any,
         num_components: int | None = None,
         *,
+        weights: Any = None,
         concentration: Any = 1.0,
         seeding: Any = KMeansPlusPlus(),  # noqa: B008
     ):
         size = check_components(components, num_components, "Mixture")
         plate = components if size is None else Stack(components, size)
-        set_once(self, components=plate, concentration=concentration, seeding=seeding)
+        PRIOR(concentration, "Mixture: concentration")
+        law = Free(concentration) if weights is None else weights
+        LAW(law, "Mixture: weights")
+        set_once(self, components=plate, weights=law.sized(plate.size), seeding=seeding)
 
     @property
     def traits(self) -> frozenset[str]:
-        return super().traits | {DISCRETE}
+        return (self.components.traits & {MISSING}) | {DISCRETE}
 
     def parts(self) -> dict[str, Node]:
-        return {"components": self.components}
+        return {"weights": self.weights, "components": self.components}
 
     def share(self, name: str, x: Data) -> Data:
-        return without_labels(x)[0]
+        values = without_labels(x)[0]
+        if INPUTS not in self.weights.traits:
+            return values
+        outputs, inputs = without_inputs(values)
+        return inputs if name == "weights" else outputs
 
     def infer(self, params: MixtureParams, x: Data) -> tuple[MixturePosterior, Array]:
         posterior, logits = self.log_joint(params, x)
@@ -129,10 +157,10 @@ class Mixture(Composite):
         return MixturePosterior(responsibilities, posterior), evidence
 
     def log_joint(self, params: MixtureParams, x: Data) -> tuple[Posterior, Array]:
-        """The components' posteriors and `log weights_k p_k(x)` (K, N)."""
-        values, labels = without_labels(x)
-        posterior, log_prob = self.components.infer(params.components, values)
-        logits = log_prob + safe_log(params.weights)[:, None]
+        """The components' posteriors and `log p(z = k) p_k(x)` (K, N)."""
+        labels = without_labels(x)[1]
+        posterior, log_prob = self.components.infer(params.components, self.share("components", x))
+        logits = log_prob + self.weights.infer(params.weights, self.share("weights", x))[1]
         if labels is not None:
             logits = jnp.where(allowed(labels, logits.shape[0]), logits, -jnp.inf)
         return posterior, logits
@@ -142,20 +170,22 @@ class Mixture(Composite):
 
     def expect(self, params: MixtureParams, posterior: MixturePosterior, x: Data, weights: Array) -> MixtureStats:
         r = posterior.responsibilities * weights[None, :]
-        stats = self.components.expect(params.components, posterior.components, without_labels(x)[0], r)
-        return MixtureStats(jnp.sum(r, 1), stats)
+        return MixtureStats(
+            self.weights.expect(params.weights, (), self.share("weights", x), r),
+            self.components.expect(params.components, posterior.components, self.share("components", x), r),
+        )
 
     def maximize(self, params: MixtureParams, stats: MixtureStats) -> MixtureParams:
-        weights = maximize_simplex(stats.counts, params.weights, self.concentration)
-        return MixtureParams(weights, self.components.maximize(params.components, stats.components))
+        return MixtureParams(**self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,)))
 
     def expected_log_prob(self, params: MixtureParams, stats: MixtureStats, old: MixtureParams) -> Array:
-        components = self.components.expected_log_prob(params.components, stats.components, old.components)
-        return jnp.sum(xlogy(stats.counts, params.weights)) + components
+        each = self.each(lambda part, p, o, s: part.expected_log_prob(p, s, o), (params, old), (stats,))
+        return tree.total(each.values())
 
     def init(self, key: Array, x: Data, weights: Array) -> MixtureParams:
-        values, labels = without_labels(x)
+        values, labels = self.share("components", x), without_labels(x)[1]
         seed_key, child_key = jax.random.split(key)
+        law_key, child_key = jax.random.split(child_key) if INPUTS in self.weights.traits else (child_key, child_key)
         size = self.components.size
         r = self.seeding.responsibilities(seed_key, self.components, values, weights, size)
         if labels is not None:
@@ -165,10 +195,12 @@ class Mixture(Composite):
             r = jnp.where(jnp.sum(r, 0, keepdims=True) > 0, r, ok)
             r = r / jnp.sum(r, 0, keepdims=True)
         r = r * weights[None, :]
-        counts = jnp.sum(r, 1) + 1
-        return MixtureParams(counts / jnp.sum(counts), self.components.init(child_key, values, r))
+        law = self.weights.init(law_key, self.share("weights", x), r)
+        return MixtureParams(law, self.components.init(child_key, values, r))
 
     def sample(self, key: Array, params: MixtureParams, num: int) -> tuple[Any, Data]:
+        if INPUTS in self.weights.traits:
+            raise TypeError("Mixture: a gate's inputs are given, not drawn; draw like data with inputs, sample(..., like=x)")
         label_key, component_key = jax.random.split(key)
         labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=(num,))
         latents, x = self.components.sample(component_key, params.components, num)
@@ -177,34 +209,41 @@ class Mixture(Composite):
     def sample_like(self, key: Array, params: MixtureParams, x: Data) -> tuple[Any, Data]:
         # A label that is known is drawn too; a set of components restricts what is drawn.
         label_key, component_key = jax.random.split(key)
-        values, given = without_labels(x)
-        logits = jnp.broadcast_to(jnp.log(params.weights)[:, None], (params.weights.shape[0], num_units(values)))
+        given = without_labels(x)[1]
+        logits = self.weights.infer(params.weights, self.share("weights", x))[1]
+        logits = jnp.broadcast_to(logits, (self.components.size, num_units(x)))
         if given is not None and given.dtype == jnp.bool_:
             logits = jnp.where(given, logits, -jnp.inf)
         labels = jax.random.categorical(label_key, logits, axis=0)
-        latents, drawn = self.components.sample_like(component_key, params.components, values)
+        latents, drawn = self.components.sample_like(component_key, params.components, self.share("components", x))
         new = pick(drawn, labels)
+        new = with_inputs(new, self.share("weights", x)) if INPUTS in self.weights.traits else new
         return (labels, latents), with_labels(new, None if given is None else relabelled(given, labels))
 
-    def own_log_prior(self, params: MixtureParams) -> Array:
-        return log_dirichlet(params.weights, self.concentration)
+    def features(self, x: Data) -> Array:
+        return self.components.features(self.share("components", x))
+
+    def num_observations(self, x: Data) -> Array:
+        return self.components.num_observations(self.share("components", x))
 
     def own_degenerate(self, params: MixtureParams, stats: MixtureStats) -> Array:
         # A component that no unit belongs to is not what was asked for.
-        return nobody(stats.counts)
-
-    def own_supports(self, params: MixtureParams) -> Any:
-        return params._replace(weights=Simplex())
+        return nobody(self.weights.counts(stats.weights))
 
     def validate(self, x: Data) -> None:
         values, labels = without_labels(x)
+        if INPUTS in self.weights.traits and without_inputs(values)[1] is None:
+            got = type(values).__name__
+            raise ValueError(f"Mixture: x must be jem.Given(outputs, inputs), as the weights are a jem.Gate; got {got}")
         if labels is not None:
             checks.check_labels(labels, self.components.size, jax.tree.leaves(values)[0].shape[:1])
         super().validate(x)
 
     def must_be_finite(self, x: Data) -> Data:
         values, labels = without_labels(x)
-        return with_labels(self.components.must_be_finite(values), labels)
+        left = self.components.must_be_finite(self.share("components", x))
+        left = with_inputs(left, without_inputs(values)[1]) if INPUTS in self.weights.traits else left
+        return with_labels(left, labels)
 
 
 @node

@@ -11,7 +11,7 @@ from jem.latents.driven import StationaryHMM
 from jem.latents.hmm import HMM, HMMParams
 from jem.latents.mixture import Mixture, MixtureParams
 from jem.latents.transition import TransitionParams
-from jem.node import Data, Node, Params, field_names, set_fields
+from jem.node import INPUTS, Data, Node, Params, field_names, set_fields
 from jem.parts import Missing
 from jem.plates import Stack, Tied
 
@@ -23,7 +23,7 @@ def labelled_part(model: Node) -> Mixture | HMM | None:
     """
     while isinstance(model, (Missing, StationaryHMM)):
         model = model.child
-    if isinstance(model, Mixture) and isinstance(model.components, (Stack, Tied)):
+    if isinstance(model, Mixture) and isinstance(model.components, (Stack, Tied)) and INPUTS not in model.weights.traits:
         return model
     if isinstance(model, HMM) and isinstance(model.emission, (Stack, Tied)) and model.transition.fixed is None:
         return model

@@ -38,7 +38,7 @@ class Averaged(Wrapper):
 
     def expect(self, params, posterior, x, weights):
         stats = self.child.expect(params, posterior, x, weights)
-        return MixtureStats(stats.counts / jnp.sum(weights), stats.components)
+        return MixtureStats(stats.weights / jnp.sum(weights), stats.components)
 
 
 def test_control_averages_do_not_add_up(x64):

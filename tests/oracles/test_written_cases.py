@@ -278,13 +278,12 @@ def test_patents(cases):
 def test_gated_patents(cases):
     case, x, share = patents(cases)
     logits = lambda gate, u: jnp.append(0.0, gate[:, 0] + gate[:, 1] * u[0])
-    experts = jem.Mixture(jem.Density(poisson_regression, jnp.zeros(2)), 3)
     gate, beta = jnp.array(case["init"]["gated_gate"]), [[-2.6, 1.59], [0.5, 0.88], [1.96, 0.67]]
-    model = jem.GatedMixture(experts, logits, gate)
-    start = jem.GatedParams(gate, jnp.array(beta))
+    model = jem.Mixture(jem.Density(poisson_regression, jnp.zeros(2)), 3, weights=jem.Gate(logits, gate))
+    start = jem.MixtureParams(gate, jnp.array(beta))
     got = fit(case, "gated_loglik", model, jem.Given(x, share), start)
     check(case, "gated_beta", got.params.components)
-    check(case, "gated_gate", got.params.gate)
+    check(case, "gated_gate", got.params.weights)
 
 
 def normal_regression(p, u):

@@ -91,12 +91,12 @@ from jem.kernels.support import Real as Real
 from jem.kernels.support import Simplex as Simplex
 from jem.latents.chain_space import ChainOf as ChainOf
 from jem.latents.driven import DrivenHMM as DrivenHMM
-from jem.latents.driven import StationaryHMM as StationaryHMM
 from jem.latents.factor import FactorAnalysis as FactorAnalysis
 from jem.latents.factor import FactorParams as FactorParams
 from jem.latents.factor import rows_with_moments as rows_with_moments
 from jem.latents.hmm import HMM as HMM
 from jem.latents.hmm import HMMParams as HMMParams
+from jem.latents.initial import Stationary as Stationary
 from jem.latents.lds import LDS as LDS
 from jem.latents.lds_params import LDSParams as LDSParams
 from jem.latents.logjoint import LogJoint as LogJoint

@@ -403,7 +403,10 @@ CONSTRUCTORS: dict[str, tuple[Any, list[str]]] = {
     "Transition ragged": (lambda: jem.Transition(fixed=[[1.0], [0.0, 1.0]]), ["Transition: fixed: expected rows of one"]),
     "weights of numbers": (lambda: jem.Mixture(G, 2, weights=[0.5, 0.5]), ["Mixture: weights: expected the law", "jem.Free()"]),
     "Driven Gaussian": (lambda: jem.DrivenHMM(G, lambda p, u: p, jnp.zeros((2, 2))), ["DrivenHMM: child: expected a chain"]),
-    "Stationary Gaussian": (lambda: jem.StationaryHMM(G), ["StationaryHMM: child: expected a chain"]),
+    "begin anywhere": (lambda: jem.HMM(G, 2, initial="even"), ["HMM: initial: expected the law", "jem.Stationary()"]),
+    "driven and stationary": (
+        lambda: jem.DrivenHMM(jem.HMM(G, 2, initial=jem.Stationary()), lambda p, u: p, jnp.zeros((2, 2))), ["initial=jem.Free"],
+    ),
     "factors 0": (lambda: jem.FactorAnalysis(0), ["FactorAnalysis: num_factors must be an integer of at least 1; got 0"]),
     "factors None": (lambda: jem.FactorAnalysis(None), ["num_factors must be an integer"]),
     "LDS 0": (lambda: jem.LDS(0, 1), ["num_states must be an integer of at least 1"]),

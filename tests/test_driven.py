@@ -30,11 +30,11 @@ def test_stationary_distribution(x64, size):
 def test_earthquakes(x64):
     """Zucchini and MacDonald (2009), table 3.1: three stationary states, -log L = 329.4603."""
     x = jem.datasets.earthquakes()[1].astype(float).reshape(1, -1, 1)
-    model = jem.StationaryHMM(jem.HMM(jem.Poisson(), 3))
+    model = jem.HMM(jem.Poisson(), 3, initial=jem.Stationary())
     fit = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=3, solver=LBFGS, stop=jem.RelativeGain(1e-10)).best()
     assert fit.log_likelihood == pytest.approx(-329.4603, abs=1e-4)
     np.testing.assert_allclose(np.sort(fit.params.emission.rate[:, 0]), [13.146, 19.721, 29.714], atol=2e-3)
-    np.testing.assert_allclose(np.sort(model.initial(fit.params).initial), [0.1519, 0.4045, 0.4436], atol=2e-4)
+    np.testing.assert_allclose(np.sort(model.law(fit.params)[0]), [0.1519, 0.4045, 0.4436], atol=2e-4)
     assert jem.num_parameters(model, fit.params) == 9
     assert jem.viterbi(model, fit.params, x)[1] < fit.log_likelihood
     assert jem.predict(model, fit.params, x, 2).shape == (1, 2, 3)

@@ -102,7 +102,7 @@ def test_draws_like_data():
     path, drawn = jem.sample(MODEL, key(), PARAMS, like=jem.Labelled(ragged, labels))
     assert (drawn.labels == jnp.where(labels >= 0, path, -1)).all() and drawn.values.lengths.tolist() == [4, 2]
 
-    stay = jem.StationaryHMM(MODEL)
+    stay = jem.HMM(jem.Poisson(), 2, initial=jem.Stationary())
     assert gaps(jem.sample(stay, key(), PARAMS._replace(initial=()), like=ragged)[1]) == gaps(ragged)
     inputs = jnp.asarray(rng.choice([-1.0, 1.0], (2, 40, 1)))
     law = jem.DrivenHMM(MODEL, lambda p, u: p + 20 * u[0] * jnp.array([[1.0, -1.0], [1.0, -1.0]]), np.zeros((2, 2)))
@@ -144,7 +144,8 @@ def test_draws_of_another_form_are_refused():
 
 def test_chains_and_gates_are_put_in_order_where_they_have_none():
     """Replicates of a stationary chain are aligned; where a gate, inputs or held cells name the components, nothing moves."""
-    assert labelled_part(jem.StationaryHMM(MODEL)) is MODEL
+    stays = jem.HMM(jem.Poisson(), 2, initial=jem.Stationary())
+    assert labelled_part(stays) is stays
     start = PARAMS._replace(initial=())
     mixed = permute(MODEL, start, jnp.array([1, 0]))
     assert mixed.initial == () and mixed.transition.probs[0, 0] == 0.8 and mixed.emission.rate[0, 0] == 8
@@ -163,7 +164,7 @@ def test_bootstrap_where_no_components_are_put_in_order(kind):
     gated = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: jnp.stack([p[0] * u[0], 0.0]), np.ones(1)))
     model, x, replicates = {
         "gate": (gated, jem.Given(y * 1.0, u), jem.BayesianWeights()),
-        "stationary": (jem.StationaryHMM(MODEL), X, jem.Parametric()),
+        "stationary": (jem.HMM(jem.Poisson(), 2, initial=jem.Stationary()), X, jem.Parametric()),
     }[kind]
     solver = jem.GEM(optax.lbfgs, linesearch=None)
     params = jem.fit(model, jem.init(model, key(), x), x, solver=solver).check().params

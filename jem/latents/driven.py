@@ -1,4 +1,4 @@
-"""Chains without a closed-form M-step: one that starts where it stays, and one whose transitions are driven by inputs."""
+"""A chain without a closed-form M-step: its transitions are driven by inputs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,90 +8,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
-from jem.composite import Composite, Wrapper
+from jem.composite import Composite
 from jem.data import series_of, with_inputs, without_inputs
 from jem.families.autodiff import Density
 from jem.kernels import driven_chain
-from jem.kernels.simplex import log_dirichlet, maximize_simplex, xlogy
-from jem.kernels.stationary import stationary
-from jem.kernels.support import ByGradient, Simplex
-from jem.latents.hmm import HMM, HMMParams, HMMStats
+from jem.kernels.simplex import xlogy
+from jem.kernels.support import Simplex
+from jem.latents.hmm import HMM, HMMParams
 from jem.latents.mixture import nobody
 from jem.latents.weights import LogSoftmax
-from jem.node import DISCRETE, MISSING, Data, Node, node, replaced, set_once, setting
+from jem.node import DISCRETE, MISSING, Data, Node, node, replaced, set_once
 from jem.settings import a
 
 CHAIN = a("transition", "a chain, jem.HMM(emission, K)")
-
-
-@node
-class StationaryHMM(Wrapper):
-    """A hidden Markov model that begins where it would stay: `z_1 ~ pi` with `pi A = pi`, A the transition matrix.
-
-    `Q = sum_i first_i log pi_i(A) + sum_ij counts_ij log A_ij + ...` has no closed-form maximum over A: fit with `jem.GEM`,
-    which finds A from these counts without another look at the data, while the emissions take their own M-step.
-
-    Params: `HMMParams((), TransitionParams(probs (K, K)), emission)`: the first state's probabilities are no parameters.
-
-    Args:
-        child: the chain; every state must lead, in the end, to every other one.
-
-    Example:
-        >>> import jem
-        >>> jem.StationaryHMM(jem.HMM(jem.Poisson(), 3)).child.emission.size
-        3
-
-    Source: Zucchini and MacDonald (2009), Hidden Markov Models for Time Series, section 4.2.3.
-    """
-
-    child: HMM = setting(must=CHAIN)
-
-    @property
-    def traits(self) -> frozenset[str]:
-        return frozenset({MISSING, DISCRETE})
-
-    def assign(self, rule: Any) -> "StationaryHMM":
-        return replaced(self, child=self.child.assign(rule))
-
-    def initial(self, params: HMMParams) -> HMMParams:
-        """The same parameters with the probabilities (K,) of the first state."""
-        return params._replace(initial=stationary(self.child.transition.matrix(params.transition)))
-
-    def infer(self, params: HMMParams, x: Data) -> tuple[Any, Array]:
-        return self.child.infer(self.initial(params), x)
-
-    def expect(self, params: HMMParams, posterior: Any, x: Data, weights: Array) -> HMMStats:
-        return self.child.expect(self.initial(params), posterior, x, weights)
-
-    def maximize(self, params: HMMParams, stats: HMMStats) -> HMMParams:
-        return params._replace(emission=self.child.emission.maximize(params.emission, stats.emission))
-
-    def expected_log_prob(self, params: HMMParams, stats: HMMStats, old: HMMParams) -> Array:
-        return self.child.expected_log_prob(self.initial(params), stats, self.initial(old))
-
-    def init(self, key: Array, x: Data, weights: Array) -> HMMParams:
-        return self.child.init(key, x, weights)._replace(initial=())
-
-    def sample(self, key: Array, params: HMMParams, num: int) -> tuple[Any, Data]:
-        return self.child.sample(key, self.initial(params), num)
-
-    def sample_like(self, key: Array, params: HMMParams, x: Data) -> tuple[Any, Data]:
-        return self.child.sample_like(key, self.initial(params), x)
-
-    def log_prior(self, params: HMMParams) -> Array:
-        return self.child.log_prior(self.initial(params))
-
-    def supports(self, params: HMMParams) -> Any:
-        where = self.child.supports(params)
-        return where._replace(initial=(), transition=jax.tree.map(ByGradient, where.transition))
-
-    def viterbi(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
-        """As the chain's."""
-        return self.child.viterbi(self.initial(params), x)
-
-    def predict(self, params: HMMParams, x: Data, num_steps: int) -> Array:
-        """As the chain's."""
-        return self.child.predict(self.initial(params), x, num_steps)
 
 
 class DrivenStats(NamedTuple):
@@ -158,6 +87,8 @@ class DrivenHMM(Composite):
         spread: Any = 0.1,
     ):
         CHAIN(child, "DrivenHMM: child")
+        if child.initial.by_gradient:
+            raise ValueError("DrivenHMM: child: driven transitions stay nowhere; give a chain with initial=jem.Free()")
         size = (child.emission.size,) * 2
         law = Density(LogSoftmax(logits), start, supports=supports, log_prior=log_prior, size=size, spread=spread)
         set_once(self, child=child, transition=law)
@@ -207,7 +138,7 @@ class DrivenHMM(Composite):
         return DrivenStats(initial, initial + jnp.sum(pairs, (0, 2)), moves, emission)
 
     def maximize(self, params: HMMParams, stats: DrivenStats) -> HMMParams:
-        initial = maximize_simplex(stats.initial, params.initial, self.child.concentration, returns=True)
+        initial = self.child.initial.maximize_first(params.initial, stats.initial)
         return HMMParams(initial, params.transition, self.child.emission.maximize(params.emission, stats.emission))
 
     def expected_log_prob(self, params: HMMParams, stats: DrivenStats, old: HMMParams) -> Array:
@@ -236,7 +167,7 @@ class DrivenHMM(Composite):
         return self.child.num_observations(without_inputs(x)[0])
 
     def own_log_prior(self, params: HMMParams) -> Array:
-        return log_dirichlet(params.initial, self.child.concentration)
+        return self.child.initial.log_prior(params.initial)
 
     def own_degenerate(self, params: HMMParams, stats: DrivenStats) -> Array:
         return nobody(stats.visits)

@@ -10,11 +10,12 @@ from jem import checks
 from jem.composite import Composite, Wrapper
 from jem.data import fill, observed, series_of, single_steps, with_values, within_lengths
 from jem.kernels import chain
-from jem.kernels.simplex import log_dirichlet, maximize_simplex, xlogy
-from jem.kernels.support import Simplex
+from jem.kernels.simplex import xlogy
+from jem.kernels.support import ByGradient
 from jem.kernels.unit_axis import sum_in_parts
 from jem.latents.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
 from jem.latents.transition import Transition, TransitionParams
+from jem.latents.weights import Free
 from jem.node import (
     DISCRETE,
     MISSING,
@@ -35,9 +36,9 @@ from jem.settings import a, an_instance, check_components, number, whole
 
 
 class HMMParams(NamedTuple):
-    """Probabilities (K,) of the first state, the transition's parameters and those of the emissions."""
+    """Probabilities (K,) of the first state, () where its law has none, the transition's parameters and the emissions'."""
 
-    initial: Array
+    initial: Any
     transition: TransitionParams
     emission: Params
 
@@ -77,6 +78,8 @@ class _Steps(NamedTuple):
     seen: Array
 
 
+PRIOR = number(above=0.0)
+FIRST = a("first", "the law of the first state, jem.Free() or jem.Stationary()")
 FORM = an_instance(chain.Form, "jem.Automatic(), jem.Sequential() or jem.Blocks(n)")
 
 
@@ -91,13 +94,15 @@ class HMM(Composite):
     NaN is a missing observation: it adds nothing but its transition (use `jem.Missing` around the parts of a `Product` for
     single cells). `jem.Labelled(x, labels (S, T))` gives states that are known.
 
-    Params: `HMMParams(initial (K,), TransitionParams(probs (K, K)), emission)`, emission parameters with a leading axis K.
+    Params: `HMMParams(initial (K,), TransitionParams(probs (K, K)), emission)`, emission parameters with a leading axis K;
+    `initial` is () where the chain begins where it stays.
 
     Args:
         emission: a node, repeated K times, or a plate: `Stack`, `Tied`, `OneOf`.
         num_states: K, where `emission` is a node.
         transition: the transition law.
-        concentration: Dirichlet prior on the initial probabilities; 1 is maximum likelihood.
+        initial: the law of the first state, `jem.Free()` or `jem.Stationary()`; None is `jem.Free(concentration)`.
+        concentration: Dirichlet prior on free initial probabilities; 1 is maximum likelihood.
         seeding: how states are guessed at the start, from single observations.
         form: `jem.Automatic()`, `jem.Sequential()` or `jem.Blocks(n)`: how the recursion runs; never the answer.
         length: length of the sequences that `jem.sample` draws.
@@ -112,7 +117,7 @@ class HMM(Composite):
 
     emission: Any  # a plate
     transition: Transition = setting(must=a("matrix", "a transition law such as jem.Transition()"))
-    concentration: Any = setting(must=number(above=0.0))
+    initial: Any = setting(must=FIRST)
     seeding: Any = setting(must=SEEDING)
     form: chain.Form = static(must=FORM)
     length: int = static(must=whole(1))
@@ -123,6 +128,7 @@ class HMM(Composite):
         num_states: int | None = None,
         *,
         transition: Transition = Transition(),  # noqa: B008
+        initial: Any = None,
         concentration: Any = 1.0,
         seeding: Any = KMeansPlusPlus(),  # noqa: B008
         form: chain.Form = chain.Automatic(),  # noqa: B008
@@ -130,9 +136,9 @@ class HMM(Composite):
     ):
         size = check_components(emission, num_states, "HMM")
         plate = emission if size is None else Stack(emission, size)
-        set_once(
-            self, emission=plate, transition=transition, concentration=concentration, seeding=seeding, form=form, length=length
-        )
+        PRIOR(concentration, "HMM: concentration")
+        law = Free(concentration) if initial is None else initial
+        set_once(self, emission=plate, transition=transition, initial=law, seeding=seeding, form=form, length=length)
 
     @property
     def traits(self) -> frozenset[str]:
@@ -151,8 +157,14 @@ class HMM(Composite):
     def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
         steps = self._steps(x)
         posterior, log_e = self._log_emissions(params, x, steps)
-        s = chain.smooth(params.initial, self.transition.matrix(params.transition), log_e, self.form)
+        first, matrix = self.law(params)
+        s = chain.smooth(first, matrix, log_e, self.form)
         return HMMPosterior(s.smoothed, s.filtered, s.backward, s.rest, posterior), s.log_normalizer
+
+    def law(self, params: HMMParams) -> tuple[Array, Array]:
+        """The probabilities (K,) of the first state and the transition matrix (K, K)."""
+        matrix = self.transition.matrix(params.transition)
+        return self.initial.first(params.initial, matrix), matrix
 
     def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
         return self.gather(params, posterior, x, weights, self.transition.matrix(params.transition))
@@ -171,14 +183,14 @@ class HMM(Composite):
 
     def maximize(self, params: HMMParams, stats: HMMStats) -> HMMParams:
         return HMMParams(
-            maximize_simplex(stats.initial, params.initial, self.concentration, returns=True),
-            self.transition.maximize(params.transition, stats.transition),
+            self.initial.maximize_first(params.initial, stats.initial),
+            params.transition if self.initial.by_gradient else self.transition.maximize(params.transition, stats.transition),
             self.emission.maximize(params.emission, stats.emission),
         )
 
     def expected_log_prob(self, params: HMMParams, stats: HMMStats, old: HMMParams) -> Array:
         return (
-            jnp.sum(xlogy(stats.initial, params.initial))
+            jnp.sum(xlogy(stats.initial, self.law(params)[0]))
             + self.transition.expected_log_prob(params.transition, stats.transition)
             + self.emission.expected_log_prob(params.emission, stats.emission, old.emission)
         )
@@ -191,15 +203,15 @@ class HMM(Composite):
         r = self.seeding.responsibilities(seed_key, self.emission, steps.flat, w, size)
         path = r.reshape(size, num_steps, num) * steps.seen[None]
         pairs = jnp.einsum("its,jts->ij", path[:, :-1] * jnp.where(steps.within, weights[None, :], 0)[1:][None], path[:, 1:])
-        first = path[:, 0] @ weights + 1
         return HMMParams(
-            first / jnp.sum(first), self.transition.init(pairs), self.emission.init(child_key, steps.flat, r * w[None, :])
+            self.initial.begin(path[:, 0] @ weights),
+            self.transition.init(pairs),
+            self.emission.init(child_key, steps.flat, r * w[None, :]),
         )
 
     def sample(self, key: Array, params: HMMParams, num: int) -> tuple[Any, Data]:
         path_key, emission_key = jax.random.split(key)
-        matrix = self.transition.matrix(params.transition)
-        path = chain.sample_path(path_key, params.initial, matrix, self.length, num)
+        path = chain.sample_path(path_key, *self.law(params), self.length, num)
         total = self.length * num
         latents, x = self.emission.sample(emission_key, params.emission, total)
         states, index = path.reshape(-1), jnp.arange(total)
@@ -213,7 +225,7 @@ class HMM(Composite):
     def sample_like(self, key: Array, params: HMMParams, x: Data) -> tuple[Any, Data]:
         path_key, emission_key = jax.random.split(key)
         within = self._steps(x).within
-        path = chain.sample_path(path_key, params.initial, self.transition.matrix(params.transition), *within.shape)
+        path = chain.sample_path(path_key, *self.law(params), *within.shape)
         return path, self.emit(emission_key, params, path, x)
 
     def emit(self, key: Array, params: HMMParams, path: Array, x: Data) -> Data:
@@ -230,14 +242,16 @@ class HMM(Composite):
         return jnp.sum(jnp.where(steps.seen, each, 0), 0)
 
     def own_log_prior(self, params: HMMParams) -> Array:
-        return log_dirichlet(params.initial, self.concentration) + self.transition.log_prior(params.transition)
+        return self.initial.log_prior(params.initial) + self.transition.log_prior(params.transition)
 
     def own_degenerate(self, params: HMMParams, stats: HMMStats) -> Array:
         # A state that no step belongs to is not what was asked for.
         return nobody(stats.initial + jnp.sum(stats.transition, 0))
 
     def own_supports(self, params: HMMParams) -> Any:
-        return params._replace(initial=Simplex(), transition=self.transition.supports(params.transition))
+        moves = self.transition.supports(params.transition)
+        moves = jax.tree.map(ByGradient, moves) if self.initial.by_gradient else moves
+        return params._replace(initial=self.initial.supports(params.initial), transition=moves)
 
     def features(self, x: Data) -> Array:
         # A sequence is described by the mean and the spread of its observations' features.
@@ -262,8 +276,8 @@ class HMM(Composite):
         """The most probable states (T, S), -1 beyond a sequence's end, and their joint log-probability (S,)."""
         steps = self._steps(x)
         log_e = self._log_emissions(params, x, steps)[1]
-        matrix = self.transition.matrix(params.transition)
-        path, log_prob = chain.viterbi(jnp.log(params.initial), jnp.log(matrix), log_e, steps.within)
+        first, matrix = self.law(params)
+        path, log_prob = chain.viterbi(jnp.log(first), jnp.log(matrix), log_e, steps.within)
         return jnp.where(steps.within, path, -1), log_prob
 
     def predict(self, params: HMMParams, x: Data, num_steps: int) -> Array:
@@ -315,8 +329,7 @@ class AssignedHMM(Wrapper):
     def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
         steps = self.child._steps(x)
         posterior, log_e = self.child._log_emissions(params, x, steps)
-        matrix = self.child.transition.matrix(params.transition)
-        path = self.rule.path(params.initial, matrix, log_e, steps.within, self.child.form)
+        path = self.rule.path(*self.child.law(params), log_e, steps.within, self.child.form)
         return HMMPosterior(path.smoothed, path.filtered, path.backward, path.rest, posterior), path.value
 
     def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:

@@ -25,6 +25,8 @@ from jem.settings import number
 class Free(Node):
     """Weights that are parameters, `p(z = k) = weights_k`; the M-step is `weights_k = sum_n r_nk / N`.
 
+    The weights of a mixture, or the probabilities of a chain's first state.
+
     Params: weights (K,), summing to one.
 
     Attributes:
@@ -48,6 +50,23 @@ class Free(Node):
         """Expected counts (K,)."""
         return stats
 
+    @property
+    def by_gradient(self) -> bool:
+        """False: a chain that begins so has transitions in closed form."""
+        return False
+
+    def begin(self, counts: Array) -> Array:
+        """A start, from counts (K,)."""
+        return (counts + 1) / jnp.sum(counts + 1)
+
+    def first(self, params: Array, matrix: Array) -> Array:
+        """The probabilities (K,) of a chain's first state."""
+        return params
+
+    def maximize_first(self, params: Array, counts: Array) -> Array:
+        """The M-step of a chain's first state, from expected counts (K,)."""
+        return maximize_simplex(counts, params, self.concentration, returns=True)
+
     def infer(self, params: Array, x: Data) -> tuple[tuple[()], Array]:
         return (), safe_log(params)[:, None]
 
@@ -61,8 +80,7 @@ class Free(Node):
         return jnp.sum(xlogy(stats, params))
 
     def init(self, key: Array, x: Data, weights: Array) -> Array:
-        counts = jnp.sum(weights, 1) + 1
-        return counts / jnp.sum(counts)
+        return self.begin(jnp.sum(weights, 1))
 
     def log_prior(self, params: Array) -> Array:
         return log_dirichlet(params, self.concentration)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.kernels.matching import match
-from jem.latents.driven import StationaryHMM
 from jem.latents.hmm import HMM, HMMParams
 from jem.latents.mixture import Mixture, MixtureParams
 from jem.latents.transition import TransitionParams
@@ -21,7 +20,7 @@ def labelled_part(model: Node) -> Mixture | HMM | None:
 
     They are not where something tells them apart: fields that are held, fixed transitions, a gate or inputs.
     """
-    while isinstance(model, (Missing, StationaryHMM)):
+    while isinstance(model, Missing):
         model = model.child
     if isinstance(model, Mixture) and isinstance(model.components, (Stack, Tied)) and INPUTS not in model.weights.traits:
         return model

@@ -139,8 +139,8 @@ def e_step(node: Node, params: Params, x: Data, weights: Array | None = None) ->
     Example:
         >>> import jem, jax.numpy as jnp
         >>> stats, _ = jem.e_step(jem.Poisson(), jem.PoissonParams(jnp.array([1.0])), [[1], [4]])
-        >>> stats.total.tolist()
-        [5.0]
+        >>> [total.tolist() for total in stats.sums]
+        [[5.0]]
     """
     return e_step_of(node, *asked(node, params, x, weights))
 

@@ -241,8 +241,8 @@ class Missing(Wrapper):
     Example:
         >>> import jem, jax.numpy as jnp
         >>> even = jem.BernoulliParams(jnp.array([0.5, 0.5]))
-        >>> jem.log_prob(jem.Missing(jem.Bernoulli()), even, [[1.0, jnp.nan], [jnp.nan, jnp.nan]]).round(2).tolist()
-        [-0.69, 0.0]
+        >>> jem.log_prob(jem.Missing(jem.Bernoulli()), even, [[1.0, jnp.nan], [jnp.nan, jnp.nan]]).tolist()
+        [-0.693..., 0.0]
 
     Source: Little and Rubin (2019), Statistical Analysis with Missing Data, section 3.2 for units, available-case analysis,
     and section 6.2 for cells.

@@ -403,6 +403,7 @@ CONSTRUCTORS: dict[str, tuple[Any, list[str]]] = {
     "Transition ragged": (lambda: jem.Transition(fixed=[[1.0], [0.0, 1.0]]), ["Transition: fixed: expected rows of one"]),
     "weights of numbers": (lambda: jem.Mixture(G, 2, weights=[0.5, 0.5]), ["Mixture: weights: expected the law", "jem.Free()"]),
     "Driven Gaussian": (lambda: jem.DrivenHMM(G, lambda p, u: p, jnp.zeros((2, 2))), ["DrivenHMM: child: expected a chain"]),
+    "two priors": (lambda: jem.Mixture(G, 2, weights=jem.Free(), concentration=2.0), ["write jem.Free.concentration=2.0"]),
     "begin anywhere": (lambda: jem.HMM(G, 2, initial="even"), ["HMM: initial: expected the law", "jem.Stationary()"]),
     "driven and stationary": (
         lambda: jem.DrivenHMM(jem.HMM(G, 2, initial=jem.Stationary()), lambda p, u: p, jnp.zeros((2, 2))), ["initial=jem.Free"],

@@ -15,7 +15,7 @@ from jem.kernels.support import ByGradient
 from jem.kernels.unit_axis import sum_in_parts
 from jem.latents.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
 from jem.latents.transition import Transition, TransitionParams
-from jem.latents.weights import Free
+from jem.latents.weights import free_unless
 from jem.node import (
     DISCRETE,
     MISSING,
@@ -32,7 +32,7 @@ from jem.node import (
     static,
 )
 from jem.plates import Stack
-from jem.settings import a, an_instance, check_components, number, whole
+from jem.settings import a, an_instance, check_components, whole
 
 
 class HMMParams(NamedTuple):
@@ -78,7 +78,6 @@ class _Steps(NamedTuple):
     seen: Array
 
 
-PRIOR = number(above=0.0)
 FIRST = a("first", "the law of the first state, jem.Free() or jem.Stationary()")
 FORM = an_instance(chain.Form, "jem.Automatic(), jem.Sequential() or jem.Blocks(n)")
 
@@ -101,8 +100,8 @@ class HMM(Composite):
         emission: a node, repeated K times, or a plate: `Stack`, `Tied`, `OneOf`.
         num_states: K, where `emission` is a node.
         transition: the transition law.
-        initial: the law of the first state, `jem.Free()` or `jem.Stationary()`; None is `jem.Free(concentration)`.
-        concentration: Dirichlet prior on free initial probabilities; 1 is maximum likelihood.
+        initial: the law of the first state, `jem.Free()`, the default, or `jem.Stationary()`.
+        concentration: short for `initial=jem.Free(concentration)`, a Dirichlet prior.
         seeding: how states are guessed at the start, from single observations.
         form: `jem.Automatic()`, `jem.Sequential()` or `jem.Blocks(n)`: how the recursion runs; never the answer.
         length: length of the sequences that `jem.sample` draws.
@@ -129,15 +128,14 @@ class HMM(Composite):
         *,
         transition: Transition = Transition(),  # noqa: B008
         initial: Any = None,
-        concentration: Any = 1.0,
+        concentration: Any = None,
         seeding: Any = KMeansPlusPlus(),  # noqa: B008
         form: chain.Form = chain.Automatic(),  # noqa: B008
         length: int = 100,
     ):
         size = check_components(emission, num_states, "HMM")
         plate = emission if size is None else Stack(emission, size)
-        PRIOR(concentration, "HMM: concentration")
-        law = Free(concentration) if initial is None else initial
+        law = free_unless(initial, concentration, "HMM: initial", FIRST)
         set_once(self, emission=plate, transition=transition, initial=law, seeding=seeding, form=form, length=length)
 
     @property

@@ -11,7 +11,7 @@ from jem.composite import Composite, Wrapper
 from jem.data import allowed, num_units, with_inputs, with_labels, without_inputs, without_labels
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
 from jem.kernels.simplex import normalize_log
-from jem.latents.weights import Free
+from jem.latents.weights import free_unless
 from jem.node import (
     DISCRETE,
     EMPTY,
@@ -84,7 +84,6 @@ class RandomResponsibilities:
         return jax.random.dirichlet(key, concentration, (num_units(x),), weights.dtype).T
 
 
-PRIOR = number(above=0.0)
 LAW = a("sized", "the law of the weights, jem.Free() or jem.Gate(logits, start)")
 SEEDING = a("responsibilities", "jem.KMeansPlusPlus() or jem.RandomResponsibilities()")
 
@@ -104,8 +103,8 @@ class Mixture(Composite):
     Args:
         components: a node, repeated K times, or a plate: `Stack`, `Tied`, `OneOf`.
         num_components: K, where `components` is a node.
-        weights: their law, `jem.Free()` or `jem.Gate(logits, start)`; None is `jem.Free(concentration)`.
-        concentration: Dirichlet prior on free weights, scalar or (K,); 1 is maximum likelihood.
+        weights: their law, `jem.Free()`, the default, or `jem.Gate(logits, start)`.
+        concentration: short for `weights=jem.Free(concentration)`, a Dirichlet prior.
         seeding: how `init` starts: `KMeansPlusPlus()` or `RandomResponsibilities()`.
 
     Example:
@@ -127,14 +126,12 @@ class Mixture(Composite):
         num_components: int | None = None,
         *,
         weights: Any = None,
-        concentration: Any = 1.0,
+        concentration: Any = None,
         seeding: Any = KMeansPlusPlus(),  # noqa: B008
     ):
         size = check_components(components, num_components, "Mixture")
         plate = components if size is None else Stack(components, size)
-        PRIOR(concentration, "Mixture: concentration")
-        law = Free(concentration) if weights is None else weights
-        LAW(law, "Mixture: weights")
+        law = free_unless(weights, concentration, "Mixture: weights", LAW)
         set_once(self, components=plate, weights=law.sized(plate.size), seeding=seeding)
 
     @property

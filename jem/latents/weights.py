@@ -18,7 +18,9 @@ from jem.families.autodiff import Density
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, safe_log, xlogy
 from jem.kernels.support import Simplex
 from jem.node import INPUTS, Data, Node, Params, node, replaced, set_once, setting
-from jem.settings import number
+from jem.settings import Must, number
+
+PRIOR = number(above=0.0)
 
 
 @node
@@ -40,7 +42,7 @@ class Free(Node):
     Source: Dempster, Laird and Rubin (1977), JRSS B 39, section 4.3.
     """
 
-    concentration: Any = setting(default=1.0, must=number(above=0.0))
+    concentration: Any = setting(default=1.0, must=PRIOR)
 
     def sized(self, size: int) -> "Free":
         """The law of K weights."""
@@ -90,6 +92,17 @@ class Free(Node):
 
     def supports(self, params: Array) -> Simplex:
         return Simplex()
+
+
+def free_unless(law: Any, concentration: Any, name: str, must: Must) -> Any:
+    """The law that was given, or free weights under a Dirichlet prior where there is none."""
+    if law is None:
+        PRIOR(1.0 if concentration is None else concentration, f"{name.split(':')[0]}: concentration")
+        return Free(1.0 if concentration is None else concentration)
+    must(law, name)
+    if concentration is not None:
+        raise ValueError(f"{name}: a law that is given has its prior itself; write jem.Free(concentration={concentration})")
+    return law
 
 
 class GateStats(NamedTuple):

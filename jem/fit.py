@@ -87,10 +87,11 @@ def fit(
 
 def fit_restarts(
     node: Node,
-    key: Array,
+    key: Array | None,
     x: Data,
     *,
-    num_restarts: int,
+    num_restarts: int | None = None,
+    starts: Params = None,
     schedule: Any = FinishAll(),  # noqa: B008
     weights: Array | None = None,
     solver: Any = Anderson(),  # noqa: B008
@@ -99,17 +100,18 @@ def fit_restarts(
     batch_size: int | None = None,
     adjoint: Any = ImplicitAdjoint(),  # noqa: B008
 ) -> Fit:
-    """Fits a model by EM from many data-driven starts, all in one program.
+    """Fits a model by EM from many starts, all in one program.
 
-    Starts come from `node.init` with keys `jax.random.split(key, num_restarts)`. Lanes are advanced `batch_size` at a time;
-    a lane that ends hands its place to the next, so none waits for the slowest, and a lane that fails keeps its last
-    finite parameters and touches no other.
+    Starts are given, or come from the data by `node.init` with keys `jax.random.split(key, num_restarts)`. Lanes are advanced
+    `batch_size` at a time; a lane that ends hands its place to the next, so none waits for the slowest, and a lane that fails
+    keeps its last finite parameters and touches no other.
 
     Args:
         node: the model.
-        key: a typed PRNG key.
+        key: a typed PRNG key; None where starts are given.
         x: data, as for `fit`. Data replicated over a mesh (`NamedSharding(mesh, P())`) splits the lanes over its devices.
-        num_restarts: R, number of starts.
+        num_restarts: R, number of starts; needed unless they are given.
+        starts: parameters with a leading axis R, in place of the key and `num_restarts`.
         schedule: which starts are finished: `jem.FinishAll()`, or one that gives some up and may lose the best.
         weights: (N,) weights, as for `fit`.
         solver: as for `fit`.
@@ -132,22 +134,41 @@ def fit_restarts(
         >>> round(float(fits.best().log_likelihood), 1)
         -1130.3
     """
-    checks.check_key(key)
-    checks.check_positive_int(num_restarts, "num_restarts")
+    starts = None if starts is None else checks.read_params(starts)
+    num_restarts = _num_lanes(key, num_restarts, starts)
     check_options(solver, stop, schedule, adjoint, max_steps, num_restarts)
     if batch_size is not None:
         checks.check_positive_int(batch_size, "batch_size")
     x, weights = checked(node, x, weights)
-    for part, fields in not_given(node):
+    if starts is not None:
+        check_values(node, starts, "starts")
+    for part, fields in not_given(node) if starts is None else []:
         raise ValueError(
             f"fit_restarts: {part} would hold {fields} at a random start of its own in every restart; give the value, as "
             "jem.Frozen(node, weights=[0.5, 0.5]), or fit from one start with jem.fit"
         )
     mesh = mesh_of(x, num_restarts)
     return _fit_restarts(
-        node, key, x, weights, solver, stop, schedule, adjoint,
+        node, key, starts, x, weights, solver, stop, schedule, adjoint,
         num_restarts=num_restarts, max_steps=max_steps, slots=batch_size, mesh=mesh,
     )  # fmt: skip
+
+
+def _num_lanes(key: Array | None, num_restarts: int | None, starts: Params) -> int:
+    """R, from what says it."""
+    if starts is None:
+        if num_restarts is None:
+            raise ValueError("fit_restarts: num_restarts is missing; give it, or starts=params with a leading axis R")
+        checks.check_key(key)
+        checks.check_positive_int(num_restarts, "num_restarts")
+        return num_restarts
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(starts)}
+    if len(sizes) != 1 or sizes & {(), (0,)}:
+        raise ValueError(f"starts: every leaf must have one leading axis R >= 1; got leading axes {sorted(map(str, sizes))}")
+    num = sizes.pop()[0]
+    if key is not None or num_restarts not in (None, num):
+        raise ValueError(f"fit_restarts: there are {num} starts; pass key=None, and leave num_restarts out")
+    return num
 
 
 def checked(node: Node, x: Data, weights: Array | None) -> tuple[Data, Array | None]:
@@ -202,12 +223,15 @@ def _fit(
 
 @functools.partial(jax.jit, static_argnames=("num_restarts", "max_steps", "slots", "mesh"))
 def _fit_restarts(
-    model: Node, key: Array, x: Data, weights: Array | None, solver: Any, stop: Any, schedule: Any, adjoint: Any,
-    *, num_restarts: int, max_steps: int, slots: int | None, mesh: tuple[Any, str | None] | None,
+    model: Node, key: Array | None, starts: Params, x: Data, weights: Array | None, solver: Any, stop: Any, schedule: Any,
+    adjoint: Any, *, num_restarts: int, max_steps: int, slots: int | None, mesh: tuple[Any, str | None] | None,
 ) -> Fit:  # fmt: skip
     """The compiled program of `fit_restarts`."""
-    keys = jax.random.split(key, num_restarts)
-    return _run(model, None, keys, x, weights, solver, stop, schedule, adjoint, max_steps=max_steps, slots=slots, mesh=mesh)
+    keys = None if key is None else jax.random.split(key, num_restarts)
+    return _run(
+        model, starts, keys, x, weights, solver, stop, schedule, adjoint,
+        max_steps=max_steps, slots=slots, mesh=mesh, probing=True,
+    )  # fmt: skip
 
 
 def _run(
@@ -224,6 +248,7 @@ def _run(
     max_steps: int,
     slots: int | None,
     mesh: tuple[Any, str | None] | None,
+    probing: bool = False,
 ) -> Fit:
     """What both doors do: bind, compress, start, lay out, loop; derivatives are put on at the end."""
     given = solver, model, x, weights
@@ -248,7 +273,7 @@ def _run(
     numbers = jnp.arange(jax.tree.leaves(starts)[0].shape[0])
     table, trace = program(model, (starts, numbers), x, weights, total_weight, solver, stop, schedule)
     fits = jax.vmap(lambda lane, values: summary(model, solver, stop, total_weight, lane, values))(table, trace)
-    if keys is not None:
+    if probing:
         probes = _probes(x, weights)
         fits = fits._replace(probes=lax.map(lambda params: model.infer(params, probes)[1], fits.params))
     return adjoint.attach(fits, *given)

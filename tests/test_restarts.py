@@ -163,3 +163,28 @@ def test_bad_arguments():
         jem.fit_restarts(MODEL, jax.random.key(0), x, num_restarts=2, batch_size=0.5)
     with pytest.raises(ValueError, match=r"key must be a typed key, jax.random.key\(seed\); got 0"):
         jem.fit_restarts(MODEL, 0, x, num_restarts=2)
+
+
+def test_starts_that_are_given(x64):
+    """The same lanes as from a key, each as `fit` from its start alone; bad ones are refused by name."""
+    x = jem.datasets.old_faithful()
+    model = jem.Mixture(jem.Gaussian(), 2)
+    starts = jax.vmap(lambda key: jem.init(model, key, x))(jax.random.split(jax.random.key(0), 4))
+    got = jem.fit_restarts(model, None, x, starts=starts, max_steps=40)
+    want = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=4, max_steps=40)
+    np.testing.assert_allclose(got.objective, want.objective, rtol=1e-12)
+    assert got.probes.shape == want.probes.shape and got.num_optima() == want.num_optima()
+    one = jem.fit(model, jax.tree.map(lambda leaf: leaf[2], starts), x, max_steps=40)
+    assert float(one.objective) == pytest.approx(float(got.objective[2]), rel=1e-12) and one.num_steps == got.num_steps[2]
+    held = jem.fit_restarts(jem.Frozen(model, "weights"), None, x, starts=starts, max_steps=40)  # each its own
+    np.testing.assert_array_equal(held.params.weights, starts.weights)
+    bad = starts._replace(weights=starts.weights.at[3, 0].set(2.0))
+    for call, words in (
+        (lambda: jem.fit_restarts(model, None, x), "num_restarts is missing"),
+        (lambda: jem.fit_restarts(model, jax.random.key(0), x, starts=starts), "there are 4 starts; pass key=None"),
+        (lambda: jem.fit_restarts(model, None, x, starts=starts, num_restarts=5), "leave num_restarts out"),
+        (lambda: jem.fit_restarts(model, None, x, starts=jem.init(model, jax.random.key(0), x)), "one leading axis|shape"),
+        (lambda: jem.fit_restarts(model, None, x, starts=bad), r"starts.weights.*row 3"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()

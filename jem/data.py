@@ -79,6 +79,19 @@ class Series(NamedTuple):
     labels: Array | None
 
 
+def inputs_within(x: Any) -> Any:
+    """The data with inputs innermost, beside the values, where labels or lengths were written inside of `Given`; rows first."""
+    if isinstance(x, (Labelled, Sequences)):
+        return x._replace(values=inputs_within(x.values))
+    if not isinstance(x, Given) or not isinstance(x.outputs, (Labelled, Sequences)):
+        return x
+    if isinstance(x.outputs, Sequences):  # inputs of whole sequences belong beside these
+        steps = jax.tree.leaves(x.outputs.values)[0].shape[:2]
+        if any(leaf.shape[:2] != steps for leaf in jax.tree.leaves(x.inputs)):
+            return x
+    return x.outputs._replace(values=inputs_within(Given(x.outputs.values, x.inputs)))
+
+
 def series_of(x: Any) -> Series:
     """Sequences with their lengths and the labels of their steps, in whatever order they are nested."""
     lengths, labels = None, None

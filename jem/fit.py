@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from jem import checks
 from jem.coordinates import as_start, check_values
-from jem.data import row_weights, to_units, used_rows
+from jem.data import inputs_within, row_weights, to_units, used_rows
 from jem.engine import runaway
 from jem.engine.accelerate import Anderson
 from jem.engine.implicit import ImplicitAdjoint
@@ -174,7 +174,7 @@ def _num_lanes(key: Array | None, num_restarts: int | None, starts: Params) -> i
 def checked(node: Node, x: Data, weights: Array | None) -> tuple[Data, Array | None]:
     """Data and weights as arrays, looked over."""
     check_node(node, "node")
-    x = as_arrays(x)
+    x = inputs_within(as_arrays(x))
     weights = None if weights is None else as_array(weights, "weights")
     checks.check_data(node, x, weights)
     return x, weights

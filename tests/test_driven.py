@@ -217,3 +217,27 @@ def test_quadrature_of_a_normal(x64, dim):
 def test_values_of_a_space_are_checked():
     with pytest.raises(ValueError, match="values must have one leading axis"):
         jem.Finite({"a": np.arange(2), "b": np.arange(3)})
+
+
+def test_inputs_labels_and_lengths_in_any_order(x64):
+    """`Given` around labels or lengths is `Given` within them, for a gate, driven transitions and a state-space model."""
+    rng = np.random.default_rng(0)
+    y, u = rng.poisson(3.0, (5, 6, 1)).astype(float), rng.standard_normal((5, 6, 1))
+    lengths, states = jnp.array([6, 2, 4, 6, 3]), np.where(np.arange(6) == 1, 1, -1) * np.ones((5, 1), int)
+    driven, lds = jem.DrivenHMM(jem.HMM(jem.Poisson(), 2), lambda p, u: p * u[0], np.ones((2, 2))), jem.LDS(1, 1, 1)
+    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.ones(2)))
+    known = jnp.array([0, -1, 1, -1, -1])
+    for model, within, around in (
+        (gate, jem.Labelled(jem.Given(y[:, 0], u[:, 0]), known), jem.Given(jem.Labelled(y[:, 0], known), u[:, 0])),
+        (lds, jem.Sequences(jem.Given(y, u), lengths), jem.Given(jem.Sequences(y, lengths), u)),
+        (
+            driven,
+            jem.Labelled(jem.Sequences(jem.Given(y, u), lengths), states),
+            jem.Given(jem.Sequences(jem.Labelled(y, states), lengths), u),
+        ),
+    ):
+        params = jem.init(model, jax.random.key(0), within)
+        np.testing.assert_array_equal(jem.log_prob(model, params, within), jem.log_prob(model, params, around))
+    labelled = jem.Labelled(jem.Given(y[:, 0], u[:, 0]), known)
+    posterior, _ = jem.infer(gate, jem.init(gate, jax.random.key(0), labelled), labelled)
+    np.testing.assert_array_equal(posterior.responsibilities[jnp.array([0, 2])], jnp.eye(2))

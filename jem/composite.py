@@ -90,6 +90,9 @@ class Composite(Node):
     def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
         return with_each(stats, self.each(lambda part, o, n, s: part.recentre(s, o, n), (old, new), (stats,)))
 
+    def enter(self, params: Params) -> Params:
+        return with_each(params, self.each(lambda part, p: part.enter(p), (params,)))
+
     def features(self, x: Data) -> Array:
         return jnp.concatenate([part.features(self.share(name, x)) for name, part in self.parts().items()])
 

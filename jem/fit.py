@@ -266,6 +266,7 @@ def _run(
     else:
         checks.check_params(jax.tree.map(lambda p: p[0], starts), expected)
         starts = as_start(model, jax.tree.map(lambda p, s: p.astype(s.dtype), starts, expected))
+        starts = jax.vmap(model.enter)(starts)
     total_weight = jnp.sum(weights)
     program = functools.partial(_lanes, run=adjoint.run, max_steps=max_steps, slots=slots)
     if mesh is not None:

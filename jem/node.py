@@ -167,6 +167,10 @@ class Node:
         """
         return self
 
+    def enter(self, params: Params) -> Params:
+        """A start, moved off where no step could leave it."""
+        return params
+
     def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
         """The statistics as if gathered about the parameters `new`, from those gathered about `old`, posteriors unchanged.
 

@@ -170,6 +170,9 @@ class Frozen(Wrapper):
     def degenerate(self, params: Params, stats: Stats) -> Array:
         return self.child.degenerate(params, stats) if self.fields else jnp.zeros((), jnp.int32)
 
+    def enter(self, params: Params) -> Params:
+        return set_fields(self.child.enter(params), get_fields(params, self.fields)) if self.fields else params
+
     def gauge(self, params: Params) -> dict[str, int]:
         return {name: size for name, size in self.child.gauge(params).items() if self.fields and name not in self.fields}
 

@@ -363,3 +363,20 @@ PARAMS = {"C": [[1.0]]}
 def test_bad_input_names_the_place(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_process_noise_that_starts_at_next_to_nothing(x64):
+    """EM multiplies it by almost one, and all else converges: it starts where a step moves it. Zero stays, and what is held."""
+    rng = np.random.default_rng(0)
+    y = (np.cumsum(0.3 * rng.normal(size=200)) + rng.normal(size=200))[None, :, None]
+    fixed = {"A": [[1.0]], "C": [[1.0]]}
+    model = jem.LDS(1, 1, Q=jem.Diagonal(), R=jem.Diagonal(), P0=jem.Diagonal(), fixed=fixed)
+    start = lambda q: model.params(Q=[q], R=[1.0], P0=[1.0])
+    starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(start(q) for q in (1e-20, 1e-8, 1e-2)))
+    fits = jem.fit_restarts(model, None, y, starts=starts).check()
+    np.testing.assert_allclose(fits.objective, np.max(fits.objective), atol=2e-3)
+    still = jem.fit(model, start(0.0), y).check()
+    assert still.params.Q == 0 and float(fits.objective[0] - still.objective) > 30
+    assert float(still.objective) == pytest.approx(-0.5 * 200 * (np.log(2 * np.pi * y.var()) + 1), abs=0.01)  # a constant
+    held = jem.fit(jem.Frozen(model, "chol_Q"), start(1e-20), y)
+    np.testing.assert_array_equal(held.params.chol_Q, start(1e-20).chol_Q)

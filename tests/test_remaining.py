@@ -1,6 +1,7 @@
 """The default stop: what is left of a climb is known before it says that it has converged."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from zoo import ZOO
 
 import jem
 from jem import Status
+from jem.composite import Wrapper
 from jem.node import replaced
 
 
@@ -254,3 +256,22 @@ def test_parameters_with_nothing_in_places(x64):
     adam = jem.GEM(optax.adam, learning_rate=0.1)
     found = jem.fit_restarts(mixed, jax.random.key(0), x, num_restarts=2, solver=adam, max_steps=5)
     assert np.isfinite(found.objective).all()
+
+
+@jem.node
+class Kinked(Wrapper):
+    """Its Q has no derivative where the statistics were gathered."""
+
+    child: Any
+
+    def expected_log_prob(self, params, stats, old):
+        gone = sum(jnp.sum(a - b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(old), strict=True))
+        return self.child.expected_log_prob(params, stats, old) + jnp.sqrt(0 * gone**2)
+
+
+def test_a_score_that_is_never_finite_says_nothing(x64):
+    """No point is known then, and no climb has ended: it was CONVERGED after one step."""
+    x = jnp.arange(10.0)[:, None]
+    start = jem.MixtureParams(jnp.array([0.5, 0.5]), jem.PoissonParams(jnp.array([[1.0], [2.0]])))
+    fit = jem.fit(Kinked(jem.Mixture(jem.Poisson(), 2)), start, x, max_steps=30)
+    assert fit.status == Status.MAX_STEPS and fit.remaining == jnp.inf

@@ -109,7 +109,7 @@ def forecast(path: Path, residual: Array, accepted: Array) -> Path:
 
     The residual is NaN where the solver has no plain step.
     """
-    e = 0.5 * (path.last.score @ residual)
+    e = jnp.where(path.count > 0, 0.5 * (path.last.score @ residual), jnp.inf)  # no score was finite: nothing is known
     ahead = lax.cond(jnp.isnan(e) | (e <= _WORTH), left, lambda _: jnp.full_like(e, jnp.inf), path)
     now = jnp.stack([e, ahead + jnp.where(jnp.isnan(e), 0, jnp.abs(e))])
     before = jnp.where(path.count > 1, path.forecast[:-1], jnp.inf)

@@ -170,6 +170,14 @@ class Rate(Positive):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Deviation(Positive):
+    """Standard deviations, by their logarithms; one that is zero stays so."""
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return jnp.where(like == 0, 0, jnp.exp(free))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Interval(Support):
     """Numbers between `low` and `high`, by the logit of their place."""
 

@@ -68,7 +68,8 @@ class LDS(Node):
     Structural models are written by fixing cells: a number in `fixed` stays, a NaN is free. The M-step solves each
     row's weighted least squares over its free cells, and jointly over rows where they share a full covariance (then Q or R
     follows at the new coefficients, a conditional maximisation). Where whole matrices stay: `jem.Frozen(lds, "A", "chol_Q")`.
-    A variance that is zero stays zero; m0 and B of states without noise then move by least squares of their own, in steps that
+    A variance that is zero stays zero, and process noise that starts at next to nothing, which EM cannot move, starts at a
+    millionth of the observations'; m0 and B of states without noise then move by least squares of their own, in steps that
     alternate with the others.
 
     The model has no intercept: give a constant input, or a state that does not move. Free matrices are determined up to a
@@ -246,6 +247,9 @@ class LDS(Node):
         states, y = self._draw(key, params, steps_of(x, params.A.dtype).u)
         outputs, inputs = without_inputs(x)
         return states, with_inputs(with_values(outputs, with_gaps(y, series_of(outputs).values)), inputs)
+
+    def enter(self, params: LDSParams) -> LDSParams:
+        return lds_offsets.off_the_edge(self, params)
 
     def num_observations(self, x: Data) -> Array:
         seen = steps_of(x, float_dtype(x)).seen

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem.kernels import emission, kalman, regression, riccati
+from jem.kernels.gaussian import Full
 from jem.kernels.lanes import recur
 from jem.latents.lds_data import steps_of
 from jem.latents.lds_params import LDSParams, free_cells
@@ -29,6 +30,19 @@ class Offsets(NamedTuple):
 def movable(model: Any) -> bool:
     """Whether some cell of m0 or B is free."""
     return bool(free_cells(model, "m0").any() or free_cells(model, "B").any())
+
+
+def off_the_edge(model: Any, params: LDSParams) -> LDSParams:
+    """The start with free process noise of next to nothing raised to where a step moves it: EM multiplies it by almost one.
+
+    A deviation of zero stays zero, and so does that of a state that is not seen.
+    """
+    noise = jnp.min(regression.diagonal_of(model.R, params.chol_R))
+    seen = jnp.sqrt(jnp.sum(params.C**2, 0))
+    least = jnp.where(seen > 0, _STILL * noise / jnp.where(seen > 0, seen, 1), 0)
+    now = regression.diagonal_of(model.Q, params.chol_Q)
+    more = jnp.where(free_cells(model, "Q") & (now > 0), jnp.maximum(least - now, 0), 0)
+    return params._replace(chol_Q=params.chol_Q + (jnp.diag(more) if isinstance(model.Q, Full) else more[:, None]))
 
 
 def gather(model: Any, params: LDSParams, x: Any, weights: Array) -> Offsets:

@@ -9,7 +9,7 @@ from jax import Array
 from jem import checks
 from jem.kernels import regression
 from jem.kernels.gaussian import Diagonal, Full
-from jem.kernels.support import Cells, CholeskyFactor, Positive, Real
+from jem.kernels.support import Cells, CholeskyFactor, Deviation, Real
 
 
 class LDSParams(NamedTuple):
@@ -92,7 +92,7 @@ def support_of(model: Any, field: str) -> Any:
     noise = name in noise_dims(model)
     if noise and isinstance(getattr(model, name), Full):
         return CholeskyFactor()
-    inner, free = (Positive() if noise else Real()), free_cells(model, name)
+    inner, free = (Deviation() if noise else Real()), free_cells(model, name)
     return inner if free.all() else Cells(~free[:, None] if noise else ~free, inner)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import tree
-from jem.node import MISSING, Data, Node, Params, Posterior, Stats, any_of, replaced, set_fields
+from jem.node import CELLS, MISSING, Data, Node, Params, Posterior, Stats, any_of, replaced, set_fields
 
 WHOLE = ""  # the name of a part whose records are the node's own
 
@@ -61,7 +61,8 @@ class Composite(Node):
 
     @property
     def traits(self) -> frozenset[str]:
-        return functools.reduce(frozenset.intersection, [part.traits & {MISSING} for part in self.parts().values()])
+        passed = {MISSING, CELLS} if WHOLE in self.parts() else {MISSING}  # of what sees the data as they are
+        return functools.reduce(frozenset.intersection, [part.traits & passed for part in self.parts().values()])
 
     def bind(self, x: Data, weights: Array) -> Self:
         return self.with_parts({name: part.bind(*self.see(name, x, weights)) for name, part in self.parts().items()})

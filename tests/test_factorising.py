@@ -96,16 +96,13 @@ class VonMises(Factorising):
     def log_normaliser(self, params):
         return jnp.log(2 * jnp.pi * i0e(params.kappa)) + params.kappa
 
-    def from_means(self, means, old):
+    def from_means(self, means):
         length = jnp.sqrt(means[0] ** 2 + means[1] ** 2)
         gap = lambda log_kappa, length: length - i1e(jnp.exp(log_kappa)) / i0e(jnp.exp(log_kappa))
         return VonMisesParams(jnp.arctan2(means[1], means[0]), jnp.exp(falling_root(gap, -9.0, 9.0, length)))
 
     def supports(self, params):
         return params._replace(place=jem.Real(), kappa=jem.Positive())
-
-    def features(self, x):
-        return jnp.concatenate(self.statistics(x))
 
 
 def test_a_family_of_a_users_own(x64):
@@ -135,3 +132,37 @@ def test_a_root_and_its_derivative(low, x64):
         value, slope = jax.value_and_grad(root)(jnp.asarray(a))
         want = (np.log(a), 1 / a) if np.log(a) > low else (low, 0)
         np.testing.assert_allclose((value, slope), want, rtol=1e-9)
+
+
+def test_a_column_that_nobody_saw(x64):
+    """It starts as the others are, and no step moves it: no rate of zero that would rule out what comes."""
+    x = np.where(np.arange(3) == 1, np.nan, COUNTS)
+    bits = np.where(np.isnan(x), np.nan, x > 3)
+    for family, data in ((jem.Poisson(), x), (jem.Bernoulli(), bits), (Exponential(), x + 1), (VonMises(), x)):
+        fits = jem.fit_restarts(jem.Mixture(jem.Missing(family), 2), jax.random.key(0), data, num_restarts=2, max_steps=20)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fits.params))
+        new = np.nan_to_num(data[:1], nan=1.0)
+        assert np.isfinite(jem.log_prob(jem.Mixture(family, 2), fits.best().params, new)).all()
+
+
+def test_missing_around_what_stands_around_a_family(x64):
+    """Copies and held fields see the cells as the family does."""
+    x = np.where(HOLES, np.nan, COUNTS)
+    params = jem.PoissonParams(jnp.asarray(THREE))
+    want = jem.log_prob(jem.Missing(jem.Poisson()), params, x)
+    np.testing.assert_array_equal(jem.log_prob(jem.Missing(jem.Frozen(jem.Poisson(), "rate")), params, x), want)
+    both = jem.MixtureParams(jnp.array([0.5, 0.5]), jem.PoissonParams(jnp.stack([THREE, THREE + 1])))
+    inside = jem.Mixture(jem.Stack(jem.Missing(jem.Poisson()), 2))
+    around = jem.Mixture(jem.Missing(jem.Stack(jem.Poisson(), 2)))
+    np.testing.assert_allclose(jem.log_prob(around, both, x), jem.log_prob(inside, both, x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, -1.0, 0.5])
+def test_what_cannot_be_inside_jit(junk, x64):
+    """Under jit no door refuses it: minus infinity, and the other rows are untouched."""
+    x = jnp.asarray(COUNTS, float).at[1, 0].set(junk)
+    got = jax.jit(lambda x: jem.log_prob(jem.Poisson(), jem.PoissonParams(jnp.asarray(THREE)), x))(x)
+    assert got[1] == -jnp.inf and jnp.isfinite(got[jnp.arange(40) != 1]).all()
+    bits = jem.BernoulliParams(jnp.asarray(THREE) / 10)
+    got = jax.jit(lambda x: jem.log_prob(jem.Bernoulli(), bits, x))((x > 3).astype(float).at[1, 0].set(junk))
+    assert got[1] == -jnp.inf and jnp.isfinite(got[jnp.arange(40) != 1]).all()

@@ -52,17 +52,17 @@ class Bernoulli(Factorising):
     def carrier(self, x: Array) -> Array:
         return jnp.where((x == 0) | (x == 1), 0.0, -jnp.inf).astype(x.dtype)
 
-    def from_means(self, means: tuple[Array, Array], old: Any) -> BernoulliParams:
+    def from_means(self, means: tuple[Array, Array]) -> BernoulliParams:
         ones, zeros = (jnp.maximum(m, 0) for m in means)
         total = ones + zeros
-        return BernoulliParams(jnp.where(total > 0, ones / jnp.where(total > 0, total, 1), jax.tree.leaves(old)[0]))
+        return BernoulliParams(jnp.where(total > 0, ones / jnp.where(total > 0, total, 1), jnp.nan))
 
     def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array, Array]]:
         more = jnp.asarray(self.concentration, dtype) - 1
         return 2 * more, (more, more)
 
     def init(self, key: Array, x: Any, weights: Array) -> BernoulliParams:
-        ones, zeros = self.expect(weights, (), x, weights).sums
+        ones, zeros = self._totals(x, weights).sums
         return BernoulliParams((ones + 1) / (ones + zeros + 2))
 
     def sample(self, key: Array, params: BernoulliParams, num: int) -> tuple[tuple[()], Array]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import tree
-from jem.data import without_holes
+from jem.data import float_dtype, without_holes
 from jem.node import CELLS, Data, Node, Params
 
 _NEVER = {4: -1e30, 8: -1e200}  # by the bytes of a number: minus infinity in a product, as is what is below half of it
@@ -24,10 +24,10 @@ class Totals(NamedTuple):
 class Factorising(Node):
     """D independent cells, `log p(x) = sum_d sum_i eta_i(theta_d) t_i(x_d) - A(theta_d) + h(x_d)`; x has rows (N, D).
 
-    Write `natural`, `statistics`, `from_means`, where they are not zero `log_normaliser` and `carrier`, for a conjugate prior
-    `pseudo`, and the members that say what the data look like: `sample`, `supports`, `features`, `validate`. Statistics are at
-    least 0 where a natural parameter may be minus infinity, as the logarithm of a probability of 0: a cell with a positive
-    one is then impossible. Inside `jem.Missing` single cells may be missing.
+    Write `natural`, `statistics`, `from_means`, `supports`, where they are not zero `log_normaliser` and `carrier`, for a
+    conjugate prior `pseudo`, and what the data ask for: `sample`, `features`, `validate`. Statistics are at least 0 where a
+    natural parameter may be minus infinity, as the logarithm of a probability of 0: a cell with a positive one is then
+    impossible. Inside `jem.Missing` single cells may be missing.
 
     Source: Barndorff-Nielsen (1978), Information and Exponential Families; Diaconis and Ylvisaker (1979) for the prior.
     """
@@ -40,8 +40,8 @@ class Factorising(Node):
         """The statistics t_i of x (D, N), alike in shape."""
         raise TypeError(f"{type(self).__name__} does not define statistics")
 
-    def from_means(self, means: tuple[Array, ...], old: Params) -> Params:
-        """The parameters at which the statistics have these expectations, (D,) each; `old` where they say nothing."""
+    def from_means(self, means: tuple[Array, ...]) -> Params:
+        """The parameters at which the statistics have these expectations, (D,) each; NaN keeps the old ones."""
         raise TypeError(f"{type(self).__name__} does not define from_means")
 
     def log_normaliser(self, params: Params) -> Array:
@@ -64,14 +64,21 @@ class Factorising(Node):
     def infer(self, params: Params, x: Data) -> tuple[tuple[()], Array]:
         values, seen = self._cells(x, params)
         eta, a, carrier = self.natural(params), self.log_normaliser(params), self.carrier(values)
+        possible = carrier > -jnp.inf if seen is None else seen & (carrier > -jnp.inf)
         constant = -jnp.sum(a) if seen is None else -(a @ seen.astype(a.dtype))
         never = _NEVER[values.dtype.itemsize]
-        products = (jnp.maximum(e, never) @ t for e, t in zip(eta, self._statistics(values, seen), strict=True))
+        products = (jnp.maximum(e, never) @ t for e, t in zip(eta, self._statistics(values, possible), strict=True))
         log_prob = tree.total(products) + constant
         known = jnp.sum(carrier if seen is None else jnp.where(seen, carrier, 0), 0)  # the same for every component
         return (), jnp.where(log_prob <= 0.5 * never, -jnp.inf, log_prob) + known
 
     def expect(self, params: Params, posterior: Any, x: Data, weights: Array) -> Totals:
+        return self._totals(x, weights)
+
+    def features(self, x: Array) -> Array:
+        return jnp.concatenate(self.statistics(x.astype(float_dtype(x))))
+
+    def _totals(self, x: Data, weights: Array) -> Totals:
         values, seen = self._cells(x, weights)
         carrier = self.carrier(values) if seen is None else jnp.where(seen, self.carrier(values), 0)
         carrier = jnp.sum(jnp.where(weights > 0, jnp.sum(carrier, 0) * weights, 0))
@@ -81,18 +88,26 @@ class Factorising(Node):
     def maximize(self, params: Params, stats: Totals) -> Params:
         more, extra = self.pseudo(stats.count.dtype)
         count = stats.count + more
-        means = tuple((s + e) / jnp.where(count > 0, count, 1) for s, e in zip(stats.sums, extra, strict=True))
-        return jax.tree.map(lambda new, old: jnp.where(count > 0, new, old), self.from_means(means, params), params)
+        some = count > 0
+        means = tuple(jnp.where(some, s + e, 1) / jnp.where(some, count, 1) for s, e in zip(stats.sums, extra, strict=True))
+        keep = lambda new, old: jnp.where(some & jnp.isfinite(new), new, old)  # noqa: E731
+        return jax.tree.map(keep, self.from_means(means), params)
 
     def expected_log_prob(self, params: Params, stats: Totals, old: Params) -> Array:
         return self._dot(params, stats.count, stats.sums) + stats.carrier
 
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         # One pseudo-observation at the mean of all units: a start with little or no weight stays sensible.
-        mine, all_of = (self.expect(weights, (), x, w) for w in (weights, jnp.ones_like(weights)))
-        mean = tuple(s / jnp.maximum(all_of.count, 1) for s in all_of.sums)
-        means = tuple((s + m) / (mine.count + 1) for s, m in zip(mine.sums, mean, strict=True))
-        return self.from_means(means, self.from_means(mean, jnp.ones_like(mean[0])))
+        mine, every = (self._totals(x, w) for w in (weights, jnp.ones_like(weights)))
+
+        def mean(total: Array) -> Array:
+            count = jnp.broadcast_to(every.count, total.shape)
+            whole = jnp.sum(count)
+            other = jnp.where(whole > 0, jnp.sum(total) / jnp.maximum(whole, 1), 1)  # of a column that nobody saw
+            return jnp.where(count > 0, total / jnp.maximum(count, 1), other)
+
+        means = tuple((s + mean(e)) / (mine.count + 1) for s, e in zip(mine.sums, every.sums, strict=True))
+        return self.from_means(means)
 
     def log_prior(self, params: Params) -> Array:
         return self._dot(params, *self.pseudo(jax.tree.leaves(params)[0].dtype))

@@ -61,7 +61,7 @@ class Poisson(Factorising):
     def carrier(self, x: Array) -> Array:
         return jnp.where(is_count(x), -log_factorial(x), -jnp.inf)
 
-    def from_means(self, means: tuple[Array], old: Any) -> PoissonParams:
+    def from_means(self, means: tuple[Array]) -> PoissonParams:
         return PoissonParams(jnp.maximum(means[0], 0))
 
     def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array]]:
@@ -82,7 +82,7 @@ class Poisson(Factorising):
 
     def expect(self, params: PoissonParams, posterior: PoissonPosterior, x: Data, weights: Array) -> Totals:
         # The log-density itself stands for its carrier, and Q is its change from here: neither cancels.
-        count, sums, _ = super().expect(params, posterior, x, weights)
+        count, sums, _ = self._totals(x, weights)
         return Totals(count, sums, jnp.where(weights > 0, posterior.log_prob, 0) @ weights)
 
     def expected_log_prob(self, params: PoissonParams, stats: Totals, old: PoissonParams) -> Array:
@@ -91,11 +91,6 @@ class Poisson(Factorising):
 
     def recentre(self, stats: Totals, old: PoissonParams, new: PoissonParams) -> Totals:
         return stats._replace(carrier=self.expected_log_prob(new, stats, old))
-
-    def init(self, key: Array, x: Data, weights: Array) -> PoissonParams:
-        count, (total,), _ = super().expect(weights, (), x, weights)
-        every, (whole,), _ = super().expect(weights, (), x, jnp.ones_like(weights))
-        return PoissonParams((total + whole / jnp.maximum(every, 1)) / (count + 1))
 
     def sample(self, key: Array, params: PoissonParams, num: int) -> tuple[tuple[()], Array]:
         return (), jax.random.poisson(key, params.rate[:, None], (params.rate.shape[0], num))

@@ -54,10 +54,10 @@ class Exponential(Factorising):
         # What cannot be has the log-probability minus infinity: under jit no door can refuse it.
         return jnp.where(x > 0, 0.0, -jnp.inf).astype(x.dtype)
 
-    def from_means(self, means: tuple[Array], old: ExponentialParams) -> ExponentialParams:
-        # Where there is nothing to divide by, the old rate stays.
+    def from_means(self, means: tuple[Array]) -> ExponentialParams:
+        # Where there is nothing to divide by, NaN: the old rate stays.
         mean = means[0]
-        return ExponentialParams(jnp.where(mean > 0, 1 / jnp.where(mean > 0, mean, 1), jax.tree.leaves(old)[0]))
+        return ExponentialParams(jnp.where(mean > 0, 1 / jnp.where(mean > 0, mean, 1), jnp.nan))
 
     def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array]]:
         return jnp.asarray(self.shape, dtype) - 1, (jnp.asarray(self.inverse_scale, dtype),)

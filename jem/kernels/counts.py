@@ -16,7 +16,7 @@ _STIRLING = 16  # from which on Stirling's series is exact
 
 def is_count(x: Array) -> Array:
     """Which numbers are whole and at least 0."""
-    return (x >= 0) & (x == jnp.floor(x))
+    return (x >= 0) & (x == jnp.floor(x)) & jnp.isfinite(x)
 
 
 def log_factorial(x: Array) -> Array:

@@ -76,7 +76,9 @@ def describe(y: Array, seen: Array, scale: FeatureScale | None) -> Array:
 
 def check_values(model: Any, x: Any) -> None:
     """Data, sequences first: outputs (S, T, M), and inputs (S, T, p) that are all there."""
-    values, lengths, _ = series_of(x)
+    values, lengths, labels = series_of(x)
+    if labels is not None:
+        raise ValueError("LDS: the model has no components or states to label; got jem.Labelled; pass what is inside of it")
     y, u = without_inputs(values)
     if not hasattr(y, "ndim"):
         raise ValueError(f"LDS: x must be an array (S, T, {model.num_outputs}); got {type(y).__name__}")

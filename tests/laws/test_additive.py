@@ -43,7 +43,7 @@ class Averaged(Wrapper):
 
 def test_control_averages_do_not_add_up(x64):
     model = build("mixture_poisson", "float64")
-    with pytest.raises(AssertionError, match="counts"):
+    with pytest.raises(AssertionError, match="weights"):
         assert_additive(model._replace(node=Averaged(model.node)))
 
 

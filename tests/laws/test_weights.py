@@ -53,5 +53,5 @@ class Counting(Wrapper):
 
 def test_control_a_node_that_counts_rows(x64):
     model = build("mixture_poisson", "float64")
-    with pytest.raises(AssertionError, match="counts"):
+    with pytest.raises(AssertionError, match="weights"):
         assert_weights_repeat(model._replace(node=Counting(model.node)))

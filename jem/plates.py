@@ -171,6 +171,9 @@ class Tied(Composite):
         draw = jax.vmap(lambda k, p: self.child.sample_like(k, p, x), (0, self.axes(params)))
         return draw(jax.random.split(key, self.size), params)
 
+    def enter(self, params: Params) -> Params:
+        return params  # what is shared is moved by nobody alone
+
     def log_prior(self, params: Params) -> Array:
         return super().log_prior(params) if self.fields else self.child.log_prior(params)
 

@@ -313,7 +313,7 @@ MANY: dict[str, tuple[dict[str, Any], list[str]]] = {
     "schedule class": (dict(schedule=jem.Halving), ["schedule: expected a schedule", r"Halving\(...\)"]),
     "schedule string": (dict(schedule="halving"), ["schedule: expected a schedule"]),
     "restarts 0": (dict(num_restarts=0), ["num_restarts must be an integer of at least 1; got 0"]),
-    "restarts None": (dict(num_restarts=None), ["num_restarts must be an integer"]),
+    "restarts None": (dict(num_restarts=None), ["num_restarts is missing", "starts=params"]),
     "restarts 2.0": (dict(num_restarts=2.0), ["num_restarts must be an integer"]),
     "restarts 10^10": (dict(num_restarts=10**10), ["10000000000 starts", "fewer starts at a time"]),
     "batch 0": (dict(batch_size=0), ["batch_size must be an integer of at least 1"]),

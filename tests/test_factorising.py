@@ -138,7 +138,7 @@ def test_a_column_that_nobody_saw(x64):
     """It starts as the others are, and no step moves it: no rate of zero that would rule out what comes."""
     x = np.where(np.arange(3) == 1, np.nan, COUNTS)
     bits = np.where(np.isnan(x), np.nan, x > 3)
-    for family, data in ((jem.Poisson(), x), (jem.Bernoulli(), bits), (Exponential(), x + 1), (VonMises(), x)):
+    for family, data in ((jem.Bernoulli(), bits), (Exponential(), x + 1), (jem.Poisson(), x)):
         fits = jem.fit_restarts(jem.Mixture(jem.Missing(family), 2), jax.random.key(0), data, num_restarts=2, max_steps=20)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fits.params))
         new = np.nan_to_num(data[:1], nan=1.0)

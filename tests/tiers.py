@@ -49,7 +49,7 @@ LONG = {
     "test_fit.py": ("test_inside_jvp", "test_inside_vmap_over_hyper_parameters", "test_parameter_counts[one of]"),
     "test_gem.py": (
         *("-schedule]", "-chain]", "test_equals_the_closed_form[mixture_no_prior]"),
-        *("test_equals_the_closed_form[latent_class]", "test_jit_and_vmap[mixture_laplace]", "test_jit_and_vmap[mixture_poisson]"),
+        *("test_equals_the_closed_form[latent_class]", "and_vmap[mixture_laplace]", "and_vmap[mixture_poisson]"),
         *("[units-several steps]", "[statistics-adam]"),
     ),
     "test_gradients.py": tuple(f"finite_gradient[{family}]" for family in ("LDS", "student", "diagonal", "factor")),

@@ -184,6 +184,16 @@ def check_inputs(inputs: Any, lengths: Array | None, name: str) -> None:
             )
 
 
+def check_future_inputs(inputs: Any, wanted: bool, num_steps: int, num: int) -> None:
+    """Inputs (h, p, S) of h steps that are predicted, units last, where the model has some."""
+    if (inputs is not None) != wanted:
+        what = f"inputs of the next {num_steps} steps, shape ({num}, {num_steps}, p)" if wanted else "no inputs"
+        raise ValueError(f"predict: expected {what}, as this model has {'some' if wanted else 'none'}; got {describe(inputs)}")
+    if inputs is not None and (inputs.ndim != 3 or inputs.shape[0] != num_steps or inputs.shape[2] != num):
+        got = (inputs.shape[-1], *inputs.shape[:-1])
+        raise ValueError(f"predict: inputs must have shape (S, num_steps, p) = ({num}, {num_steps}, p); got {got}")
+
+
 def _no_input(inputs: Array, lengths: Array | None) -> Array:
     bad = ~jnp.isfinite(inputs)
     if lengths is None:
@@ -431,7 +441,7 @@ def check_stochastic(matrix: Any, name: str) -> None:
 def check_fixed_cells(fixed: Array) -> None:
     """Fixed transition cells (K, K): probabilities, NaN where free, leaving each row something to share or summing to one."""
     if fixed.ndim != 2 or fixed.shape[0] != fixed.shape[1]:
-        raise ValueError(f"Transition: fixed must have shape (K, K); got {fixed.shape}")
+        raise ValueError(f"Cells: fixed must have shape (K, K); got {fixed.shape}")
     if not is_concrete(fixed):
         return
     values = np.asarray(fixed)
@@ -441,7 +451,7 @@ def check_fixed_cells(fixed: Array) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"Transition: the fixed cells of row {row} sum to {held[row]:.6g}; probabilities >= 0 that sum to at most one, "
+            f"Cells: the fixed cells of row {row} sum to {held[row]:.6g}; probabilities >= 0 that sum to at most one, "
             "and to one where no cell of the row is free (NaN)"
         )
 

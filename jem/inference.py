@@ -18,6 +18,7 @@ from jem.engine import step
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
 from jem.fit import checked, compressed, mesh_of
 from jem.node import Data, Node, Params, Posterior, Stats, has_local_q, keep_units
+from jem.reading import as_arrays
 
 
 def bind(node: Node, x: Data, weights: Array | None = None) -> Node:
@@ -319,7 +320,7 @@ def viterbi(node: Node, params: Params, x: Data) -> tuple[Array, Array]:
     return _ask(node, params, x, "viterbi")
 
 
-def predict(node: Node, params: Params, x: Data, num_steps: int) -> Any:
+def predict(node: Node, params: Params, x: Data, num_steps: int, inputs: Any = None) -> Any:
     """What comes after the end of each sequence.
 
     Args:
@@ -327,6 +328,7 @@ def predict(node: Node, params: Params, x: Data, num_steps: int) -> Any:
         params: its parameters.
         x: sequences.
         num_steps: how far ahead.
+        inputs: (S, num_steps, p) those of these steps, for transitions that are `jem.Driven`.
 
     Returns:
         For an `HMM` the state probabilities (S, num_steps, K). The predictive density of step h of sequence s is the
@@ -340,19 +342,21 @@ def predict(node: Node, params: Params, x: Data, num_steps: int) -> Any:
         (1, 3, 2)
     """
     checks.check_positive_int(num_steps, "num_steps")
-    return _ask(node, params, x, "predict", num_steps)
+    if inputs is not None:
+        inputs = as_arrays(inputs, "predict: inputs")
+    return _ask(node, params, x, "predict", num_steps, inputs=inputs)
 
 
 @functools.partial(jax.jit, static_argnames=("question", "args"))
-def _ask_jit(node: Any, params: Params, x: Data, question: str, args: tuple[Any, ...]) -> Any:
-    return to_rows(getattr(node, question)(params, to_units(x), *args))
+def _ask_jit(node: Any, params: Params, x: Data, question: str, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
+    return to_rows(getattr(node, question)(params, to_units(x), *args, **to_units(more)))
 
 
-def _ask(node: Node, params: Params, x: Data, question: str, *args: Any) -> Any:
+def _ask(node: Node, params: Params, x: Data, question: str, *args: Any, **more: Any) -> Any:
     if not hasattr(node, question):
         raise ValueError(f"{question}: {type(node).__name__} has no {question}; pass a chain, as jem.HMM")
     params, x, _ = asked(node, params, x)
-    return _ask_jit(node, params, x, question, args)
+    return _ask_jit(node, params, x, question, args, more)
 
 
 def num_parameters(node: Node, params: Params) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.experimental import sparse
 
@@ -395,18 +394,18 @@ CONSTRUCTORS: dict[str, tuple[Any, list[str]]] = {
     "HMM length": (lambda: jem.HMM(G, 2, length=0), ["HMM: length must be an integer of at least 1; got 0"]),
     "HMM prior": (lambda: jem.HMM(G, 2, concentration=-1.0), ["HMM: concentration must be > 0"]),
     "HMM transition": (lambda: jem.HMM(G, 2, transition=np.eye(2)), ["HMM: transition: expected a transition law"]),
-    "HMM transition class": (lambda: jem.HMM(G, 2, transition=jem.Transition), ["transition: expected a transition law"]),
+    "HMM transition class": (lambda: jem.HMM(G, 2, transition=jem.Cells), ["transition: expected a transition law"]),
     "HMM form": (lambda: jem.HMM(G, 2, form="blocks"), ["HMM: form: expected jem.Automatic", "'blocks'"]),
     "HMM form class": (lambda: jem.HMM(G, 2, form=jem.Sequential), ["HMM: form: expected jem.Automatic"]),
-    "Transition prior": (lambda: jem.Transition(concentration=0.0), ["Transition: concentration must be > 0; got 0.0"]),
-    "Transition text": (lambda: jem.Transition(fixed=[["a"]]), ["Transition: fixed: expected numbers; got text"]),
-    "Transition ragged": (lambda: jem.Transition(fixed=[[1.0], [0.0, 1.0]]), ["Transition: fixed: expected rows of one"]),
+    "Transition prior": (lambda: jem.Cells(concentration=0.0), ["Cells: concentration must be > 0; got 0.0"]),
+    "Transition text": (lambda: jem.Cells(fixed=[["a"]]), ["Cells: fixed: expected numbers; got text"]),
+    "Transition ragged": (lambda: jem.Cells(fixed=[[1.0], [0.0, 1.0]]), ["Cells: fixed: expected rows of one"]),
     "weights of numbers": (lambda: jem.Mixture(G, 2, weights=[0.5, 0.5]), ["Mixture: weights: expected the law", "jem.Free()"]),
-    "Driven Gaussian": (lambda: jem.DrivenHMM(G, lambda p, u: p, jnp.zeros((2, 2))), ["DrivenHMM: child: expected a chain"]),
     "two priors": (lambda: jem.Mixture(G, 2, weights=jem.Free(), concentration=2.0), ["write jem.Free.concentration=2.0"]),
     "begin anywhere": (lambda: jem.HMM(G, 2, initial="even"), ["HMM: initial: expected the law", "jem.Stationary()"]),
     "driven and stationary": (
-        lambda: jem.DrivenHMM(jem.HMM(G, 2, initial=jem.Stationary()), lambda p, u: p, jnp.zeros((2, 2))), ["initial=jem.Free"],
+        lambda: jem.HMM(G, 2, initial=jem.Stationary(), transition=jem.Driven(lambda p, u: p, jnp.zeros((2, 2)))),
+        ["HMM: initial: with Driven transitions there is no law", "leave jem.Stationary"],
     ),
     "factors 0": (lambda: jem.FactorAnalysis(0), ["FactorAnalysis: num_factors must be an integer of at least 1; got 0"]),
     "factors None": (lambda: jem.FactorAnalysis(None), ["num_factors must be an integer"]),
@@ -435,14 +434,9 @@ CONSTRUCTORS: dict[str, tuple[Any, list[str]]] = {
     "no node": (lambda: jem.init(jem.Gaussian, KEY, REALS), ["node: expected a node", r"Gaussian\(...\)"]),
     "string for a node": (lambda: jem.fit("gmm", START, REALS), ["node: expected a node", "'gmm'"]),
     "None for a node": (lambda: jem.log_prob(None, START, REALS), ["node: expected a node"]),
-    "hard gate": (
-        lambda: jem.fit(jem.DrivenHMM(HMM, lambda p, u: p, jnp.zeros((2, 2))), HMM_START, DRIVEN, solver=HARD),
-        ["DrivenHMM: its path cannot be set by a rule", "jem.GEM"],
-    ),
 }  # fmt: skip
-HARD = jem.Hard(jem.GEM(optax.adam, learning_rate=0.1))
-HMM_START = jem.HMMParams(jnp.ones(2) / 2, jnp.zeros((2, 2)), jem.PoissonParams(jnp.array([[1.0], [4.0]])))
-DRIVEN = jem.Given(np.ones((1, 4, 1)), np.ones((1, 4, 1)))
+
+HMM_START = jem.HMMParams(jnp.ones(2) / 2, jnp.full((2, 2), 0.5), jem.PoissonParams(jnp.array([[1.0], [4.0]])))
 
 
 # Sequences.

@@ -136,8 +136,8 @@ BUILT = {
     "held cells on the device": lambda: density(jnp.array(MASK)),
     "held probabilities": lambda: jem.Density(uniform, np.full(3, 1 / 3), supports=jem.Simplex(np.array([True, False, False]))),
     "bounds": lambda: jem.Density(uniform, np.full(3, 1 / 3), supports=jem.Interval(np.zeros(3), np.ones(3))),
-    "fixed transition": lambda: jem.HMM(jem.Poisson(), 2, transition=jem.Transition(fixed=np.array([[np.nan] * 2, [0, 1.0]]))),
-    "driven": lambda: jem.DrivenHMM(jem.HMM(jem.Gaussian(), 2), uniform, np.zeros((2, 2))),
+    "fixed transition": lambda: jem.HMM(jem.Poisson(), 2, transition=jem.Cells(fixed=np.array([[np.nan] * 2, [0, 1.0]]))),
+    "driven": lambda: jem.HMM(jem.Gaussian(), 2, transition=jem.Driven(uniform, np.zeros((2, 2)))),
     "restarts": lambda: (jem.Halving(), jem.MergeDuplicates(), jem.PruneByLimit(), jem.FinishAll()),
     "rules": lambda: (jem.RelativeGain(), jem.Aitken(), jem.ParameterChange(), jem.Residual(), jem.NeverStop()),
     "solvers": lambda: (jem.EM(), jem.Anderson(), jem.SQUAREM(), jem.Hard(), jem.Annealed(), jem.Online()),
@@ -158,7 +158,7 @@ def spread_out(params, x):
 
 
 def density(mask):
-    return jem.Mixture(jem.Density(spread_out, np.zeros((2, 2)), supports=jem.Cells(np.array(mask))), 2)
+    return jem.Mixture(jem.Density(spread_out, np.zeros((2, 2)), supports=jem.HeldCells(np.array(mask))), 2)
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -168,7 +168,7 @@ def test_what_is_built_anew_is_the_same_program(name):
     assert one == other and hash(one[0]) == hash(other[0])
 
 
-@pytest.mark.parametrize("value", [jem.Simplex(np.array([False, True])), jem.Cells(np.array([False, True]))], ids=["p", "x"])
+@pytest.mark.parametrize("value", [form(np.array([False, True])) for form in (jem.Simplex, jem.HeldCells)], ids=["p", "x"])
 def test_supports_with_other_cells_are_other_programs(value):
     """The control; and what is held is held, whatever becomes of the array that said so."""
     mask = np.array([False, True])

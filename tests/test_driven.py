@@ -56,7 +56,7 @@ def driven_data(num=3, length=4, seed=0):
 
 def driven_model():
     start = {"constant": jnp.array([[1.0, 0.0], [0.0, 1.5]]), "slope": jnp.arange(8.0).reshape(2, 2, 2) / 8}
-    return jem.DrivenHMM(jem.HMM(jem.Poisson(), 2), logits, start)
+    return jem.HMM(jem.Poisson(), 2, transition=jem.Driven(logits, start))
 
 
 def path_log_prob(model, params, y, u, path):
@@ -115,7 +115,7 @@ def test_driven_chain_climbs_by_fisher(x64):
 def test_driven_data_is_checked():
     with pytest.raises(ValueError, match="x must be jem.Given"):
         jem.init(driven_model(), jax.random.key(0), np.ones((2, 3, 1), np.float32))
-    wrong = jem.DrivenHMM(jem.HMM(jem.Poisson(), 3), logits, driven_model().transition.start)
+    wrong = jem.HMM(jem.Poisson(), 3, transition=jem.Driven(logits, driven_model().transition.child.start))
     with pytest.raises(ValueError, match=r"logits must return an array of shape \(3, 3\)"):
         jem.init(wrong, jax.random.key(0), driven_data())
 
@@ -224,7 +224,7 @@ def test_inputs_labels_and_lengths_in_any_order(x64):
     rng = np.random.default_rng(0)
     y, u = rng.poisson(3.0, (5, 6, 1)).astype(float), rng.standard_normal((5, 6, 1))
     lengths, states = jnp.array([6, 2, 4, 6, 3]), np.where(np.arange(6) == 1, 1, -1) * np.ones((5, 1), int)
-    driven, lds = jem.DrivenHMM(jem.HMM(jem.Poisson(), 2), lambda p, u: p * u[0], np.ones((2, 2))), jem.LDS(1, 1, 1)
+    driven, lds = jem.HMM(jem.Poisson(), 2, transition=jem.Driven(lambda p, u: p * u[0], np.ones((2, 2)))), jem.LDS(1, 1, 1)
     gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.ones(2)))
     known = jnp.array([0, -1, 1, -1, -1])
     for model, within, around in (

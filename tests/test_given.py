@@ -152,7 +152,7 @@ def test_hard_em_of_a_gate_and_of_a_chain_that_stays():
     np.testing.assert_allclose(hard.params.components.mean, want.params.components.mean, rtol=1e-5)
     stays = jem.Frozen(jem.HMM(HMM.emission, initial=jem.Stationary()), "transition")
     y = jem.sequences([[[1], [2], [9], [8], [1], [0]]])
-    begin = jem.HMMParams((), jem.Transition().params([[0.5, 0.5], [0.5, 0.5]]), HMM_START.emission)
+    begin = jem.HMMParams((), jem.Cells().params([[0.5, 0.5], [0.5, 0.5]]), HMM_START.emission)
     fit = jem.fit(stays, begin, y, solver=jem.Hard(), max_steps=20)
     np.testing.assert_allclose(fit.params.emission.rate, [[4 / 4], [17 / 2]], rtol=1e-5)
 

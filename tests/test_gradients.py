@@ -25,7 +25,7 @@ def zeros():
     probs, rates = jem.CategoricalParams, jem.PoissonParams
     three, poisson = jem.Categorical(3), jem.Poisson()
     either = jem.OneOf(jem.Stack(poisson, 2), jem.Frozen(poisson))
-    chain = jem.HMMParams(A([1.0, 0.0]), jem.Transition().params([[0.5, 0.5], [0.0, 1.0]]), probs(A([[0.0, 1.0], [0.5, 0.5]])))
+    chain = jem.HMMParams(A([1.0, 0.0]), jem.Cells().params([[0.5, 0.5], [0.0, 1.0]]), probs(A([[0.0, 1.0], [0.5, 0.5]])))
     return {
         "categorical": (three, probs(A([0.0, 0.25, 0.75])), A([1, 2, 1]), [[0, 8, 4 / 3]]),
         "poisson": (poisson, rates(A([0.0, 2.0])), A([[0.0, 1.0], [0.0, 3.0]]), [[-2, 0]]),

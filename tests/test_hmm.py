@@ -10,6 +10,7 @@ import pytest
 
 import jem
 from jem.kernels import chain
+from jem.kernels.moves import Table
 
 K, T, S = 3, 5, 2
 
@@ -33,13 +34,13 @@ def test_smoothing_equals_enumeration(x64, form):
     initial, transition, e = random_chain()
     paths, p = enumerate_paths(initial, transition, e)
     total = p.sum(0)
-    s = chain.smooth(jnp.asarray(initial), jnp.asarray(transition), jnp.log(e), form)
+    s = chain.smooth(jnp.asarray(initial), Table(jnp.asarray(transition)), jnp.log(e), form)
     gamma = np.stack([[(p * (paths[:, t] == k)[:, None]).sum(0) / total for k in range(K)] for t in range(T)])
     pairs = sum(
         np.array([[(p * ((paths[:, t - 1] == i) & (paths[:, t] == j))[:, None]).sum(0) for j in range(K)] for i in range(K)])
         for t in range(1, T)
     )
-    counts = chain.expected_transitions(jnp.asarray(transition), s.filtered, s.backward, jnp.ones((T - 1, S)))
+    counts = Table(jnp.asarray(transition)).counts(s.filtered, s.backward, s.rest, jnp.ones((T, S)))
     np.testing.assert_allclose(s.log_normalizer, np.log(total), atol=1e-13)
     np.testing.assert_allclose(s.smoothed, gamma, atol=1e-13)
     np.testing.assert_allclose(counts, (pairs / total).sum(-1), atol=1e-13)
@@ -48,15 +49,15 @@ def test_smoothing_equals_enumeration(x64, form):
 def test_viterbi_equals_enumeration(x64):
     initial, transition, e = random_chain(1)
     paths, p = enumerate_paths(initial, transition, e)
-    path, log_prob = chain.viterbi(*map(jnp.log, (initial, transition, e)), jnp.ones((T, S), bool))
+    path, log_prob = chain.viterbi(jnp.log(initial), Table(transition).log(), jnp.log(e), jnp.ones((T, S), bool))
     np.testing.assert_array_equal(np.asarray(path).T, paths[p.argmax(0)])
     np.testing.assert_allclose(log_prob, np.log(p.max(0)), atol=1e-13)
 
 
 def test_posterior_is_the_gradient_of_the_normaliser(x64):
     initial, transition, e = map(jnp.asarray, random_chain(2, 40))
-    grad = jax.grad(lambda log_e: chain.smooth(initial, transition, log_e).log_normalizer.sum())(jnp.log(e))
-    np.testing.assert_allclose(grad, chain.smooth(initial, transition, jnp.log(e)).smoothed, atol=1e-12)
+    grad = jax.grad(lambda log_e: chain.smooth(initial, Table(transition), log_e).log_normalizer.sum())(jnp.log(e))
+    np.testing.assert_allclose(grad, chain.smooth(initial, Table(transition), jnp.log(e)).smoothed, atol=1e-12)
 
 
 @pytest.mark.parametrize("states", [4, 12])
@@ -69,7 +70,7 @@ def test_long_float32_chain_agrees_with_float64(states):
         with jax.enable_x64(dtype == "float64"):
             args = [jnp.asarray(a, dtype) for a in (initial, transition, np.log(e))]
             for form in (jem.Sequential(), jem.Blocks()):
-                s = chain.smooth(*args, form)
+                s = chain.smooth(args[0], Table(args[1]), args[2], form)
                 results[dtype, form] = np.asarray(s.smoothed, np.float64), float(s.log_normalizer[0])
     gamma, value = results["float64", jem.Sequential()]
     np.testing.assert_allclose(results["float64", jem.Blocks()][0], gamma, atol=1e-11)
@@ -135,7 +136,7 @@ def test_missing_cells_of_a_product(x64):
     log_e = {n: np.array(gauss.infer(params.emission[n], flat[n].T)[1]).reshape(2, 2, 30) for n in "ab"}
     log_e["a"][:, 0, 3], log_e["b"][:, 1, 4] = 0, 0
     log_e = jnp.asarray(np.moveaxis(log_e["a"] + log_e["b"], (0, 1, 2), (1, 2, 0)))
-    want = chain.smooth(params.initial, params.transition.probs, log_e).log_normalizer
+    want = chain.smooth(params.initial, Table(params.transition.probs), log_e).log_normalizer
     np.testing.assert_allclose(base, want, atol=1e-12)
 
 
@@ -154,7 +155,7 @@ def test_known_states(x64):
 def test_fixed_and_forbidden_cells_survive_the_m_step(x64):
     nan = np.nan
     fixed = [[nan, nan, 0.0], [0.0, nan, nan], [0.0, 0.25, nan]]
-    node = jem.HMM(jem.Gaussian(), 3, transition=jem.Transition(fixed, concentration=1.5))
+    node = jem.HMM(jem.Gaussian(), 3, transition=jem.Cells(fixed, concentration=1.5))
     x = model_and_data(2, 5, 30)[2]
     fit = jem.fit_restarts(node, jax.random.key(0), x, num_restarts=2, max_steps=30)
     probs = np.asarray(fit.params.transition.probs)
@@ -179,9 +180,9 @@ def test_predict_powers_the_transition(x64):
     ("make", "message"),
     [
         (lambda: jem.sequences([]), "the list is empty"),
-        (lambda: jem.Transition([[0.5, 0.6], [0.5, 0.5]]), "row 0 sum to 1.1"),
-        (lambda: jem.Transition().params([[0.5, 0.5], [0.9, 0.3]]), "must sum to one; got 1.2 in row 1"),
-        (lambda: jem.Transition().params([[0.5, 0.5], [1.2, -0.2]]), r"got -0.2\S* at \(1, 1\)"),
+        (lambda: jem.Cells([[0.5, 0.6], [0.5, 0.5]]), "row 0 sum to 1.1"),
+        (lambda: jem.Cells().params([[0.5, 0.5], [0.9, 0.3]]), "must sum to one; got 1.2 in row 1"),
+        (lambda: jem.Cells().params([[0.5, 0.5], [1.2, -0.2]]), r"got -0.2\S* at \(1, 1\)"),
         (lambda: jem.init(jem.HMM(jem.Poisson(), 2), jax.random.key(0), jnp.zeros((0, 5, 1))), "no rows"),
         (lambda: jem.init(jem.HMM(jem.Poisson(), 2), jax.random.key(0), jnp.array([[[1], [-2]]])), "-2 in row 1, column 0"),
         (

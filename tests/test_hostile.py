@@ -87,7 +87,7 @@ def test_supports_of_a_users_density_inside_jit():
     fit = jax.jit(lambda p: jem.fit(model, p, x, solver=jem.GEM(optax.sgd, learning_rate=0.1), max_steps=2))(jnp.array(1.5))
     assert fit.status == jem.Status.NONFINITE
     assert np.isnan(jax.jit(lambda p: jem.log_prob(model, p, x))(jnp.array(1.5))).all()
-    cells = support.Cells(np.array([True, False, False]), support.Positive())
+    cells = support.HeldCells(np.array([True, False, False]), support.Positive())
     value = np.array([-1.0, 2.0, -3.0])
     assert cells.outside(jnp.asarray(value)).tolist() == [False, False, True]
     assert "at least 0; got -3" in cells.fault(value) and cells.fault(np.abs(value)) is None

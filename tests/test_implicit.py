@@ -242,7 +242,7 @@ def test_cells_that_the_model_holds(x64):
     nan = jnp.nan
 
     def chain(stay):
-        transition = jem.Transition(fixed=jnp.array([[nan, nan], [1 - stay, stay]]))
+        transition = jem.Cells(fixed=jnp.array([[nan, nan], [1 - stay, stay]]))
         model = jem.HMM(jem.Poisson(shape=2.0, inverse_scale=0.5), 2, transition=transition, concentration=2.0)
         start = jem.HMMParams(
             jnp.array([0.5, 0.5]),

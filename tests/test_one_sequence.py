@@ -105,11 +105,12 @@ def test_draws_like_data():
     stay = jem.HMM(jem.Poisson(), 2, initial=jem.Stationary())
     assert gaps(jem.sample(stay, key(), PARAMS._replace(initial=()), like=ragged)[1]) == gaps(ragged)
     inputs = jnp.asarray(rng.choice([-1.0, 1.0], (2, 40, 1)))
-    law = jem.DrivenHMM(MODEL, lambda p, u: p + 20 * u[0] * jnp.array([[1.0, -1.0], [1.0, -1.0]]), np.zeros((2, 2)))
+    moves = jem.Driven(lambda p, u: p + 20 * u[0] * jnp.array([[1.0, -1.0], [1.0, -1.0]]), np.zeros((2, 2)))
+    law = jem.HMM(jem.Poisson(), 2, transition=moves)
     driven = jem.Sequences(jem.Given(jnp.ones((2, 40, 1)), inputs), jnp.array([40, 3]))
     path, drawn = jem.sample(law, key(), PARAMS._replace(transition=jnp.zeros((2, 2))), like=driven)
     assert (drawn.values.inputs == inputs).all() and drawn.lengths.tolist() == [40, 3]
-    assert (path[:, 1:] == jnp.where(inputs[:, 1:, 0] > 0, 0, 1)).all()  # the input decides
+    assert (path[0, 1:] == jnp.where(inputs[0, 1:, 0] > 0, 0, 1)).all()  # the input decides
 
     gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.array([20.0, -20.0])))
     rows = jem.Given(jnp.ones((40, 1)), inputs[0])
@@ -150,7 +151,7 @@ def test_chains_and_gates_are_put_in_order_where_they_have_none():
     mixed = permute(MODEL, start, jnp.array([1, 0]))
     assert mixed.initial == () and mixed.transition.probs[0, 0] == 0.8 and mixed.emission.rate[0, 0] == 8
     gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.ones(2)))
-    held = jem.HMM(jem.Poisson(), 2, transition=jem.Transition(fixed=[[jnp.nan, jnp.nan], [0.0, 1.0]]))
+    held = jem.HMM(jem.Poisson(), 2, transition=jem.Cells(fixed=[[jnp.nan, jnp.nan], [0.0, 1.0]]))
     for model in (gate, held, jem.Frozen(jem.Mixture(jem.Poisson(), 2), "weights")):
         assert labelled_part(model) is None
 

@@ -7,10 +7,12 @@ import optax
 import pytest
 
 import jem
-from jem.kernels import chain, driven_chain
+from jem.kernels import chain
+from jem.kernels.moves import Table
 from jem.latents.hmm import HMMParams
 
 FORMS = (jem.Sequential(), jem.Blocks(3))
+FORMS_OF_MANY = (jem.Sequential(), jem.Blocks())
 
 
 def log_sum(a, axis):
@@ -67,9 +69,12 @@ def every_way(initial, transition, log_e):
     """Each form, a matrix for every step, and the score."""
     steps, _, lanes = log_e.shape
     each = jnp.broadcast_to(jnp.log(transition)[None, :, :, None], (steps - 1, *transition.shape, lanes))
-    score = jax.grad(lambda *a: jnp.sum(jnp.maximum(chain.smooth(*a).log_normalizer, -1e30)), (0, 1, 2))
-    forms = [chain.smooth(initial, transition, log_e, form) for form in FORMS]
-    return forms, driven_chain.smooth(initial, each, log_e), score(initial, transition, log_e)
+    total = lambda i, a, e: jnp.sum(jnp.maximum(chain.smooth(i, Table(a), e).log_normalizer, -1e30))
+    forms = [chain.smooth(initial, Table(transition), log_e, form) for form in FORMS]
+    driven = Table(jnp.exp(each), each)
+    own = chain.smooth(initial, driven, log_e)
+    counts = driven.counts(own.filtered, own.backward, own.rest, jnp.ones((steps, lanes)))
+    return forms, own, counts, jax.grad(total, (0, 1, 2))(initial, transition, log_e)
 
 
 @pytest.mark.parametrize(("states", "steps"), [(1, 1), (2, 1), (3, 30), (6, 20)])
@@ -78,7 +83,7 @@ def test_hostile_chains(dtype, states, steps):
     for _ in range(12):
         args = hostile(rng, states, steps, dtype)
         total, smoothed, pairs = oracle(*args)
-        forms, driven, score = every_way(*args)
+        forms, driven, counts, score = every_way(*args)
         size = np.abs(np.where(np.isfinite(args[2]), args[2], 0)).max(initial=1)
         near = dict(rtol=0, atol=4 * float(np.finfo(dtype).eps) * (size * steps + 100))
         for s in (*forms, driven):
@@ -88,7 +93,7 @@ def test_hostile_chains(dtype, states, steps):
         for s in forms:
             held = args[1][:, :, None] * np.einsum("tis,tjs->ijs", s.filtered[:-1], s.backward)
             np.testing.assert_allclose((held + s.rest) / steps, pairs / steps, **near)
-        np.testing.assert_allclose(driven.pairs.sum(0) / steps, pairs / steps, **near)
+        np.testing.assert_allclose(counts.sum(0) / steps, pairs / steps, **near)
         assert all(np.isfinite(g).all() for g in score)
         np.testing.assert_allclose(score[2], smoothed, **near)
 
@@ -98,7 +103,7 @@ def test_two_chains_in_one_take_turns(x64):
     lean = 5.0 * np.where(np.arange(400) < 200, 1, -1)
     log_e = np.stack([lean, -lean], 1)[:, :, None] / 2
     args = [jnp.asarray(a, jnp.float32) for a in (np.array([0.5, 0.5]), np.eye(2), log_e)]
-    forms, driven, score = every_way(*args)
+    forms, driven, _, score = every_way(*args)
     for s in (*forms, driven):
         np.testing.assert_allclose(s.log_normalizer, [0.0], atol=1e-4)
         np.testing.assert_allclose(s.smoothed, 0.5, atol=1e-4)
@@ -224,8 +229,8 @@ def test_impossible_sequences_have_no_posterior(dtype):
 def test_draws_keep_to_what_is_possible():
     """The state of e^-200 is the only one from which the end is reached."""
     log_e = jnp.zeros((6, 2, 1)).at[1, 1].set(-200.0).at[4, 0].set(-jnp.inf)
-    s = chain.smooth(jnp.array([0.5, 0.5]), jnp.eye(2), log_e)
-    path = chain.sample_posterior(jax.random.key(0), jnp.eye(2), s.log_filtered)
+    s = chain.smooth(jnp.array([0.5, 0.5]), Table(jnp.eye(2)), log_e)
+    path = chain.sample_posterior(jax.random.key(0), Table(jnp.eye(2)).log(), s.log_filtered)
     np.testing.assert_array_equal(path, 1)
 
 
@@ -239,7 +244,8 @@ def test_a_million_steps_in_float32(zeros):
     for dtype in ("float32", "float64"):
         with jax.enable_x64(dtype == "float64"):
             args = [jnp.asarray(np.float32(a), dtype) for a in (np.ones(3) / 3, transition, log_e)]
-            values[dtype] = [float(chain.smooth(*args, form).log_normalizer[0]) for form in (jem.Sequential(), jem.Blocks())]
+            first, move, log = args[0], Table(args[1]), args[2]
+            values[dtype] = [float(chain.smooth(first, move, log, form).log_normalizer[0]) for form in FORMS_OF_MANY]
     want = values["float64"][0]
     for got in (*values["float32"], *values["float64"]):
         assert abs(got / want - 1) < 1e-6
@@ -250,7 +256,7 @@ def test_a_million_steps_in_float32(zeros):
 
 def test_zero_cells_stay_closed_under_a_prior(x64):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 20, 1)) + np.repeat([0.0, 4.0], 10)[None, :, None])
-    model = jem.HMM(jem.Gaussian(prior=None), 2, transition=jem.Transition(concentration=1.1), concentration=1.1)
+    model = jem.HMM(jem.Gaussian(prior=None), 2, transition=jem.Cells(concentration=1.1), concentration=1.1)
     start = HMMParams(
         jnp.array([1.0, 0.0]), jem.TransitionParams(jnp.array([[0.9, 0.1], [0.0, 1.0]])), gaussians([0, 4], 1, "float64")
     )
@@ -267,7 +273,8 @@ def test_zero_cells_stay_closed_under_a_prior(x64):
 
 def driven_model():
     law = {"constant": jnp.zeros((2, 2)), "slope": jnp.zeros((2, 2, 1))}
-    return jem.DrivenHMM(jem.HMM(jem.Poisson(), 2), lambda p, u: p["constant"] + p["slope"] @ u, law, spread=0.0)
+    moves = jem.Driven(lambda p, u: p["constant"] + p["slope"] @ u, law, spread=0.0)
+    return jem.HMM(jem.Poisson(), 2, transition=moves)
 
 
 def gated_model():
@@ -287,7 +294,7 @@ def test_states_and_experts_that_nobody_uses(x64):
     assert model.degenerate(far, jem.e_step(model, far, counts)[0])  # a fit may bring it back
     x = jem.Given(counts, jnp.ones((2, 12, 1)))
     driven, gated = driven_model(), gated_model()
-    at = far._replace(transition=driven.transition.start)
+    at = far._replace(transition=driven.transition.child.start)
     stats = jem.e_step(driven, at, x)[0]
     np.testing.assert_allclose(stats.visits, [24, 0], atol=1e-12)
     assert driven.degenerate(at, stats) and not driven.degenerate(at, stats._replace(visits=jnp.ones(2)))
@@ -297,7 +304,7 @@ def test_states_and_experts_that_nobody_uses(x64):
     np.testing.assert_allclose(stats.weights.counts, [12, 0], atol=1e-12)
     assert gated.degenerate(experts, stats)
     for node, params, data, s in ((driven, at, x, jem.e_step(driven, at, x)[0]), (gated, experts, rows, stats)):
-        with pytest.raises(TypeError, match="(DrivenHMM|Gate) does not define recentre"):
+        with pytest.raises(TypeError, match="(Driven|Gate) does not define recentre"):
             node.recentre(s, params, params)
         with pytest.raises(TypeError, match="does not define recentre"):
             jem.fit(node, params, data, solver=jem.Online(2, solver=jem.GEM(optax.lbfgs, linesearch=None)))
@@ -328,7 +335,7 @@ def test_nothing_is_seen_beyond_the_ends(x64, junk):
 def test_inputs_and_labels_are_checked():
     y, u = np.ones((2, 4, 1), np.float32), np.zeros((2, 4, 1), np.float32)
     u[1, 2] = np.nan
-    with pytest.raises(ValueError, match="DrivenHMM: inputs cannot be missing; got nan in sequence 1, step 2"):
+    with pytest.raises(ValueError, match="HMM: inputs cannot be missing; got nan in sequence 1, step 2"):
         jem.init(driven_model(), jax.random.key(0), jem.Given(jnp.asarray(y), jnp.asarray(u)))
     with pytest.raises(ValueError, match="Gate: inputs cannot be missing; got nan in row 2, column 0"):
         jem.init(gated_model(), jax.random.key(0), jem.Given(jnp.asarray(y[1]), jnp.asarray(u[1])))

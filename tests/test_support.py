@@ -21,7 +21,7 @@ CASES = {
     "cholesky": (support.CholeskyFactor(), np.linalg.cholesky(MATRIX), 6),
     "definite": (support.PositiveDefinite(), np.stack([MATRIX, 1e-4 * np.eye(3)]), 12),
     "correlation": (support.Correlation(), MATRIX / np.sqrt(np.diag(MATRIX)[:, None] * np.diag(MATRIX)), 3),
-    "cells": (support.Cells(np.array([[True, False], [False, False]])), np.array([[1.0, 2.0], [3.0, 4.0]]), 3),
+    "cells": (support.HeldCells(np.array([[True, False], [False, False]])), np.array([[1.0, 2.0], [3.0, 4.0]]), 3),
 }
 ROTATIONS = {"factor": 1, "factor_spherical_no_prior": 1, "mixture_factor": 2, "tied_factor": 1}
 
@@ -104,7 +104,7 @@ def test_a_node_without_supports_says_what_to_do():
         (support.Interval(-1.0, 3.0), [-1.0, 3.0], [-1, 3]),
         (support.Simplex(), [[1e-70, 1.0]], [[0, 1]]),
         (support.CholeskyFactor(), [[[0.0, 0.0], [-3.0, 2.0]]], [[[0, 0], [-3, 2]]]),
-        (support.Cells(np.array([True, False]), support.Positive()), [[0.0, 0.0]], [[0, 0]]),
+        (support.HeldCells(np.array([True, False]), support.Positive()), [[0.0, 0.0]], [[0, 0]]),
     ],
 )
 def test_inside(where, value, want):

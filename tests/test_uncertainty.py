@@ -226,7 +226,7 @@ VOLUMES = {
     "factor": (support.CholeskyFactor(), np.linalg.cholesky(MATRIX), lambda v: v[np.tril_indices(3)]),
     "definite": (support.PositiveDefinite(), MATRIX, lambda v: v[np.tril_indices(3)]),
     "correlation": (support.Correlation(), MATRIX / np.outer(SCALE, SCALE), lambda v: v[np.tril_indices(3, -1)]),
-    "cells": (support.Cells(np.array([True, False]), support.Positive()), np.array([0.3, 2.0]), lambda v: v[1:]),
+    "cells": (support.HeldCells(np.array([True, False]), support.Positive()), np.array([0.3, 2.0]), lambda v: v[1:]),
 }
 
 

@@ -19,7 +19,7 @@ from jem.engine.path import gone, look
 from jem.engine.result import Status
 from jem.engine.step import e_step_chunk, gradient_fields
 from jem.engine.stream import Total
-from jem.kernels.support import ByGradient, Cells, Positive, Real
+from jem.kernels.support import ByGradient, HeldCells, Positive, Real
 from jem.node import ENDLESS, LEAF, Node, Params
 
 RECEDES = 0.5  # 0 at a maximum, 1 and more where there is none
@@ -101,7 +101,7 @@ def outward(node: Node, params: Params, step: Array) -> Array:
     def leaf(support: Any, free: Any) -> Any:
         while isinstance(support, ByGradient):
             support = support.support
-        inner = support.inner if isinstance(support, Cells) else support
+        inner = support.inner if isinstance(support, HeldCells) else support
         if isinstance(inner, Real):
             return free
         return jnp.maximum(free, 0) if isinstance(inner, Positive) else jnp.zeros_like(free)

@@ -18,7 +18,7 @@ from jem.data import row_weights, to_units, used_rows
 from jem.engine.step import e_step, e_step_chunk
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, unit_bytes
 from jem.kernels.spectral import eigh, right_singular
-from jem.kernels.support import Cells, Simplex
+from jem.kernels.support import HeldCells, Simplex
 from jem.node import Data, Node, Params, Stats, has_local_q, keep_units
 
 TOGETHER = 16  # directions in which the score is differentiated at once
@@ -66,7 +66,7 @@ def _rounded(model: Node, like: Params) -> Params:
 def _held_by_model(model: Node, data: Chunks, like: Params) -> Params:
     """`like` with the cells that the model itself holds in place, as its M-step puts them there: they may be differentiated."""
     supports = model.supports(like)
-    if not any(isinstance(s, Cells) or (isinstance(s, Simplex) and s.held is not None) for s in jax.tree.leaves(supports)):
+    if not any(isinstance(s, HeldCells) or (isinstance(s, Simplex) and s.held is not None) for s in jax.tree.leaves(supports)):
         return like
     stats, _ = lax.stop_gradient(e_step(model, like, data))
     return constrain(model, unconstrain(model, like), model.maximize(like, stats))

@@ -2,31 +2,41 @@
 
 Each rule does it for one categorical variable a unit (`categories`) and for a chain (`path`), and says what a unit is then
 worth: the highest value of `E_q[log p(x, z)] + H[q] / power` over the q it allows, which is `log p(x)` at power 1. A rule is
-a record, so that what it holds can be traced. K components or states, N units, T steps, S sequences.
+a record, so that what it holds can be traced. K components, N units; T steps, M cells of a chain, S sequences.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jem.kernels import chain
+from jem.kernels.moves import Move
 from jem.kernels.simplex import normalize_log
 
 
 class Path(NamedTuple):
-    """Posterior of a chain: messages as `chain.Smoothed` has them, with `matrix` in the place of the transition matrix.
-
-    `p(z_{t-1} = i, z_t = j) = filtered[t-1, i] matrix[i, j] backward[t-1, j]`, but for
-    the steps of `rest`; value (S,).
-    """
+    """Posterior of a chain: messages as `chain.Smoothed` has them, to be counted with the rule's `move`; value (S,)."""
 
     smoothed: Array
     filtered: Array
     backward: Array
-    rest: Array
+    rest: Any
     value: Array
+
+
+class Exact(NamedTuple):
+    """The posterior itself; a unit is worth its `log p(x)`."""
+
+    def move(self, move: Move) -> Move:
+        """What the messages are counted with."""
+        return move
+
+    def path(self, initial: Array, move: Move, log_e: Array, within: Array, form: chain.Form) -> Path:
+        """The posterior from log-emissions (T, M, S)."""
+        s = chain.smooth(initial, move, log_e, form)
+        return Path(s.smoothed, s.filtered, s.backward, s.rest, s.log_normalizer)
 
 
 class Tempered(NamedTuple):
@@ -47,22 +57,22 @@ class Tempered(NamedTuple):
         probs, total = normalize_log(power * logits)
         return probs, total / power
 
-    def matrix(self, transition: Array) -> Array:
-        """What stands for the transition matrix in the pair probabilities: rows that sum to one."""
-        powers = self._powers(transition)
-        return powers / jnp.sum(powers, 1, keepdims=True)
+    def move(self, move: Move) -> Move:
+        """What the messages are counted with: rows that sum to one."""
+        return move.tempered(self._power(move))[0]
 
-    def path(self, initial: Array, transition: Array, log_e: Array, within: Array, form: chain.Form) -> Path:
-        """The posterior from log-emissions (T, K, S)."""
+    def path(self, initial: Array, move: Move, log_e: Array, within: Array, form: chain.Form) -> Path:
+        """The posterior from log-emissions (T, M, S)."""
         power = jnp.asarray(self.power, log_e.dtype)
+        tempered, rows = move.tempered(power)
         # What rows of powers sum to is the business of the step that they leave, where the next one is within the sequence.
-        rows = jnp.log(jnp.sum(self._powers(transition), 1))[None, :, None]
-        log_e = power * log_e + jnp.pad(jnp.where(within[1:, None], rows, 0), ((0, 1), (0, 0), (0, 0)))
-        s = chain.smooth(initial**power, self.matrix(transition), log_e, form)
+        rows = jnp.where(within[1:, None], rows if move.changes else rows[None, :, None], 0)
+        log_e = power * log_e + jnp.pad(rows, ((0, 1), (0, 0), (0, 0)))
+        s = chain.smooth(initial**power, tempered, log_e, form)
         return Path(s.smoothed, s.filtered, s.backward, s.rest, s.log_normalizer / power)
 
-    def _powers(self, transition: Array) -> Array:
-        return transition ** jnp.asarray(self.power, transition.dtype)
+    def _power(self, move: Move) -> Array:
+        return jnp.asarray(self.power, jax.tree.leaves(move)[0].dtype)
 
 
 class Hardest(NamedTuple):
@@ -80,14 +90,13 @@ class Hardest(NamedTuple):
         """One-hot columns (K, N) and values (N,) from joint log-densities (K, N)."""
         return _one_hot(jnp.argmax(logits, 0), logits), jnp.max(logits, 0)
 
-    def matrix(self, transition: Array) -> Array:
-        """What stands for the transition matrix in the pair probabilities: the messages say all."""
-        return jnp.ones_like(transition)
+    def move(self, move: Move) -> Move:
+        """What the messages are counted with: they say all."""
+        return move.ones()
 
-    def path(self, initial: Array, transition: Array, log_e: Array, within: Array, form: chain.Form) -> Path:
-        """The most probable path from log-emissions (T, K, S)."""
-        states, value = chain.viterbi(jnp.log(initial), jnp.log(transition), log_e, within)
-        return _certain(states, log_e, value)
+    def path(self, initial: Array, move: Move, log_e: Array, within: Array, form: chain.Form) -> Path:
+        """The most probable path from log-emissions (T, M, S)."""
+        return _certain(*chain.viterbi(jnp.log(initial), move.log(), log_e, within), move, log_e)
 
 
 class Drawn(NamedTuple):
@@ -107,14 +116,14 @@ class Drawn(NamedTuple):
         noise = jax.random.gumbel(self.key, logits.shape, logits.dtype)
         return _one_hot(jnp.argmax(logits + noise, 0), logits), normalize_log(logits)[1]
 
-    def matrix(self, transition: Array) -> Array:
-        """What stands for the transition matrix in the pair probabilities: the messages say all."""
-        return jnp.ones_like(transition)
+    def move(self, move: Move) -> Move:
+        """What the messages are counted with: they say all."""
+        return move.ones()
 
-    def path(self, initial: Array, transition: Array, log_e: Array, within: Array, form: chain.Form) -> Path:
-        """A path drawn from log-emissions (T, K, S)."""
-        s = chain.smooth(initial, transition, log_e, form)
-        return _certain(chain.sample_posterior(self.key, transition, s.log_filtered), log_e, s.log_normalizer)
+    def path(self, initial: Array, move: Move, log_e: Array, within: Array, form: chain.Form) -> Path:
+        """A path drawn from log-emissions (T, M, S)."""
+        s = chain.smooth(initial, move, log_e, form)
+        return _certain(chain.sample_posterior(self.key, move.log(), s.log_filtered), s.log_normalizer, move, log_e)
 
 
 def _one_hot(states: Array, logits: Array) -> Array:
@@ -123,8 +132,7 @@ def _one_hot(states: Array, logits: Array) -> Array:
     return (chosen & (logits > -jnp.inf)).astype(logits.dtype)
 
 
-def _certain(states: Array, log_e: Array, value: Array) -> Path:
-    """A path known for certain, from states (T, S)."""
-    hot = (states[:, None, :] == jnp.arange(log_e.shape[1])[None, :, None]).astype(log_e.dtype)
-    size, lanes = hot.shape[1:]
-    return Path(hot, hot, hot[1:], jnp.zeros((size, size, lanes), hot.dtype), value)
+def _certain(cells: Array, value: Array, move: Move, log_e: Array) -> Path:
+    """A path known for certain, from cells (T, S)."""
+    hot = (cells[:, None, :] == jnp.arange(log_e.shape[1])[None, :, None]).astype(log_e.dtype)
+    return Path(hot, hot, hot[1:], move.nothing(log_e.shape[0], log_e.shape[2], log_e.dtype), value)

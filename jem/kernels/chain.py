@@ -1,7 +1,8 @@
 """Hidden Markov chains: forward, backward, Viterbi and sampling, in the normalised form, sequential or in blocks of time.
 
-Lanes last: emissions `e` are (T, K, S), one lane a sequence. Nothing of size T x K x K is stored. Padding and missing
-observations are steps with `e = 1`: they leave every posterior and the log-likelihood as they are.
+Lanes last: emissions `e` are (T, M, S), one lane a sequence, M cells: the states, or more where a `moves.Move` says so. Nothing
+of size T x M x M is stored. Padding and missing observations are steps with `e = 1`: they leave every posterior and the
+log-likelihood as they are.
 
 The normalised form is fast, and loses a state that is too improbable for the range of its numbers. That costs nothing unless
 the state is the only way on, of which the backward messages know: where one is too large, `log_chain` takes its place.
@@ -15,23 +16,21 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem.kernels import log_chain
-from jem.kernels.log_chain import Ways, by_best_way, safe_log
-
-_BROADCAST = 8  # states up to which, and
-_LANES = 128  # sequences below which a broadcast sum beats a matrix product
+from jem.kernels.log_chain import Ways, by_best_way
+from jem.kernels.moves import BEST, SUMS, Move, safe_log
 
 
 class Smoothed(NamedTuple):
     """Posterior of a chain.
 
     Attributes:
-        filtered: (T, K, S) `p(z_t | x_1..x_t)`.
-        backward: (T - 1, K, S) the messages `b_t = e_t beta_t / c_t` of the steps after the first, with which
+        filtered: (T, M, S) `p(z_t | x_1..x_t)`.
+        backward: (T - 1, M, S) the messages `b_t = e_t beta_t / c_t` of the steps after the first, with which
             `p(z_{t-1} = i, z_t = j | x) = alpha_{t-1, i} A_ij b_{t, j}`; zero at steps where they are too large to be held.
-        smoothed: (T, K, S) `p(z_t | x)`.
+        smoothed: (T, M, S) `p(z_t | x)`.
         log_normalizer: (S,) `log p(x)`; minus infinity where x cannot happen, and then all posteriors are zero.
-        log_filtered: (T, K, S).
-        rest: (K, K, S) the pair probabilities summed over the steps whose messages are not held.
+        log_filtered: (T, M, S).
+        rest: the moves of the steps whose messages are not held, as `Move.counts` takes them.
     """
 
     filtered: Array
@@ -39,7 +38,7 @@ class Smoothed(NamedTuple):
     smoothed: Array
     log_normalizer: Array
     log_filtered: Array
-    rest: Array
+    rest: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,67 +76,49 @@ def choose(form: Form, steps: int, states: int, lanes: int) -> Sequential | Bloc
     return Blocks() if parallel else Sequential()
 
 
-def _broadcasts(transition: Array, lanes: int) -> bool:
-    """Whether a broadcast sum beats a matrix product: XLA compiles the whole loop where its body is small and calls nothing."""
-    return transition.shape[0] <= _BROADCAST and lanes < _LANES
+def _ahead(predicted: Array, move: Move, e: Array) -> tuple[Array, Array]:
+    """`u_t = p_t e_t`, `c_t = sum u_t`, `alpha_t = u_t / c_t`, `p_{t+1} = A^T alpha_t`, from `predicted` p_1 (M, S).
 
-
-def _forward_product(transition: Array, alpha: Array) -> Array:
-    """`A^T alpha` for alpha (K, S)."""
-    if _broadcasts(transition, alpha.shape[1]):
-        return jnp.sum(transition[:, :, None] * alpha[:, None, :], 0)
-    return lax.dot_general(transition, alpha, (((0,), (0,)), ((), ())))
-
-
-def _backward_product(transition: Array, b: Array) -> Array:
-    """`A b` for b (K, S)."""
-    if _broadcasts(transition, b.shape[1]):
-        return jnp.sum(transition[:, :, None] * b[None, :, :], 1)
-    return transition @ b
-
-
-def _ahead(predicted: Array, transition: Array, e: Array) -> tuple[Array, Array]:
-    """`u_t = p_t e_t`, `c_t = sum u_t`, `alpha_t = u_t / c_t`, `p_{t+1} = A^T alpha_t`, from `predicted` p_1 (K, S).
-
-    Returns alpha (T, K, S) and c (T, S).
+    Returns alpha (T, M, S) and c (T, S).
     """
 
-    def step(predicted: Array, e_t: Array) -> tuple[Array, tuple[Array, Array]]:
+    def step(predicted: Array, inputs: tuple[Array, Any]) -> tuple[Array, tuple[Array, Array]]:
+        e_t, leaving = inputs
         u = predicted * e_t
         c = jnp.sum(u, 0)
         alpha = u * (1 / c)[None]
-        return _forward_product(transition, alpha), (alpha, c)
+        return move.at(leaving).ahead(SUMS, alpha), (alpha, c)
 
-    return lax.scan(step, predicted, e)[1]
+    return lax.scan(step, predicted, (e, move.leaving()))[1]
 
 
-def _back(last: Array, transition: Array, e: Array, alpha: Array, c: Array) -> tuple[Array, Array]:
+def _back(last: Array, move: Move, e: Array, alpha: Array, c: Array) -> tuple[Array, Array]:
     """`b_t = e_t beta_t / c_t`, `beta_{t-1} = A b_t`, and the posterior, proportional to `alpha_t beta_t`; `last` is beta_T.
 
-    Returns b (T, K, S) and the posterior (T, K, S).
+    Returns b (T, M, S) and the posterior (T, M, S).
     """
 
-    def step(beta: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        e_t, alpha_t, c_t = inputs
+    def step(beta: Array, inputs: tuple[Array, Array, Array, Any]) -> tuple[Array, tuple[Array, Array]]:
+        e_t, alpha_t, c_t, entering = inputs
         both = alpha_t * beta
         b = e_t * (1 / c_t)[None] * beta
-        return _backward_product(transition, b), (b, both * (1 / jnp.sum(both, 0))[None])
+        return move.at(entering).back(SUMS, b), (b, both * (1 / jnp.sum(both, 0))[None])
 
-    return lax.scan(step, last, (e, alpha, c), reverse=True)[1]
+    return lax.scan(step, last, (e, alpha, c, move.entering()), reverse=True)[1]
 
 
-def _largest(last: Array, transition: Array, e: Array, c: Array) -> tuple[Array, Array, Array]:
+def _largest(last: Array, move: Move, e: Array, c: Array) -> tuple[Array, Array, Array]:
     """Of the recursion of `_back` the largest `beta_t / c_t` of each state, the first step's b, and beta before it."""
 
-    def step(carry: tuple[Array, Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array, Array], None]:
+    def step(carry: tuple[Array, Array, Array], inputs: tuple[Array, Array, Any]) -> tuple[tuple[Array, Array, Array], None]:
         beta, top, _ = carry
-        e_t, c_t = inputs
+        e_t, c_t, entering = inputs
         w = (1 / c_t)[None] * beta
         b = e_t * w
-        return (_backward_product(transition, b), jnp.maximum(top, w), b), None
+        return (move.at(entering).back(SUMS, b), jnp.maximum(top, w), b), None
 
     zero = jnp.zeros_like(last)
-    beta, top, b = lax.scan(step, (last, zero, zero), (e, c), reverse=True)[0]
+    beta, top, b = lax.scan(step, (last, zero, zero), (e, c, move.entering()), reverse=True)[0]
     return top, b, beta
 
 
@@ -147,7 +128,7 @@ def _held(top: Array) -> Array:
 
 
 class _Laid(NamedTuple):
-    """Steps as the recursions run over them, (T, K, S) or (L, K, blocks S): emissions, alpha, c, and beta of the last step.
+    """Steps as the recursions run over them, (T, M, S) or (L, M, blocks S): emissions, alpha, c, and beta of the last step.
 
     `starts` (blocks, K, S) is what is predicted of the first step of each block.
     """
@@ -159,13 +140,13 @@ class _Laid(NamedTuple):
     starts: Array
 
 
-def _in_turn(predicted: Array, transition: Array, e: Array) -> _Laid:
+def _in_turn(predicted: Array, move: Move, e: Array) -> _Laid:
     """One step after the other."""
     last = jnp.ones_like(predicted)
-    return _Laid(e, *_ahead(predicted, transition, e), last, predicted[None])
+    return _Laid(e, *_ahead(predicted, move, e), last, predicted[None])
 
 
-def _in_blocks(predicted: Array, transition: Array, e: Array, form: Blocks) -> _Laid:
+def _in_blocks(predicted: Array, move: Move, e: Array, form: Blocks) -> _Laid:
     """Transfer products of all blocks side by side, boundary messages in turn, then all blocks side by side again."""
     steps, states, lanes = e.shape
     length = -(-steps // (form.num_blocks or max(1, int(steps**0.5))))
@@ -176,7 +157,8 @@ def _in_blocks(predicted: Array, transition: Array, e: Array, form: Blocks) -> _
     inside = jnp.moveaxis(padded.reshape(num, length, states, lanes), 0, 2)  # (L, K, blocks, S)
 
     def transfer(p: Array, e_t: Array) -> tuple[Array, None]:
-        p = jnp.einsum("ikns,kj->ijns", p * e_t[None], transition)
+        p = jnp.moveaxis(p * e_t[None], 1, 0)  # where it is now first, where it began with the lanes
+        p = jnp.moveaxis(move.ahead(SUMS, p.reshape(states, -1)).reshape(p.shape), 0, 1)
         return p / jnp.sum(p, (0, 1), keepdims=True), None
 
     eye = jnp.broadcast_to(jnp.eye(states, dtype=e.dtype)[:, :, None, None], (states, states, num, lanes))
@@ -196,38 +178,29 @@ def _in_blocks(predicted: Array, transition: Array, e: Array, form: Blocks) -> _
 
     side_by_side = lambda a: jnp.moveaxis(a, 0, 1).reshape(states, num * lanes)  # noqa: E731
     inside = inside.reshape(length, states, num * lanes)
-    alpha, c = _ahead(side_by_side(starts), transition, inside)
+    alpha, c = _ahead(side_by_side(starts), move, inside)
     # A backward message is the right multiple of itself where its product with the forward one sums to one.
-    last = _backward_product(transition, side_by_side(ends))
+    last = move.back(SUMS, side_by_side(ends))
     last = last / jnp.sum(alpha[-1] * last, 0, keepdims=True)
     return _Laid(inside, alpha, c, last, starts)
 
 
-def held(top: Array) -> Array:
-    """Whether what underflowed is nothing: at most `tiny` was lost of a state at a step, which counts `beta_t / c_t` times.
-
-    Args:
-        top: the largest `beta_t / c_t`.
-    """
-    return jnp.all(top <= jnp.finfo(top.dtype).tiny ** -0.5)
-
-
-def _all_held(transition: Array, laid: _Laid) -> Array:
+def _all_held(move: Move, laid: _Laid) -> Array:
     """Whether what underflowed is nothing, and blocks fit together."""
-    top, b, before = _largest(laid.last, transition, laid.e, laid.c)
+    top, b, before = _largest(laid.last, move, laid.e, laid.c)
     num, states, _ = laid.starts.shape
     if num == 1:
-        return held(top)
+        return _held(top)
     apart = lambda a: a.reshape(states, num, -1)  # noqa: E731
     end = laid.alpha[-1]
-    jump = apart(_forward_product(transition, end))[:, :-1] - jnp.moveaxis(laid.starts, 0, 1)[:, 1:]
+    jump = apart(move.ahead(SUMS, end))[:, :-1] - jnp.moveaxis(laid.starts, 0, 1)[:, 1:]
     jump_back = apart(laid.last)[:, :-1] - apart(before)[:, 1:]
     off = jnp.abs(jump) * apart(b)[:, 1:] + jnp.abs(jump_back) * apart(end)[:, :-1]
-    return held(top) & jnp.all(jnp.sum(off, 0) <= jnp.finfo(off.dtype).eps ** 0.5)
+    return _held(top) & jnp.all(jnp.sum(off, 0) <= jnp.finfo(off.dtype).eps ** 0.5)
 
 
 def scaled(initial: Array, log_e: Array) -> tuple[Array, Array]:
-    """Emission likelihoods (T, K, S), the largest of each step one; at the first step it is the largest product with `initial`.
+    """Emission likelihoods (T, M, S), the largest of each step one; at the first step it is the largest product with `initial`.
 
     And the logarithms (T, S) of what was taken out, minus infinity where no state is possible. They cancel.
     """
@@ -241,13 +214,13 @@ def scaled(initial: Array, log_e: Array) -> tuple[Array, Array]:
     return jnp.moveaxis(e, 0, 1), top
 
 
-def smooth(initial: Array, transition: Array, log_e: Array, form: Form = Automatic()) -> Smoothed:  # noqa: B008
+def smooth(initial: Array, move: Move, log_e: Array, form: Form = Automatic()) -> Smoothed:  # noqa: B008
     """Forward-backward: the posterior of every state and, through its messages, of every pair.
 
     Args:
-        initial: (K,) probabilities of the first state.
-        transition: (K, K), rows sum to one.
-        log_e: (T, K, S) log-likelihoods of the emissions.
+        initial: (M,) probabilities of the first cell.
+        move: how one leads to the next.
+        log_e: (T, M, S) log-likelihoods of the emissions.
         form: `Sequential()`, `Blocks(n)` or `Automatic()`; all give the same answer.
 
     Returns:
@@ -258,7 +231,8 @@ def smooth(initial: Array, transition: Array, log_e: Array, form: Form = Automat
     """
     steps, states, lanes = log_e.shape
     e, top = scaled(initial, log_e)
-    return by_best_way(_Ways(choose(form, steps, states, lanes)), (initial, transition, log_e, e, top))
+    how = Sequential() if move.changes else choose(form, steps, states, lanes)
+    return by_best_way(_Ways(how), (initial, move, log_e, e, top))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,16 +243,16 @@ class _Ways(Ways):
 
     def plain(self, args: Any) -> Array:
         # Where every state leads to every other one, nothing is lost for long.
-        _, transition, _, _, top = args
-        return jnp.all(transition >= jnp.finfo(transition.dtype).tiny ** 0.25) & jnp.all(top > -jnp.inf)
+        _, move, _, _, top = args
+        return move.plain() & jnp.all(top > -jnp.inf)
 
     def fast(self, args: Any) -> tuple[Smoothed, _Laid]:
-        initial, transition, _, e, top = args
+        initial, move, _, e, top = args
         steps, states, lanes = e.shape
         start = jnp.broadcast_to(initial[:, None], (states, lanes))
         form = self.form
-        laid = _in_blocks(start, transition, e, form) if isinstance(form, Blocks) else _in_turn(start, transition, e)
-        b, smoothed = _back(laid.last, transition, laid.e, laid.alpha, laid.c)
+        laid = _in_blocks(start, move, e, form) if isinstance(form, Blocks) else _in_turn(start, move, e)
+        b, smoothed = _back(laid.last, move, laid.e, laid.alpha, laid.c)
         num = laid.starts.shape[0]
 
         def in_turn(a: Array) -> Array:
@@ -288,97 +262,82 @@ class _Ways(Ways):
 
         alpha, c = in_turn(laid.alpha), in_turn(laid.c[:, None])[:, 0]
         total = jnp.sum(jnp.log(c), 0) + jnp.sum(top, 0)
-        none = jnp.zeros((states, states, lanes), e.dtype)
+        none = move.nothing(steps, lanes, e.dtype)
         return Smoothed(alpha, in_turn(b)[1:], in_turn(smoothed), total, jnp.log(alpha), none), laid
 
     def held(self, args: Any, seen: _Laid) -> Array:
         return _all_held(args[1], seen)
 
     def robust(self, args: Any) -> Smoothed:
-        initial, transition, log_e, _, _ = args
-        m = log_chain.smooth(safe_log(transition), log_chain.begun(initial, log_e))
-        return Smoothed(jnp.exp(m.log_filtered), m.backward[1:], m.smoothed, m.log_normalizer, m.log_filtered, m.pairs)
+        initial, move, log_e, _, _ = args
+        m = log_chain.smooth(move.log(), log_chain.begun(initial, log_e))
+        return Smoothed(jnp.exp(m.log_filtered), m.backward[1:], m.smoothed, m.log_normalizer, m.log_filtered, m.rest)
 
 
-def expected_transitions(transition: Array, filtered: Array, backward: Array, weights: Array) -> Array:
-    """Expected transition counts `sum_{t,s} w_ts p(z_{t-1} = i, z_t = j | x)`, (K, K).
-
-    Args:
-        transition: (K, K).
-        filtered: (T, K, S).
-        backward: (T - 1, K, S), the messages of steps 2..T.
-        weights: (T - 1, S), of the step into t = 2..T.
-    """
-    now, then = filtered[:-1] * weights[:, None, :], backward
-    if now.shape[2] == 1:
-        return transition * lax.dot_general(now[:, :, 0], then[:, :, 0], (((0,), (0,)), ((), ())))
-    states_first = lambda a: jnp.moveaxis(a, 1, 0).reshape(a.shape[1], -1)  # noqa: E731
-    return transition * (states_first(now) @ states_first(then).T)
-
-
-def viterbi(log_initial: Array, log_transition: Array, log_e: Array, within: Array) -> tuple[Array, Array]:
+def viterbi(log_initial: Array, move: Move, log_e: Array, within: Array) -> tuple[Array, Array]:
     """The most probable path.
 
     Args:
-        log_initial: (K,).
-        log_transition: (K, K).
-        log_e: (T, K, S) log-likelihoods of the emissions; zero where there is no observation.
+        log_initial: (M,).
+        move: in logarithms.
+        log_e: (T, M, S) log-likelihoods of the emissions; zero where there is no observation.
         within: (T, S) bool, whether a step lies within its sequence; beyond the end the state stays, at no cost.
 
     Returns:
-        The path (T, S) of states and its joint log-probability (S,). Ties go to the lowest state.
+        The path (T, S) of cells and its joint log-probability (S,). Ties go to the lowest one.
 
     Source: Viterbi (1967); Rabiner (1989), section III.B.
     """
-    stay = jnp.where(jnp.eye(log_transition.shape[0], dtype=bool), 0.0, -jnp.inf).astype(log_e.dtype)
+    leaving = jax.tree.map(lambda a: a[:-1], move.leaving())
 
-    def step(best: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        log_e_t, inside = inputs
-        log_a = jnp.where(inside[None, None, :], log_transition[:, :, None], stay[:, :, None])
-        scores = best[:, None, :] + log_a
-        return jnp.max(scores, 0) + log_e_t, jnp.argmax(scores, 0).astype(jnp.int32)
+    def step(best: Array, inputs: tuple[Array, Array, Any]) -> tuple[Array, Array]:
+        log_e_t, inside, step = inputs
+        return jnp.where(inside, move.at(step).ahead(BEST, best), best) + log_e_t, best
 
-    best, back = lax.scan(step, log_initial[:, None] + log_e[0], (log_e[1:], within[1:]))
+    last, before = lax.scan(step, log_initial[:, None] + log_e[0], (log_e[1:], within[1:], leaving))
 
-    def trace(state: Array, pointers: Array) -> tuple[Array, Array]:
-        previous = jnp.take_along_axis(pointers, state[None, :], axis=0)[0]
+    def trace(cell: Array, inputs: tuple[Array, Array, Any]) -> tuple[Array, Array]:
+        best, inside, step = inputs
+        previous = jnp.argmax(best + move.at(step).into(cell), 0).astype(jnp.int32)
+        previous = jnp.where(inside, previous, cell)
         return previous, previous
 
-    last = jnp.argmax(best, 0).astype(jnp.int32)
-    path = lax.scan(trace, last, back, reverse=True)[1]
-    return jnp.concatenate([path, last[None]]), jnp.max(best, 0)
+    end = jnp.argmax(last, 0).astype(jnp.int32)
+    path = lax.scan(trace, end, (before, within[1:], leaving), reverse=True)[1]
+    return jnp.concatenate([path, end[None]]), jnp.max(last, 0)
 
 
-def sample_path(key: Array, initial: Array, transition: Array, steps: int, lanes: int) -> Array:
-    """Draws state paths (T, S) from the prior."""
+def sample_path(key: Array, log_initial: Array, move: Move, steps: int, lanes: int) -> Array:
+    """Draws paths (T, S) of cells from the prior; the move in logarithms."""
     first_key, rest_key = jax.random.split(key)
-    first = jax.random.categorical(first_key, jnp.log(initial), shape=(lanes,))
-    log_a = jnp.log(transition)
+    first = jax.random.categorical(first_key, log_initial, shape=(lanes,))
+    leaving = jax.tree.map(lambda a: a[:-1], move.leaving())
 
-    def step(state: Array, key: Array) -> tuple[Array, Array]:
-        state = jax.random.categorical(key, log_a[state])
-        return state, state
+    def step(cell: Array, inputs: tuple[Array, Any]) -> tuple[Array, Array]:
+        key, step = inputs
+        cell = jax.random.categorical(key, move.at(step).out(cell).T)
+        return cell, cell
 
-    rest = lax.scan(step, first, jax.random.split(rest_key, steps - 1))[1]
+    rest = lax.scan(step, first, (jax.random.split(rest_key, steps - 1), leaving))[1]
     return jnp.concatenate([first[None], rest])
 
 
-def sample_posterior(key: Array, transition: Array, log_filtered: Array) -> Array:
-    """Draws state paths (T, S) from `p(z | x)`, backwards from the filtered log-probabilities (T, K, S)."""
+def sample_posterior(key: Array, move: Move, log_filtered: Array) -> Array:
+    """Draws paths (T, S) of cells from `p(z | x)`, backwards from the filtered log-probabilities (T, M, S)."""
     # The bits of keys, as under vmap a scan moves its inputs about, which would use keys up.
     keys = jax.random.split(key, log_filtered.shape[0])
     bits, impl = jax.random.key_data(keys), jax.random.key_impl(key)
-    log_a = jnp.log(transition)
+    leaving = jax.tree.map(lambda a: a[:-1], move.leaving())
 
     def draw(bits: Array, logits: Array) -> Array:
         return jax.random.categorical(jax.random.wrap_key_data(bits, impl=impl), logits.T)
 
     last = draw(bits[-1], log_filtered[-1])
 
-    def step(state: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        bits, alpha = inputs
-        state = draw(bits, alpha + log_a[:, state])
-        return state, state
+    def step(cell: Array, inputs: tuple[Array, Array, Any]) -> tuple[Array, Array]:
+        bits, alpha, step = inputs
+        cell = draw(bits, alpha + move.at(step).into(cell))
+        return cell, cell
 
-    rest = lax.scan(step, last, (bits[:-1], log_filtered[:-1]), reverse=True)[1]
+    rest = lax.scan(step, last, (bits[:-1], log_filtered[:-1], leaving), reverse=True)[1]
     return jnp.concatenate([rest, last[None]])

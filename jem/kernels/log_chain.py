@@ -11,93 +11,76 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem.kernels.moves import LOGS, Move, log_sum, or_zero, safe_log
+
 
 class Messages(NamedTuple):
     """A chain's posterior.
 
     Attributes:
-        log_filtered: (T, K, S) of `p(z_t | x_1..x_t)`.
-        backward: (T, K, S) `b_t = e_t beta_t / c_t`, zero at steps where it is too large for its dtype.
-        smoothed: (T, K, S) `p(z_t | x)`.
-        pairs: (T, K, K, S) `p(z_t = i, z_{t+1} = j | x)`, the last one zero, where every step has a matrix of its own; else
-            (K, K, S), summed over the steps whose backward message is not held.
+        log_filtered: (T, M, S) of `p(z_t | x_1..x_t)`.
+        backward: (T, M, S) `b_t = e_t beta_t / c_t`, zero at steps where it is too large for its dtype.
+        smoothed: (T, M, S) `p(z_t | x)`.
+        rest: the moves of the steps whose backward message is not held, as `Move.counts` takes them.
         log_normalizer: (S,) `log p(x)`.
     """
 
     log_filtered: Array
     backward: Array
     smoothed: Array
-    pairs: Array
+    rest: Any
     log_normalizer: Array
 
 
-def safe_log(p: Array) -> Array:
-    """`log p`, minus infinity with the derivative zero at zero."""
-    return jnp.where(p == 0, -jnp.inf, jnp.log(jnp.where(p == 0, 1, p)))
-
-
-def log_sum(x: Array, axis: int) -> Array:
-    """`log sum exp x` over an axis: minus infinity, with the derivative zero, where all entries are."""
-    top = lax.stop_gradient(jnp.max(x, axis, keepdims=True))
-    top = jnp.where(top == -jnp.inf, 0, top)
-    return safe_log(jnp.sum(jnp.exp(x - top), axis)) + jnp.squeeze(top, axis)
-
-
 def begun(initial: Array, log_e: Array) -> Array:
-    """Log-emissions (T, K, S), with the log-probabilities of the first state, from (K,), at the first step."""
+    """Log-emissions (T, M, S), with the log-probabilities of the first state, from (M,), at the first step."""
     first = (jnp.arange(log_e.shape[0]) == 0)[:, None, None]
     return log_e + jnp.where(first, safe_log(initial)[None, :, None], 0)
 
 
-def smooth(log_transition: Array, log_e: Array) -> Messages:
+def smooth(move: Move, log_e: Array) -> Messages:
     """Forward-backward.
 
     Args:
-        log_transition: (K, K), or (T - 1, K, K, S) with a matrix for every step and lane.
-        log_e: (T, K, S) from `begun`.
+        move: in logarithms.
+        log_e: (T, M, S) from `begun`.
     """
-    steps, size, lanes = log_e.shape
-    driven = log_transition.ndim == 4
-    own = jnp.concatenate([log_transition, jnp.zeros_like(log_e, shape=(1, size, size, lanes))]) if driven else None
-    matrix = lambda own: log_transition[:, :, None] if own is None else own  # noqa: E731
+    steps, _, lanes = log_e.shape
     limit = -0.7 * jnp.log(jnp.finfo(log_e.dtype).tiny)
 
-    def ahead(predicted: Array, inputs: tuple[Array, Array | None]) -> tuple[Array, tuple[Array, Array, Array]]:
-        log_e_t, own_t = inputs
+    def ahead(predicted: Array, inputs: tuple[Array, Any]) -> tuple[Array, tuple[Array, Array, Array]]:
+        log_e_t, step = inputs
         u = predicted + log_e_t
         c = log_sum(u, 0)
-        alpha = u - _or_zero(c)[None]
-        return log_sum(alpha[:, None] + matrix(own_t), 0), (predicted > -jnp.inf, alpha, c)
+        alpha = u - or_zero(c)[None]
+        return move.at(step).ahead(LOGS, alpha), (predicted > -jnp.inf, alpha, c)
 
-    predicted, alpha, c = lax.scan(ahead, jnp.zeros_like(log_e[0]), (log_e, own))[1]
+    leaving = move.leaving()
+    predicted, alpha, c = lax.scan(ahead, jnp.zeros_like(log_e[0]), (log_e, leaving))[1]
     total = jnp.sum(c, 0)
     impossible = total == -jnp.inf
+    summed = None if move.changes else move.nothing(steps, lanes, log_e.dtype)
 
-    def back(carry: tuple[Array, Array], inputs: Any) -> tuple[tuple[Array, Array], tuple[Array, Array, Array | None]]:
-        b, rest = carry  # of the step after
-        log_e_t, possible, alpha_t, c_t, own_t, last = inputs
-        onward = matrix(own_t) + b[None]
-        beta = jnp.where(last, 0, log_sum(onward, 1))
+    def back(carry: tuple[Array, Any], inputs: Any) -> tuple[tuple[Array, Any], tuple[Array, Array, Any]]:
+        b, summed = carry  # of the step after
+        log_e_t, possible, alpha_t, c_t, step, last = inputs
+        beta = jnp.where(last, 0, move.at(step).back(LOGS, b))
         both = jnp.where(impossible[None], -jnp.inf, alpha_t + beta)
-        smoothed = jnp.exp(both - _or_zero(log_sum(both, 0))[None])
-        # What is smoothed, split over where it goes.
-        pair = jnp.where(last, 0, smoothed[:, None] * jnp.exp(onward - _or_zero(beta)[:, None]))
-        held = jnp.max(b, 0) <= limit
-        rest = rest if driven else rest + jnp.where(held, 0, pair)
+        smoothed = jnp.exp(both - or_zero(log_sum(both, 0))[None])
+        pairs = move.at(step).split(smoothed, b, beta)
+        held = last | (jnp.max(b, 0) <= limit)
+        rest = jax.tree.map(lambda pair: jnp.where(held, 0, pair), pairs)
         # What cannot be reached has no posterior, however well it would explain the rest.
-        b = jnp.where(impossible[None] | ~possible, -jnp.inf, beta + log_e_t - _or_zero(c_t)[None])
+        b = jnp.where(impossible[None] | ~possible, -jnp.inf, beta + log_e_t - or_zero(c_t)[None])
         message = jnp.where(jnp.max(b, 0) <= limit, b, -jnp.inf)
-        return (b, rest), (jnp.exp(message), smoothed, pair if driven else None)
+        if summed is not None:
+            summed, rest = jax.tree.map(jnp.add, summed, rest), None
+        return (b, summed), (jnp.exp(message), smoothed, rest)
 
-    start: Any = (jnp.zeros_like(log_e[0]), None if driven else jnp.zeros_like(log_e, shape=(size, size, lanes)))
-    inputs = (log_e, predicted, alpha, c, own, jnp.arange(steps) == steps - 1)
-    (_, rest), (b, smoothed, pairs) = lax.scan(back, start, inputs, reverse=True)
-    whole: Any = pairs if driven else rest
-    return Messages(alpha, b, smoothed, whole, jnp.where(impossible, -jnp.inf, total))
-
-
-def _or_zero(x: Array) -> Array:
-    return jnp.where(x == -jnp.inf, 0, x)
+    inputs = (log_e, predicted, alpha, c, leaving, jnp.arange(steps) == steps - 1)
+    (_, summed), (b, smoothed, each) = lax.scan(back, (jnp.zeros_like(log_e[0]), summed), inputs, reverse=True)
+    rest = jax.tree.map(lambda leaf: leaf[:-1], each) if move.changes else summed
+    return Messages(alpha, b, smoothed, rest, jnp.where(impossible, -jnp.inf, total))
 
 
 @jax.custom_batching.custom_vmap

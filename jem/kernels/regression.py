@@ -16,7 +16,7 @@ from jem.kernels.gaussian import LOG_2PI, Diagonal, Full
 from jem.kernels.linalg import cholesky_solve_lower, safe_sqrt, solve_lower
 
 Noise = Full | Diagonal
-Cells = Array | np.ndarray | None  # which may move, bool; None for all
+Mask = Array | np.ndarray | None  # which may move, bool; None for all
 
 
 class Moments(NamedTuple):
@@ -108,7 +108,7 @@ def whiten(noise: Noise, chol: Array, y: Array) -> Array:
 
 
 def maximize(
-    noise: Noise, coef: Array, chol: Array, m: Moments, free: Cells, free_noise: Cells, floor: Array
+    noise: Noise, coef: Array, chol: Array, m: Moments, free: Mask, free_noise: Mask, floor: Array
 ) -> tuple[Array, Array]:
     """The coefficients and the noise factor that maximise the expected log-density.
 
@@ -152,7 +152,7 @@ def rest(noise: Noise, m: Moments, change: Array) -> Array:
     return (m.ee[:, 0] - 2 * jnp.sum(change * m.ex, 1) + square)[:, None]
 
 
-def solve_rows(m: Moments, free: Cells) -> Array:
+def solve_rows(m: Moments, free: Mask) -> Array:
     """The change of the coefficients in whitened coordinates, (M, q), each output by itself."""
     if free is None and len(m.xx) == 1:
         return solve_psd(m.xx[0], m.ex.T).T

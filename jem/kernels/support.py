@@ -366,7 +366,7 @@ class Correlation(Support):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Cells(Support):
+class HeldCells(Support):
     """Numbers, of which the cells marked in `held` stay as they are and the others lie in `inner`, each by itself."""
 
     held: Any

@@ -11,6 +11,7 @@ from jem import checks
 from jem.data import series_of, single_steps, within_lengths
 from jem.families import user
 from jem.kernels import chain
+from jem.kernels.moves import Table
 from jem.kernels.unit_axis import over_units
 from jem.latents.spaces import Finite, LogJointFn, Space
 from jem.node import Data, Params, node, set_once, static
@@ -77,7 +78,7 @@ class ChainOf(Space):
     def infer(self, log_joint: LogJointFn, params: Params, x: Data) -> tuple[ChainPosterior, Array]:
         log_e, within = self._emissions(log_joint, params, x)
         matrix = jnp.exp(self.log_transition(params))
-        s = chain.smooth(jnp.exp(self.log_initial(params)), matrix, log_e, self.form)
+        s = chain.smooth(jnp.exp(self.log_initial(params)), Table(matrix), log_e, self.form)
         ahead = s.filtered[:-1] * within[1:, None, :]
         pairs = matrix[:, :, None] * jnp.einsum("tis,tjs->ijs", ahead, s.backward) + s.rest
         expected = self._expected(params, s.smoothed, pairs, log_e, within)

@@ -8,16 +8,19 @@ from jax import Array
 
 from jem import checks
 from jem.composite import Composite, Wrapper
-from jem.data import fill, observed, series_of, single_steps, with_values, within_lengths
+from jem.data import fill, observed, series_of, single_steps, with_inputs, with_values, within_lengths, without_inputs
 from jem.kernels import chain
+from jem.kernels.assign import Exact
+from jem.kernels.moves import SUMS, Move
 from jem.kernels.simplex import xlogy
 from jem.kernels.support import ByGradient
 from jem.kernels.unit_axis import sum_in_parts
 from jem.latents.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
-from jem.latents.transition import Transition, TransitionParams
+from jem.latents.transition import Cells, Law
 from jem.latents.weights import free_unless
 from jem.node import (
     DISCRETE,
+    INPUTS,
     MISSING,
     Data,
     Node,
@@ -36,49 +39,61 @@ from jem.settings import a, an_instance, check_components, whole
 
 
 class HMMParams(NamedTuple):
-    """Probabilities (K,) of the first state, () where its law has none, the transition's parameters and the emissions'."""
+    """Of the law of the first state, probabilities (K,) or (), of the transitions' law and of the emissions."""
 
     initial: Any
-    transition: TransitionParams
+    transition: Params
     emission: Params
 
 
 class HMMPosterior(NamedTuple):
     """Posterior of the states, and the messages behind it; from `jem.infer` with the sequence axis first.
 
+    M is the number of cells the transitions' law runs over: K, or more where it remembers more than the state.
+
     Attributes:
         smoothed: (T, K, S) `p(z_t | x)`; (S, T, K) from `jem.infer`.
-        filtered: (T, K, S) `p(z_t | x_1 .. x_t)`.
-        backward: (T - 1, K, S); `p(z_{t-1} = i, z_t = j | x) = filtered[t-1, i] A[i, j] backward[t-1, j]`. Zero at steps
+        first: (M, S), of the first cell.
+        filtered: (T, M, S) `p(z_t | x_1 .. x_t)`.
+        backward: (T - 1, M, S); `p(z_{t-1} = i, z_t = j | x) = filtered[t-1, i] A[i, j] backward[t-1, j]`. Zero at steps
             where it is too large for its dtype.
-        rest: (K, K, S) the pair probabilities summed over these steps.
+        rest: what the law counts of these steps; for a transition matrix the pair probabilities, summed, (K, K, S).
         emission: the emissions' posteriors.
     """
 
     smoothed: Array
+    first: Array
     filtered: Array
     backward: Array
-    rest: Array
+    rest: Any
     emission: Posterior
 
 
 class HMMStats(NamedTuple):
-    """Expected first states (K,), transitions (K, K) and the emissions' statistics."""
+    """Expected first states (K,), steps in each state (K,), and the statistics of the transitions and of the emissions."""
 
     initial: Array
-    transition: Array
+    visits: Array
+    transition: Stats
     emission: Stats
 
 
 class _Steps(NamedTuple):
-    """Sequences as single steps: data (..., T S), which of them lie within their sequence and which are observed (T, S)."""
+    """Sequences as single steps: data (..., T S), which of them lie within their sequence and which are observed (T, S).
+
+    Inputs of the steps after the first (p, (T - 1) S), those beyond an end replaced, and states (T, S) or (T, K, S) that are
+    known; None where there are none.
+    """
 
     flat: Data
     within: Array
     seen: Array
+    inputs: Any
+    labels: Array | None
 
 
 FIRST = a("first", "the law of the first state, jem.Free() or jem.Stationary()")
+LAW = a("move", "a transition law such as jem.Cells()")
 FORM = an_instance(chain.Form, "jem.Automatic(), jem.Sequential() or jem.Blocks(n)")
 
 
@@ -91,15 +106,17 @@ class HMM(Composite):
 
     x is `jem.Sequences(values (S, T, ...), lengths (S,))` or an array (S, T, ...) of sequences of one length. A step with a
     NaN is a missing observation: it adds nothing but its transition (use `jem.Missing` around the parts of a `Product` for
-    single cells). `jem.Labelled(x, labels (S, T))` gives states that are known.
+    single cells). `jem.Labelled(x, labels (S, T))` gives states that are known; `jem.Given(x, inputs (S, T, p))` the inputs
+    of transitions that are driven.
 
     Params: `HMMParams(initial (K,), TransitionParams(probs (K, K)), emission)`, emission parameters with a leading axis K;
-    `initial` is () where the chain begins where it stays.
+    `initial` is () where the chain begins where it stays, and the transitions' are those of their law.
 
     Args:
         emission: a node, repeated K times, or a plate: `Stack`, `Tied`, `OneOf`.
         num_states: K, where `emission` is a node.
-        transition: the transition law.
+        transition: their law: `jem.Cells()`, a matrix, the default; `jem.Driven(..)` by inputs; `jem.Durations(..)` of stays;
+            `jem.Kronecker(..)` of several chains side by side.
         initial: the law of the first state, `jem.Free()`, the default, or `jem.Stationary()`.
         concentration: short for `initial=jem.Free(concentration)`, a Dirichlet prior.
         seeding: how states are guessed at the start, from single observations.
@@ -115,7 +132,7 @@ class HMM(Composite):
     """
 
     emission: Any  # a plate
-    transition: Transition = setting(must=a("matrix", "a transition law such as jem.Transition()"))
+    transition: Law = setting(must=LAW)
     initial: Any = setting(must=FIRST)
     seeding: Any = setting(must=SEEDING)
     form: chain.Form = static(must=FORM)
@@ -126,7 +143,7 @@ class HMM(Composite):
         emission: Any,
         num_states: int | None = None,
         *,
-        transition: Transition = Transition(),  # noqa: B008
+        transition: Law = Cells(),  # noqa: B008
         initial: Any = None,
         concentration: Any = None,
         seeding: Any = KMeansPlusPlus(),  # noqa: B008
@@ -135,66 +152,90 @@ class HMM(Composite):
     ):
         size = check_components(emission, num_states, "HMM")
         plate = emission if size is None else Stack(emission, size)
-        law = free_unless(initial, concentration, "HMM: initial", FIRST)
-        set_once(self, emission=plate, transition=transition, initial=law, seeding=seeding, form=form, length=length)
+        first = free_unless(initial, concentration, "HMM: initial", FIRST)
+        LAW(transition, "HMM: transition")
+        law = transition.sized(plate.size)
+        if first.by_gradient and not law.settles:
+            raise ValueError(
+                f"HMM: initial: with {type(law).__name__} transitions there is no law of one state that the chain stays in; "
+                "leave jem.Stationary() out"
+            )
+        set_once(self, emission=plate, transition=law, initial=first, seeding=seeding, form=form, length=length)
 
     @property
     def traits(self) -> frozenset[str]:
         return frozenset({MISSING, DISCRETE})
 
     def parts(self) -> dict[str, Node]:
-        return {"emission": self.emission}
+        return {"initial": self.initial, "transition": self.transition, "emission": self.emission}
+
+    def share(self, name: str, x: Data) -> Data:
+        if INPUTS not in self.transition.traits:
+            return x
+        outputs, inputs = without_inputs(x)
+        return inputs if name == "transition" else outputs
 
     def see(self, name: str, x: Data, weights: Array) -> tuple[Data, Array]:
         steps = self._steps(x)
+        if name == "transition":
+            return steps.inputs, jnp.where(steps.within[1:], weights[None, :], 0).reshape(-1)
+        if name == "initial":
+            return (), weights
         return steps.flat, jnp.where(steps.seen, weights[None, :], 0).reshape(-1)
 
     def assign(self, rule: Any) -> "AssignedHMM":
         return AssignedHMM(replaced(self, emission=assign(self.emission, rule.part(1))), rule.part(0))
 
     def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
-        steps = self._steps(x)
-        posterior, log_e = self._log_emissions(params, x, steps)
-        first, matrix = self.law(params)
-        s = chain.smooth(first, matrix, log_e, self.form)
-        return HMMPosterior(s.smoothed, s.filtered, s.backward, s.rest, posterior), s.log_normalizer
+        return self.solve(Exact(), params, x)
 
-    def law(self, params: HMMParams) -> tuple[Array, Array]:
-        """The probabilities (K,) of the first state and the transition matrix (K, K)."""
-        matrix = self.transition.matrix(params.transition)
-        return self.initial.first(params.initial, matrix), matrix
+    def solve(self, rule: Any, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
+        """The posterior by a rule of `kernels.assign`, and what each sequence is then worth (S,)."""
+        steps = self._steps(x)
+        emission, log_e = self._log_emissions(params, steps)
+        first, move = self._law(params, steps)
+        path = rule.path(first, move, self.transition.spread(log_e, steps.within), steps.within, self.form)
+        smoothed = self.transition.states(path.smoothed)
+        return HMMPosterior(smoothed, path.smoothed[0], path.filtered, path.backward, path.rest, emission), path.value
+
+    def law(self, params: HMMParams) -> tuple[Array, Move]:
+        """The probabilities (M,) of the first cell and the move between cells, of a chain without inputs."""
+        return self._begin(params, self.transition.move(params.transition, None, self.length))
 
     def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
-        return self.gather(params, posterior, x, weights, self.transition.matrix(params.transition))
+        return self.count(Exact(), params, posterior, x, weights)
 
-    def gather(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array, matrix: Array) -> HMMStats:
-        """The statistics, from messages that belong to `matrix` (K, K)."""
-        steps = self._steps(x)
+    def count(self, rule: Any, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
+        """The statistics of a posterior that the rule gave."""
+        steps, law = self._steps(x), self.transition
         within = jnp.where(steps.within, weights[None, :], 0)
-        pairs = chain.expected_transitions(matrix, posterior.filtered, posterior.backward, within[1:])
-        pairs = pairs + posterior.rest @ weights
+        move = rule.move(self._law(params, steps)[1])
+        moves = move.counts(posterior.filtered, posterior.backward, posterior.rest, within)
+        visits = jnp.einsum("tks,ts->k", posterior.smoothed, within)
         gamma = jnp.where(steps.seen[:, None, :], posterior.smoothed * weights[None, None, :], 0)
         gamma = jnp.moveaxis(gamma, 1, 0).reshape(gamma.shape[1], -1)
         expect = lambda units, w: self.emission.expect(params.emission, *units, w)
         emission = sum_in_parts(expect, (posterior.emission, steps.flat), gamma)
-        return HMMStats(posterior.smoothed[0] @ weights, pairs, emission)
+        moves = law.gather(params.transition, moves, posterior.first @ weights, steps.inputs)
+        return HMMStats(posterior.smoothed[0] @ weights, visits, moves, emission)
 
     def maximize(self, params: HMMParams, stats: HMMStats) -> HMMParams:
-        return HMMParams(
-            self.initial.maximize_first(params.initial, stats.initial),
-            params.transition if self.initial.by_gradient else self.transition.maximize(params.transition, stats.transition),
-            self.emission.maximize(params.emission, stats.emission),
-        )
+        new = self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,))
+        return HMMParams(**new | ({"transition": params.transition} if self.initial.by_gradient else {}))
 
     def expected_log_prob(self, params: HMMParams, stats: HMMStats, old: HMMParams) -> Array:
-        return (
-            jnp.sum(xlogy(stats.initial, self.law(params)[0]))
-            + self.transition.expected_log_prob(params.transition, stats.transition)
-            + self.emission.expected_log_prob(params.emission, stats.emission, old.emission)
+        transition, emission = (
+            part.expected_log_prob(getattr(params, name), getattr(stats, name), getattr(old, name))
+            for name, part in (("transition", self.transition), ("emission", self.emission))
         )
+        initial = self.initial.expected_log_prob(params.initial, stats.initial, old.initial)
+        if self.initial.by_gradient:
+            initial = jnp.sum(xlogy(stats.initial, self.law(params)[0]))
+        return initial + transition + emission
 
     def init(self, key: Array, x: Data, weights: Array) -> HMMParams:
         seed_key, child_key = jax.random.split(key)
+        law_key, child_key = jax.random.split(child_key) if INPUTS in self.transition.traits else (child_key, child_key)
         steps, size = self._steps(x), self.emission.size
         num_steps, num = steps.seen.shape
         w = self.see("emission", x, weights)[1]
@@ -202,14 +243,17 @@ class HMM(Composite):
         path = r.reshape(size, num_steps, num) * steps.seen[None]
         pairs = jnp.einsum("its,jts->ij", path[:, :-1] * jnp.where(steps.within, weights[None, :], 0)[1:][None], path[:, 1:])
         return HMMParams(
-            self.initial.begin(path[:, 0] @ weights),
-            self.transition.init(pairs),
+            self.initial.start(path[:, 0] @ weights),
+            self.transition.guess(law_key, pairs, *self.see("transition", x, weights)),
             self.emission.init(child_key, steps.flat, r * w[None, :]),
         )
 
     def sample(self, key: Array, params: HMMParams, num: int) -> tuple[Any, Data]:
+        if INPUTS in self.transition.traits:
+            raise TypeError("HMM: inputs are given, not drawn; draw like data with inputs, sample(..., like=x)")
         path_key, emission_key = jax.random.split(key)
-        path = chain.sample_path(path_key, *self.law(params), self.length, num)
+        first, move = self.law(params)
+        path = self.transition.state_of(chain.sample_path(path_key, jnp.log(first), move.log(), self.length, num))
         total = self.length * num
         latents, x = self.emission.sample(emission_key, params.emission, total)
         states, index = path.reshape(-1), jnp.arange(total)
@@ -222,9 +266,11 @@ class HMM(Composite):
 
     def sample_like(self, key: Array, params: HMMParams, x: Data) -> tuple[Any, Data]:
         path_key, emission_key = jax.random.split(key)
-        within = self._steps(x).within
-        path = chain.sample_path(path_key, *self.law(params), *within.shape)
-        return path, self.emit(emission_key, params, path, x)
+        steps = self._steps(x)
+        first, move = self._law(params, steps)
+        path = self.transition.state_of(chain.sample_path(path_key, jnp.log(first), move.log(), *steps.within.shape))
+        new = self.emit(emission_key, params, path, self.share("emission", x))
+        return path, with_inputs(new, self.share("transition", x)) if INPUTS in self.transition.traits else new
 
     def emit(self, key: Array, params: HMMParams, path: Array, x: Data) -> Data:
         """Sequences like x that the states (T, S) emit, with its gaps; states that are known there are the path's."""
@@ -239,17 +285,14 @@ class HMM(Composite):
         each = self.emission.num_observations(steps.flat).reshape(steps.seen.shape)
         return jnp.sum(jnp.where(steps.seen, each, 0), 0)
 
-    def own_log_prior(self, params: HMMParams) -> Array:
-        return self.initial.log_prior(params.initial) + self.transition.log_prior(params.transition)
-
     def own_degenerate(self, params: HMMParams, stats: HMMStats) -> Array:
         # A state that no step belongs to is not what was asked for.
-        return nobody(stats.initial + jnp.sum(stats.transition, 0))
+        return nobody(stats.visits)
 
-    def own_supports(self, params: HMMParams) -> Any:
-        moves = self.transition.supports(params.transition)
-        moves = jax.tree.map(ByGradient, moves) if self.initial.by_gradient else moves
-        return params._replace(initial=self.initial.supports(params.initial), transition=moves)
+    def supports(self, params: HMMParams) -> Any:
+        where = super().supports(params)
+        moves = where.transition
+        return where._replace(transition=jax.tree.map(ByGradient, moves) if self.initial.by_gradient else moves)
 
     def features(self, x: Data) -> Array:
         # A sequence is described by the mean and the spread of its observations' features.
@@ -262,51 +305,83 @@ class HMM(Composite):
         return jnp.concatenate([mean, jnp.sqrt(spread)])
 
     def validate(self, x: Data) -> None:
-        values, lengths, _ = series_of(x)
+        values, lengths, _ = series_of(self.share("emission", x))
+        if INPUTS in self.transition.traits:
+            self._validate_inputs(x, lengths)
         checks.check_sequences(values, lengths, "HMM")
-        checks.check_state_labels(x, self.emission.size)
+        checks.check_state_labels(self.share("emission", x), self.emission.size)
         checks.check_steps(self.emission, values, lengths)
 
+    def _validate_inputs(self, x: Data, lengths: Array | None) -> None:
+        inputs = without_inputs(x)[1]
+        if inputs is None:
+            raise ValueError(
+                "HMM: x must be jem.Given(outputs, inputs (S, T, p)), as its transitions are jem.Driven; got "
+                f"{type(series_of(x).values).__name__}"
+            )
+        checks.check_sequences(series_of(x).values, lengths, "HMM")
+        if inputs.ndim < 3:
+            raise ValueError(f"HMM: inputs must have shape (S, T, p); got {inputs.shape}; for one a step inputs[..., None]")
+        ends = jnp.full(inputs.shape[0], inputs.shape[1]) if lengths is None else lengths
+        checks.check_inputs(inputs, ends, "HMM")
+        within = jnp.arange(inputs.shape[1])[:, None] < ends[None]
+        inputs = jnp.moveaxis(_within(jnp.moveaxis(inputs, 0, -1), within), -1, 0)
+        self.transition.validate(jnp.reshape(inputs, (-1, *inputs.shape[2:])))
+
     def must_be_finite(self, x: Data) -> Data:
-        return with_values(x, self.emission.must_be_finite(series_of(x).values))
+        outputs = self.share("emission", x)
+        left = with_values(outputs, self.emission.must_be_finite(series_of(outputs).values))
+        return with_inputs(left, self.share("transition", x)) if INPUTS in self.transition.traits else left
 
     def viterbi(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
         """The most probable states (T, S), -1 beyond a sequence's end, and their joint log-probability (S,)."""
         steps = self._steps(x)
-        log_e = self._log_emissions(params, x, steps)[1]
-        first, matrix = self.law(params)
-        path, log_prob = chain.viterbi(jnp.log(first), jnp.log(matrix), log_e, steps.within)
-        return jnp.where(steps.within, path, -1), log_prob
+        log_e = self.transition.spread(self._log_emissions(params, steps)[1], steps.within)
+        first, move = self._law(params, steps)
+        cells, log_prob = chain.viterbi(jnp.log(first), move.log(), log_e, steps.within)
+        return jnp.where(steps.within, self.transition.state_of(cells), -1), log_prob
 
-    def predict(self, params: HMMParams, x: Data, num_steps: int) -> Array:
-        """State probabilities (num_steps, K, S) of the steps after each sequence's end, given all of it."""
+    def predict(self, params: HMMParams, x: Data, num_steps: int, inputs: Any = None) -> Array:
+        """State probabilities (num_steps, K, S) of the steps after each sequence's end, given all of it and their inputs."""
         posterior, _ = self.infer(params, x)
         last = jnp.sum(self._steps(x).within, 0) - 1
         now = jnp.take_along_axis(posterior.filtered, last[None, None, :], axis=0)[0]
-        matrix = self.transition.matrix(params.transition)
+        checks.check_future_inputs(inputs, INPUTS in self.transition.traits, num_steps, now.shape[1])
+        inputs = None if inputs is None else single_steps(inputs)
+        move = self.transition.move(params.transition, inputs, num_steps + 1)
 
-        def step(p: Array, _: None) -> tuple[Array, Array]:
-            p = matrix.T @ p
+        def step(p: Array, leaving: Any) -> tuple[Array, Array]:
+            p = move.at(leaving).ahead(SUMS, p)
             return p, p
 
-        return jax.lax.scan(step, now, None, length=num_steps)[1]
+        leaving = jax.tree.map(lambda a: a[:-1], move.leaving())
+        return self.transition.states(jax.lax.scan(step, now, leaving, length=num_steps)[1])
+
+    def _law(self, params: HMMParams, steps: _Steps) -> tuple[Array, Move]:
+        """The probabilities (M,) of the first cell, and the move between steps."""
+        return self._begin(params, self.transition.move(params.transition, steps.inputs, steps.within.shape[0]))
+
+    def _begin(self, params: HMMParams, move: Move) -> tuple[Array, Move]:
+        return self.transition.begin(params.transition, self.initial.first(params.initial, move)), move
 
     def _steps(self, x: Data) -> _Steps:
         """Sequences, units last, as single steps; those beyond an end or missing hold an observed value instead."""
-        values, lengths, _ = series_of(x)
-        within, flat = within_lengths(values, lengths), single_steps(values)
+        values, lengths, labels = series_of(self.share("emission", x))
+        within, flat, inputs = within_lengths(values, lengths), single_steps(values), None
+        if INPUTS in self.transition.traits:
+            inputs = single_steps(_within(self.share("transition", x), within)[1:])
         inside = jnp.reshape(within, -1)
         if MISSING in self.emission.traits:
-            return _Steps(fill(flat, inside), within, within)
+            return _Steps(fill(flat, inside), within, within, inputs, labels)
         seen = inside & observed(flat)
-        return _Steps(fill(flat, seen), within, seen.reshape(within.shape))
+        return _Steps(fill(flat, seen), within, seen.reshape(within.shape), inputs, labels)
 
-    def _log_emissions(self, params: HMMParams, x: Data, steps: _Steps) -> tuple[Posterior, Array]:
+    def _log_emissions(self, params: HMMParams, steps: _Steps) -> tuple[Posterior, Array]:
         """The emissions' posteriors and log-likelihoods (T, K, S): 0 where nothing was seen, -inf for states ruled out."""
         posterior, log_prob = self.emission.infer(params.emission, steps.flat)
         log_e = jnp.moveaxis(log_prob.reshape(-1, *steps.seen.shape), 0, 1)
         log_e = jnp.where(steps.seen[:, None, :], log_e, 0)
-        labels = series_of(x).labels
+        labels = steps.labels
         if labels is not None:
             states = jnp.arange(log_e.shape[1])[None, :, None]
             ok = labels if labels.dtype == jnp.bool_ else (labels[:, None, :] == states) | (labels[:, None, :] < 0)  # (T, K, S)
@@ -325,14 +400,10 @@ class AssignedHMM(Wrapper):
     emission = property(lambda self: self.child.emission, doc="The chain's.")
 
     def infer(self, params: HMMParams, x: Data) -> tuple[HMMPosterior, Array]:
-        steps = self.child._steps(x)
-        posterior, log_e = self.child._log_emissions(params, x, steps)
-        path = self.rule.path(*self.child.law(params), log_e, steps.within, self.child.form)
-        return HMMPosterior(path.smoothed, path.filtered, path.backward, path.rest, posterior), path.value
+        return self.child.solve(self.rule, params, x)
 
     def expect(self, params: HMMParams, posterior: HMMPosterior, x: Data, weights: Array) -> HMMStats:
-        matrix = self.rule.matrix(self.child.transition.matrix(params.transition))
-        return self.child.gather(params, posterior, x, weights, matrix)
+        return self.child.count(self.rule, params, posterior, x, weights)
 
 
 def _known(labels: Array, path: Array) -> Array:
@@ -340,3 +411,8 @@ def _known(labels: Array, path: Array) -> Array:
     if labels.dtype == jnp.bool_:
         raise TypeError("HMM: states restricted to sets cannot be drawn; give labels that are known or -1")
     return relabelled(labels, path)
+
+
+def _within(inputs: Array, within: Array) -> Array:
+    """Inputs (T, p, S), those beyond a sequence's end replaced by its first: nothing sees what they held."""
+    return jnp.where(within[:, None], inputs, inputs[:1])

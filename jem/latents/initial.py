@@ -1,16 +1,15 @@
 """Where a chain begins: free probabilities (`jem.Free`), or those of the law that it would stay in."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 
+from jem.kernels.moves import Move
 from jem.kernels.stationary import stationary
-from jem.node import node
+from jem.node import Node, node
 
 
 @node
-class Stationary:
+class Stationary(Node):
     """A chain begins where it would stay: `z_1 ~ pi` with `pi A = pi`, A the transition matrix.
 
     `Q = sum_i first_i log pi_i(A) + sum_ij counts_ij log A_ij + ...` has no closed-form maximum over A: fit with `jem.GEM`,
@@ -32,22 +31,22 @@ class Stationary:
         """True: the transitions have no closed-form M-step."""
         return True
 
-    def first(self, params: tuple[()], matrix: Array) -> Array:
+    def first(self, params: tuple[()], move: Move) -> Array:
         """The probabilities (K,) of the first state."""
-        return stationary(matrix)
+        return stationary(move.matrix())
 
-    def maximize_first(self, params: tuple[()], counts: Array) -> tuple[()]:
-        """Nothing to find."""
-        return ()
-
-    def begin(self, counts: Array) -> tuple[()]:
+    def start(self, counts: Array) -> tuple[()]:
         """Nothing to start."""
         return ()
 
-    def log_prior(self, params: tuple[()]) -> Array:
-        """Zero."""
-        return jnp.zeros(())
+    def maximize(self, params: tuple[()], stats: Array) -> tuple[()]:
+        return ()
 
-    def supports(self, params: Any) -> tuple[()]:
-        """Nothing to place."""
+    def expected_log_prob(self, params: tuple[()], stats: Array, old: tuple[()]) -> Array:
+        return jnp.zeros(())  # the chain knows the transitions, and with them what this is
+
+    def recentre(self, stats: Array, old: tuple[()], new: tuple[()]) -> Array:
+        return stats
+
+    def supports(self, params: tuple[()]) -> tuple[()]:
         return ()

@@ -341,12 +341,12 @@ class LDS(Node):
             raise ValueError(f"LDS: inputs must have shape (S, T, {self.num_inputs}); got {u.shape}")
         return to_rows(self._draw(key, params, jnp.moveaxis(u.astype(params.A.dtype), 0, -1)))
 
-    def predict(self, params: LDSParams, x: Data, num_steps: int) -> Forecast:
-        """`forecast` for `jem.predict`: units last, no inputs."""
-        if self.num_inputs:
-            raise ValueError("LDS: this model has inputs; use model.forecast(params, x, num_steps, inputs)")
-        blank = jnp.zeros((num_steps, 0, steps_of(x, params.A.dtype).y.shape[-1]))
-        return _answer(self, lds_trajectory.forecast, params, x, (blank,))
+    def predict(self, params: LDSParams, x: Data, num_steps: int, inputs: Any = None) -> Forecast:
+        """`forecast` for `jem.predict`: units last."""
+        num = steps_of(x, params.A.dtype).y.shape[-1]
+        checks.check_future_inputs(inputs, bool(self.num_inputs), num_steps, num)
+        inputs = jnp.zeros((num_steps, 0, num)) if inputs is None else inputs
+        return _answer(self, lds_trajectory.forecast, params, x, (inputs,))
 
     def _ask(self, question: Any, params: LDSParams, x: Data, *more: Array) -> Any:
         """A question about trajectories; sequences first in and out."""

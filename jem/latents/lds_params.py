@@ -9,7 +9,7 @@ from jax import Array
 from jem import checks
 from jem.kernels import regression
 from jem.kernels.gaussian import Diagonal, Full
-from jem.kernels.support import Cells, CholeskyFactor, Deviation, Real
+from jem.kernels.support import CholeskyFactor, Deviation, HeldCells, Real
 
 
 class LDSParams(NamedTuple):
@@ -93,7 +93,7 @@ def support_of(model: Any, field: str) -> Any:
     if noise and isinstance(getattr(model, name), Full):
         return CholeskyFactor()
     inner, free = (Deviation() if noise else Real()), free_cells(model, name)
-    return inner if free.all() else Cells(~free[:, None] if noise else ~free, inner)
+    return inner if free.all() else HeldCells(~free[:, None] if noise else ~free, inner)
 
 
 def check_fixed(model: Any) -> None:

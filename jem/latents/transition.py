@@ -1,14 +1,19 @@
-"""Transition laws of a chain, a part of their own: `HMM` asks them for a matrix and gives them expected counts."""
+"""Transition laws of a chain, a part of it: how its hidden state moves. Free cells; driven by inputs."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.composite import Wrapper
+from jem.families.autodiff import Density
+from jem.kernels.moves import Move, Table
 from jem.kernels.simplex import maximize_simplex, xlogy
 from jem.kernels.support import Simplex
-from jem.node import node, set_once, setting
+from jem.latents.weights import LogSoftmax
+from jem.node import INPUTS, Data, Node, Params, Stats, node, replaced, set_once, setting
 from jem.reading import as_array
 from jem.settings import number
 
@@ -19,13 +24,64 @@ class TransitionParams(NamedTuple):
     probs: Array
 
 
+class Law(Node):
+    """How a chain's hidden state moves.
+
+    Write `move`, which says it to the chain's recursions, `gather`, which makes statistics of what these counted, `guess`, and
+    of a node `maximize`, `expected_log_prob`, `supports`. A chain of K states may run over more cells than these, M, to
+    remember more than its state: then write `begin`, `spread`, `states` and `state_of` too. T steps, S sequences.
+    """
+
+    @property
+    def settles(self) -> bool:
+        """Whether there is a law of one state that the chain may stay in."""
+        return False
+
+    def sized(self, size: int) -> Self:
+        """The law of K states."""
+        return self
+
+    def move(self, params: Params, inputs: Any, steps: int) -> Move:
+        """The move between T steps; inputs (p, (T - 1) S) of the steps after the first, or None."""
+        raise TypeError(f"{type(self).__name__} does not define move")
+
+    def gather(self, params: Params, counts: Any, first: Array, inputs: Any) -> Stats:
+        """Statistics, from the move's counts and the expected first cells (M,)."""
+        raise TypeError(f"{type(self).__name__} does not define gather")
+
+    def guess(self, key: Array, pairs: Array, inputs: Any, weights: Array) -> Params:
+        """A start, from expected moves (K, K) of a first guess of the path; inputs as in `move`, and what they weigh."""
+        raise TypeError(f"{type(self).__name__} does not define guess")
+
+    def begin(self, params: Params, initial: Array) -> Array:
+        """The probabilities (M,) of the first cell, from those of the first state (K,)."""
+        return initial
+
+    def spread(self, log_e: Array, within: Array) -> Array:
+        """Log-likelihoods (T, M, S) of the cells, from those of the states; `within` (T, S) their sequences."""
+        return log_e
+
+    def states(self, q: Array) -> Array:
+        """Probabilities (..., K, S) of the states, from those of the cells (..., M, S)."""
+        return q
+
+    def state_of(self, cells: Array) -> Array:
+        """The states of cells."""
+        return cells
+
+    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
+        return stats
+
+
 @node
-class Transition:
+class Cells(Law):
     """A transition matrix, `p(z_t = j | z_{t-1} = i) = probs[i, j]`, with free, fixed and forbidden cells.
 
     The M-step is `probs[i, j] = counts[i, j] / sum_j counts[i, j]`; where a row has fixed cells, its free cells share
     what these leave in the same proportions. A cell that starts at zero stays at zero, under a prior too, so left-right and
     band structures stay exact.
+
+    Params: `TransitionParams(probs (K, K))`.
 
     Args:
         fixed: (K, K) with the values of fixed cells and NaN in the free ones; a fixed zero forbids a transition.
@@ -35,9 +91,9 @@ class Transition:
     Example:
         >>> import jem, jax.numpy as jnp
         >>> nan = float("nan")
-        >>> left_right = jem.Transition(fixed=[[nan, nan, 0.0], [0.0, nan, nan], [0.0, 0.0, 1.0]])
-        >>> left_right.init(jnp.ones((3, 3))).probs[2].tolist()
-        [0.0, 0.0, 1.0]
+        >>> left_right = jem.Cells(fixed=[[nan, nan, 0.0], [0.0, nan, nan], [0.0, 0.0, 1.0]])
+        >>> left_right.params([[0.5, 0.5, 0.0], [0.0, 0.9, 0.1], [0.0, 0.0, 1.0]]).probs.shape
+        (3, 3)
 
     Source: Rabiner (1989), eq. 40b.
     """
@@ -47,7 +103,7 @@ class Transition:
 
     def __init__(self, fixed: Any = None, concentration: Any = 1.0):
         if fixed is not None:
-            fixed = jnp.asarray(as_array(fixed, "Transition: fixed"), float)
+            fixed = jnp.asarray(as_array(fixed, "Cells: fixed"), float)
             checks.check_fixed_cells(fixed)
         set_once(self, fixed=fixed, concentration=concentration)
 
@@ -62,49 +118,121 @@ class Transition:
 
         Example:
             >>> import jem
-            >>> jem.Transition().params([[0.9, 0.1], [0.5, 0.5]]).probs.shape
+            >>> jem.Cells().params([[0.9, 0.1], [0.5, 0.5]]).probs.shape
             (2, 2)
         """
         probs = jnp.asarray(probs, float)
         if probs.ndim != 2 or probs.shape[0] != probs.shape[1]:
-            raise ValueError(f"Transition: probs must have shape (K, K); got {probs.shape}")
-        checks.check_stochastic(probs, "Transition: probs")
+            raise ValueError(f"Cells: probs must have shape (K, K); got {probs.shape}")
+        checks.check_stochastic(probs, "Cells: probs")
         return TransitionParams(probs)
 
-    def matrix(self, params: TransitionParams) -> Array:
-        """The transition matrix (K, K)."""
-        return params.probs
+    @property
+    def settles(self) -> bool:
+        return True
 
-    def maximize(self, params: TransitionParams, counts: Array) -> TransitionParams:
-        """The M-step from expected counts (K, K)."""
+    def move(self, params: TransitionParams, inputs: None, steps: int) -> Table:
+        return Table(params.probs)
+
+    def gather(self, params: TransitionParams, counts: Array, first: Array, inputs: None) -> Array:
+        return counts
+
+    def maximize(self, params: TransitionParams, stats: Array) -> TransitionParams:
         if self.fixed is None:
-            return TransitionParams(maximize_simplex(counts, params.probs, self.concentration, returns=True))
+            return TransitionParams(maximize_simplex(stats, params.probs, self.concentration, returns=True))
         # A zero cell has no prior mass: pseudo-counts must not open what is forbidden.
         free = jnp.isnan(self.fixed)
-        held = jnp.where(free, 0, self.fixed).astype(counts.dtype)
+        held = jnp.where(free, 0, self.fixed).astype(stats.dtype)
         left = 1 - jnp.sum(held, 1, keepdims=True)
-        extra = jnp.where(free & (params.probs > 0), jnp.asarray(self.concentration, counts.dtype) - 1, 0)
-        mass = jnp.where(free, jnp.maximum(counts + extra, 0), 0)
+        extra = jnp.where(free & (params.probs > 0), jnp.asarray(self.concentration, stats.dtype) - 1, 0)
+        mass = jnp.where(free, jnp.maximum(stats + extra, 0), 0)
         total = jnp.sum(mass, 1, keepdims=True)
         new = held + left * mass / jnp.where(total > 0, total, 1)
         return TransitionParams(jnp.where(free & (total == 0), params.probs, new))
 
-    def expected_log_prob(self, params: TransitionParams, counts: Array) -> Array:
-        """`sum counts log probs`."""
-        return jnp.sum(xlogy(counts, params.probs))
+    def expected_log_prob(self, params: TransitionParams, stats: Array, old: TransitionParams) -> Array:
+        return jnp.sum(xlogy(stats, params.probs))
 
-    def init(self, counts: Array) -> TransitionParams:
-        """A start from counts (K, K) of a first guess of the path, fixed cells as they are."""
-        free = jnp.ones(counts.shape, bool) if self.fixed is None else jnp.isnan(self.fixed)
-        even = jnp.where(free, 1.0, 0.0).astype(counts.dtype)
-        return self.maximize(TransitionParams(even), counts + even)
+    def guess(self, key: Array, pairs: Array, inputs: None, weights: Array) -> TransitionParams:
+        free = jnp.ones(pairs.shape, bool) if self.fixed is None else jnp.isnan(self.fixed)
+        even = jnp.where(free, 1.0, 0.0).astype(pairs.dtype)
+        return self.maximize(TransitionParams(even), pairs + even)
 
     def log_prior(self, params: TransitionParams) -> Array:
-        """Log-density of the Dirichlet prior, over the cells that can move."""
         free = params.probs > 0 if self.fixed is None else (jnp.isnan(self.fixed) & (params.probs > 0))
         more = jnp.broadcast_to(jnp.asarray(self.concentration, params.probs.dtype) - 1, params.probs.shape)
         return jnp.sum(jnp.where(free, xlogy(more, jnp.where(free, params.probs, 1)), 0))
 
     def supports(self, params: TransitionParams) -> TransitionParams:
-        """Rows on the simplex, fixed cells held."""
         return params._replace(probs=Simplex(None if self.fixed is None else ~jnp.isnan(self.fixed)))
+
+
+@node
+class Driven(Law, Wrapper):
+    """Transitions that are a function of inputs u, `p(z_t = j | z_{t-1} = i, u_t) = softmax_j(logits(params, u_t)[i, j])`.
+
+    Softmax regression where the logits are linear in u, a network where they are one. There is no closed-form M-step for them:
+    fit with `jem.GEM`; emissions that have one, and the first state, keep it.
+
+    The chain's x is then `jem.Given(outputs (S, T, ...), inputs (S, T, p))`, or `jem.Sequences` or `jem.Labelled` of one: the
+    input of a step drives the transition into it. Outputs are what the chain takes; an emission that looks at inputs too has
+    them among its outputs, a dict for example.
+
+    Params: those of `start`.
+
+    Args:
+        logits: `logits(params, u)`, a matrix (K, K) of real numbers for one input u (p,): row i for the state before.
+        start: parameters, or `start(key, u, weights)`, which makes them from inputs u (N, p).
+        supports: where the parameters may lie; None is the real line.
+        log_prior: `log_prior(params)`, a scalar, added to the objective.
+        spread: standard deviation of the noise that `init` adds to `start`.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> start = {"constant": 2.0 * jnp.eye(2), "slope": jnp.zeros((2, 2, 1))}
+        >>> law = jem.Driven(lambda p, u: p["constant"] + p["slope"] @ u, start)
+        >>> jem.HMM(jem.Poisson(), 2, transition=law).transition.child.shape
+        (2, 2)
+
+    Source: Bengio and Frasconi (1995), NIPS 7 (input-output hidden Markov models).
+    """
+
+    child: Density
+
+    def __init__(
+        self,
+        logits: Callable[..., Array],
+        start: Any,
+        *,
+        supports: Any = None,
+        log_prior: Callable[..., Array] | None = None,
+        spread: Any = 0.1,
+    ):
+        law = Density(LogSoftmax(logits), start, supports=supports, log_prior=log_prior, size=1, spread=spread)
+        set_once(self, child=law)
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return frozenset({INPUTS})
+
+    def sized(self, size: int) -> "Driven":
+        return replaced(self, child=replaced(self.child, shape=(size, size)))
+
+    def move(self, params: Params, inputs: Array, steps: int) -> Table:
+        logs = self.child.infer(params, inputs)[1]
+        logs = jnp.moveaxis(logs.reshape(*self.child.shape, steps - 1, -1), 2, 0)
+        return Table(jnp.exp(logs), logs)
+
+    def gather(self, params: Params, counts: Array, first: Array, inputs: Array) -> Any:
+        pairs = jnp.moveaxis(counts, 0, 2).reshape(*self.child.shape, -1)
+        return self.child.expect(params, (), inputs, pairs)
+
+    def guess(self, key: Array, pairs: Array, inputs: Array, weights: Array) -> Params:
+        return self.child.init(key, inputs, weights)
+
+    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
+        # What is known of the transitions holds about the old parameters only.
+        return Node.recentre(self, stats, old, new)
+
+    def validate(self, x: Data) -> None:
+        self.child.validate(x)

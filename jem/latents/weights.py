@@ -57,17 +57,13 @@ class Free(Node):
         """False: a chain that begins so has transitions in closed form."""
         return False
 
-    def begin(self, counts: Array) -> Array:
+    def start(self, counts: Array) -> Array:
         """A start, from counts (K,)."""
         return (counts + 1) / jnp.sum(counts + 1)
 
-    def first(self, params: Array, matrix: Array) -> Array:
+    def first(self, params: Array, move: Any) -> Array:
         """The probabilities (K,) of a chain's first state."""
         return params
-
-    def maximize_first(self, params: Array, counts: Array) -> Array:
-        """The M-step of a chain's first state, from expected counts (K,)."""
-        return maximize_simplex(counts, params, self.concentration, returns=True)
 
     def infer(self, params: Array, x: Data) -> tuple[tuple[()], Array]:
         return (), safe_log(params)[:, None]
@@ -76,13 +72,13 @@ class Free(Node):
         return jnp.sum(weights, 1)
 
     def maximize(self, params: Array, stats: Array) -> Array:
-        return maximize_simplex(stats, params, self.concentration)
+        return maximize_simplex(stats, params, self.concentration, returns=True)
 
     def expected_log_prob(self, params: Array, stats: Array, old: Array) -> Array:
         return jnp.sum(xlogy(stats, params))
 
     def init(self, key: Array, x: Data, weights: Array) -> Array:
-        return self.begin(jnp.sum(weights, 1))
+        return self.start(jnp.sum(weights, 1))
 
     def log_prior(self, params: Array) -> Array:
         return log_dirichlet(params, self.concentration)

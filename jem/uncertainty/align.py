@@ -9,7 +9,7 @@ from jax import Array
 from jem.kernels.matching import match
 from jem.latents.hmm import HMM, HMMParams
 from jem.latents.mixture import Mixture, MixtureParams
-from jem.latents.transition import TransitionParams
+from jem.latents.transition import Cells, TransitionParams
 from jem.node import INPUTS, Data, Node, Params, field_names, set_fields
 from jem.parts import Missing
 from jem.plates import Stack, Tied
@@ -24,9 +24,13 @@ def labelled_part(model: Node) -> Mixture | HMM | None:
         model = model.child
     if isinstance(model, Mixture) and isinstance(model.components, (Stack, Tied)) and INPUTS not in model.weights.traits:
         return model
-    if isinstance(model, HMM) and isinstance(model.emission, (Stack, Tied)) and model.transition.fixed is None:
+    if isinstance(model, HMM) and isinstance(model.emission, (Stack, Tied)) and _is_free(model.transition):
         return model
     return None
+
+
+def _is_free(law: Any) -> bool:
+    return isinstance(law, Cells) and law.fixed is None
 
 
 def memberships(model: Node, params: Params, x: Data, weights: Array) -> Array:

@@ -12,7 +12,16 @@ from jem.coordinates import constrain, unconstrain
 from jem.data import row_weights
 from jem.engine.score import Target, target
 from jem.engine.stream import fold
-from jem.kernels.support import ByGradient, Cells, CholeskyFactor, Correlation, Interval, Positive, PositiveDefinite, Simplex
+from jem.kernels.support import (
+    ByGradient,
+    CholeskyFactor,
+    Correlation,
+    HeldCells,
+    Interval,
+    Positive,
+    PositiveDefinite,
+    Simplex,
+)
 from jem.node import Data, Node, Params, node, static
 
 
@@ -89,7 +98,7 @@ def _log_volume(support: Any, free: Array, like: Array) -> Array:
     match support:
         case ByGradient():
             return _log_volume(support.support, free, like)
-        case Cells():
+        case HeldCells():
             return _log_volume(support.inner, free, like)
         case Positive():
             return free

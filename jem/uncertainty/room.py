@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jem.engine.score import Target, params_at
-from jem.kernels.support import ByGradient, Cells, CholeskyFactor, Held, Interval, Positive, PositiveDefinite, Simplex
+from jem.kernels.support import ByGradient, CholeskyFactor, Held, HeldCells, Interval, Positive, PositiveDefinite, Simplex
 
 
 def room_of(t: Target, z: Array) -> tuple[Array, Array]:
@@ -42,7 +42,7 @@ def _room_of(support: Any, value: Array) -> tuple[Array, np.ndarray]:
             eye = jnp.eye(value.shape[-1], dtype=bool)
             upper = np.triu(np.ones(value.shape[-2:], bool), 1) if isinstance(support, CholeskyFactor) else nothing
             return jnp.where(eye, value, jnp.inf), np.broadcast_to(upper, value.shape)
-        case Cells():
+        case HeldCells():
             held = np.broadcast_to(np.asarray(support.held), value.shape)
             return jnp.where(held, jnp.inf, _room_of(support.inner, value)[0]), held
     return everywhere, nothing

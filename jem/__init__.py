@@ -89,10 +89,14 @@ from jem.kernels.support import Positive as Positive
 from jem.kernels.support import PositiveDefinite as PositiveDefinite
 from jem.kernels.support import Real as Real
 from jem.kernels.support import Simplex as Simplex
+from jem.latents import durations as durations
 from jem.latents.chain_space import ChainOf as ChainOf
+from jem.latents.durations import Durations as Durations
+from jem.latents.durations import DurationsParams as DurationsParams
 from jem.latents.factor import FactorAnalysis as FactorAnalysis
 from jem.latents.factor import FactorParams as FactorParams
 from jem.latents.factor import rows_with_moments as rows_with_moments
+from jem.latents.factorial import Kronecker as Kronecker
 from jem.latents.hmm import HMM as HMM
 from jem.latents.hmm import HMMParams as HMMParams
 from jem.latents.initial import Stationary as Stationary

@@ -398,7 +398,7 @@ class Factors(Move):
         states = jnp.unravel_index(cell, self.sizes)
         return self._sum([_take(matrix, state, 0) for matrix, state in zip(self.values, states, strict=True)])
 
-    def _each(self, pairs: Array) -> tuple[Array, ...]:
+    def of_each(self, pairs: Array) -> tuple[Array, ...]:
         """The pairs of each chain, (K_f, K_f, ...), from those of all cells (M, M, ...)."""
         sizes, trailing = self.sizes, pairs.shape[2:]
         num = len(sizes)
@@ -407,10 +407,10 @@ class Factors(Move):
         return tuple(jnp.sum(whole, others(f)) for f in range(num))
 
     def split(self, smoothed: Array, b: Array, beta: Array) -> tuple[Array, ...]:
-        return self._each(Table(self._matrix(LOGS)).split(smoothed, b, beta))
+        return self.of_each(Table(self._matrix(LOGS)).split(smoothed, b, beta))
 
     def counts(self, filtered: Array, backward: Array, rest: Any, weights: Array) -> tuple[Array, ...]:
-        pairs = self._each(self._matrix(SUMS) * _pairs(filtered[:-1] * weights[1:, None, :], backward))
+        pairs = self.of_each(self._matrix(SUMS) * _pairs(filtered[:-1] * weights[1:, None, :], backward))
         return tuple(p + r @ weights[0] for p, r in zip(pairs, rest, strict=True))
 
     def tempered(self, power: Array) -> tuple["Factors", Array]:

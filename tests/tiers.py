@@ -53,6 +53,11 @@ LONG = {
         *("[units-several steps]", "[statistics-adam]"),
     ),
     "test_gradients.py": tuple(f"finite_gradient[{family}]" for family in ("LDS", "student", "diagonal", "factor")),
+    "test_laws_of_chains.py": (
+        *("takes_every_law[cells]", "takes_every_law[kronecker]", "takes_every_law[categorical stays]"),
+        *("of_every_law[cells]", "of_every_law[categorical stays]"),
+        *("by_enumeration[True-negative binomial]", "by_enumeration[True-poisson]"),
+    ),
     "test_lds.py": (
         *("test_a_start_from_data_comes_near_the_truth", "test_brute_force[diagonal]", "test_a_mixture_of_models"),
         "test_a_first_state_without_noise_moves[fixed]",

@@ -156,6 +156,7 @@ log_joint = jem.LogJoint(
     maximize=lambda s: jem.PoissonParams(s[1] / s[0]),
 )
 full, diagonal, spherical = jem.Gaussian(), jem.Gaussian(jem.Diagonal()), jem.Gaussian(jem.Spherical())
+stays = jem.Durations(jem.durations.Poisson(4), moves=jem.Cells())
 product = jem.Product(place=full, kind=jem.Categorical(3))
 ZOO = [
     Row("gaussian", full, reals),
@@ -193,6 +194,8 @@ ZOO = [
     Row("hmm_missing", jem.HMM(diagonal, 2), holed),
     Row("hmm_categorical", jem.HMM(jem.Categorical(3), 2), symbol_series),
     Row("hmm_of_mixtures", jem.HMM(jem.Mixture(full, 2), 2), series),
+    Row("hmm_durations", jem.HMM(jem.Poisson(), 2, transition=stays), count_series),
+    Row("hmm_kronecker", jem.HMM(jem.Categorical(3), 4, transition=jem.Kronecker(2, 2)), symbol_series),
     Row("factor", factors, factored),
     Row("factor_spherical_no_prior", jem.FactorAnalysis(2, jem.Spherical(), None), factored),
     Row("frozen_loadings", jem.Frozen(factors, "loadings"), factored, ("loadings",)),

@@ -15,17 +15,17 @@ from jem.kernels.simplex import xlogy
 
 def log_poisson(rate: Array, longest: int) -> Array:
     """`x log rate - rate - log x!`, (K, D), from rates (K,)."""
-    x = jnp.arange(longest, dtype=rate.dtype)
-    factorials = jnp.asarray(np.cumsum([0.0, *np.log(np.arange(1.0, longest))]), rate.dtype)
+    x = jnp.arange(longest, dtype=rate.dtype)[None]
+    factorials = jnp.asarray(np.cumsum([0.0, *np.log(np.arange(1.0, longest))])[None], rate.dtype)
     return _with_tail(xlogy(x, rate[:, None]) - rate[:, None] - factorials, rate, jnp.zeros_like(rate), rate)
 
 
 def log_negative_binomial(mean: Array, size: Array, longest: int) -> Array:
     """`log Gamma(x + r) / (Gamma(r) x!) + r log(r / (r + m)) + x log(m / (r + m))`, (K, D), from means m and sizes r (K,)."""
-    x = jnp.arange(longest, dtype=mean.dtype)
+    x = jnp.arange(longest, dtype=mean.dtype)[None]
     chance = mean / (size + mean)
     # Ratios of neighbours, as Gamma functions would cancel at large sizes.
-    ratios = jnp.log1p((size[:, None] - 1) / x[1:]) if longest > 1 else jnp.zeros((*mean.shape, 0), mean.dtype)
+    ratios = jnp.log1p((size[:, None] - 1) / x[:, 1:])
     rising = jnp.pad(jnp.cumsum(ratios, 1), ((0, 0), (1, 0)))
     table = rising - (size * jnp.log1p(mean / size))[:, None] + xlogy(x, chance[:, None])
     return _with_tail(table, mean, chance, size * chance)

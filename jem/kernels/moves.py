@@ -308,16 +308,16 @@ class Stays(Move):
         moves, stays = self.values
         state, left = self._state(cell)
         ended = jnp.take(moves, state, axis=1) + stays[state, left][None]
-        before = cell + 1  # of the same state, unless that is the next one's last step
         cells = jnp.arange(self.size).reshape(stays.shape)[:, 1:, None]
-        return self._at_end(ended, jnp.where(cells == before, 0.0, -jnp.inf).astype(stays.dtype))
+        before = cells == cell[None, None] + 1  # of the same state, unless that is the next one's last step
+        return self._at_end(ended, jnp.where(before, 0.0, -jnp.inf).astype(stays.dtype))
 
     def out(self, cell: Array) -> Array:
         moves, stays = self.values
         state, left = self._state(cell)
         entered = (jnp.take(moves, state, axis=0).T[:, None] + stays[:, :, None]).reshape(-1, cell.shape[0])
-        older = jnp.where(jnp.arange(self.size)[:, None] == cell - 1, 0.0, -jnp.inf)
-        return jnp.where(left == 0, entered, older.astype(stays.dtype))
+        older = jnp.where(jnp.arange(self.size)[:, None] == cell[None] - 1, 0.0, -jnp.inf)
+        return jnp.where(left[None] == 0, entered, older.astype(stays.dtype))
 
     def split(self, smoothed: Array, b: Array, beta: Array) -> tuple[Array, Array]:
         moves, stays = self.values

@@ -4,11 +4,14 @@ The laws here are `jem.durations.Categorical`, `Poisson` and `NegativeBinomial`,
 a transition law of one.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
 from jem.composite import Composite
 from jem.kernels import durations as kernel
@@ -171,11 +174,15 @@ class NegativeBinomial(StayLaw):
         return NegativeBinomialParams(mean, jnp.ones_like(mean))
 
     def maximize(self, params: NegativeBinomialParams, stats: Array) -> NegativeBinomialParams:
-        mean, size = params
-        for _ in range(ROUNDS):
-            mean = _best_mean(lambda m, r: self.log_probs(NegativeBinomialParams(m, r)), mean, size, stats)
-            size = self._best_size(mean, size, stats)
-        return NegativeBinomialParams(mean, size)
+        held = lax.stop_gradient(stats)
+
+        def both(_: int, old: tuple[Array, Array]) -> tuple[Array, Array]:
+            mean, size = old
+            mean = _best_mean(lambda m, r: self.log_probs(NegativeBinomialParams(m, r)), mean, size, held)
+            return mean, self._best_size(mean, size, held)
+
+        mean, size = lax.stop_gradient(lax.fori_loop(0, ROUNDS, both, lax.stop_gradient((params.mean, params.size))))
+        return NegativeBinomialParams(*self._polished(mean, size, stats))
 
     def _best_size(self, mean: Array, size: Array, counts: Array) -> Array:
         def slope(z: Array, mean: Array, counts: Array) -> Array:
@@ -185,12 +192,35 @@ class NegativeBinomial(StayLaw):
         log_size = falling_root(slope, *map(jnp.log, SIZES), mean, counts)
         return jnp.where(jnp.sum(counts[:, 1:], 1) > 0, jnp.exp(log_size), size)  # of stays of one step nothing is learnt
 
+    def _polished(self, mean: Array, size: Array, counts: Array) -> tuple[Array, Array]:
+        """Newton steps of both together, which bring the derivative too; none where it would be no climb."""
+
+        def value(z: Array, counts: Array) -> Array:  # of one state, z (2,) logarithms
+            mean, size = jnp.exp(z)[:, None]
+            return kernel.score(self.log_probs(NegativeBinomialParams(mean, size)), counts[None])[0]
+
+        def newton(_: int, z: Array, counts: Array) -> Array:
+            (a, b), (_, d) = lax.stop_gradient(jax.hessian(value)(z, counts))
+            u, v = jax.grad(value)(z, counts)
+            det = a * d - b * b
+            steep = (a < 0) & (det > 0)
+            step = jnp.stack([d * u - b * v, a * v - b * u]) / jnp.where(steep, det, 1)
+            new = z - step
+            climbs = steep & (new[1] < jnp.log(SIZES[1])) & (value(new, counts) >= value(z, counts))
+            return jnp.where(climbs, new, z)
+
+        known = (jnp.sum(counts[:, 1:], 1) > 0) & (mean > 0)
+        z = jnp.log(jnp.stack([jnp.where(known, mean, 1), size], 1))
+        top = jax.vmap(lambda z, counts: lax.fori_loop(0, 3, functools.partial(newton, counts=counts), z))(z, counts)
+        new = jnp.where(known[:, None], jnp.exp(top), jnp.stack([mean, size], 1))
+        return new[:, 0], new[:, 1]
+
     def supports(self, params: NegativeBinomialParams) -> NegativeBinomialParams:
         return params._replace(mean=Rate(), size=Positive())
 
 
 SIZES = (1e-3, 1e4)  # beyond, a negative binomial law is as good as another one
-ROUNDS = 3  # of mean and size, which hardly depend on each other
+ROUNDS = 6  # of mean and size, which depend on each other where stays outlast D
 
 
 def _mean(counts: Array) -> Array:
@@ -262,7 +292,7 @@ class Durations(Law, Composite):
     def sized(self, size: int) -> "Durations":
         if self.moves is not None or size == 1:
             return replaced(self, moves=self.moves or Cells())
-        return replaced(self, moves=Cells(jnp.where(jnp.eye(size, dtype=bool), 0.0, jnp.nan)))
+        return replaced(self, moves=Cells(np.where(np.eye(size, dtype=bool), 0.0, np.nan)))
 
     def parts(self) -> dict[str, Node]:
         return {"moves": self.moves, "stays": self.stays}
@@ -284,9 +314,9 @@ class Durations(Law, Composite):
 
     def guess(self, key: Array, pairs: Array, inputs: None, weights: Array) -> DurationsParams:
         # As many stays of each state as there are moves out of it, geometric as a chain's are.
-        stay = jnp.diagonal(pairs)
-        left = jnp.sum(pairs, 1) - stay + 1
-        d = jnp.arange(self.stays.longest, dtype=pairs.dtype)
+        stay = jnp.diagonal(pairs) + 1
+        left = jnp.sum(pairs, 1) - stay + 2
+        d = jnp.arange(self.stays.longest, dtype=pairs.dtype)[None]
         table = (stay / (stay + left))[:, None] ** d
         away = jnp.where(jnp.eye(pairs.shape[0], dtype=bool), 0, pairs)
         counts = left[:, None] * table / jnp.sum(table, 1, keepdims=True)

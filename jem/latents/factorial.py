@@ -63,7 +63,7 @@ class Kronecker(Law, Composite):
             product *= k
         if size != product:
             raise ValueError(
-                f"HMM: transition: chains of {self.sizes} states have {product} combinations; got an emission of {size} states, "
+                f"HMM: transition: chains of {self.sizes} states have {product} combinations; the emission has {size} states, "
                 f"write HMM(node, {product}, ...)"
             )
         return self

@@ -14,7 +14,7 @@ from jem.kernels.simplex import maximize_simplex, xlogy
 from jem.kernels.support import Simplex
 from jem.latents.weights import LogSoftmax
 from jem.node import INPUTS, Data, Node, Params, Stats, node, replaced, set_once, setting
-from jem.reading import as_array
+from jem.reading import as_array, as_numbers
 from jem.settings import number
 
 
@@ -103,7 +103,9 @@ class Cells(Law):
 
     def __init__(self, fixed: Any = None, concentration: Any = 1.0):
         if fixed is not None:
-            fixed = jnp.asarray(as_array(fixed, "Cells: fixed"), float)
+            known = checks.is_concrete(fixed)  # on the host: making a node starts no backend
+            name = "Cells: fixed"
+            fixed = as_numbers(fixed, name).astype(float) if known else jnp.asarray(as_array(fixed, name), float)
             checks.check_fixed_cells(fixed)
         set_once(self, fixed=fixed, concentration=concentration)
 

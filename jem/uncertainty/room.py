@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jem.engine.score import Target, params_at
@@ -18,12 +17,12 @@ def room_of(t: Target, z: Array) -> tuple[Array, Array]:
     for support, value in zip(jax.tree.leaves(t.model.supports(params)), jax.tree.leaves(params), strict=True):
         a, b = _room_of(support, value)
         room.append(jnp.ravel(a))
-        held.append(np.ravel(b))
+        held.append(jnp.ravel(b))
     return jnp.concatenate(room), jnp.concatenate(held)
 
 
-def _room_of(support: Any, value: Array) -> tuple[Array, np.ndarray]:
-    nothing, everywhere = np.zeros(value.shape, bool), jnp.full_like(value, jnp.inf)
+def _room_of(support: Any, value: Array) -> tuple[Array, Array]:
+    nothing, everywhere = jnp.zeros(value.shape, bool), jnp.full_like(value, jnp.inf)
     match support:
         case ByGradient():
             return _room_of(support.support, value)
@@ -36,13 +35,13 @@ def _room_of(support: Any, value: Array) -> tuple[Array, np.ndarray]:
         case Simplex() if value.shape[-1] == 1:
             return everywhere, ~nothing
         case Simplex():
-            held = nothing if support.held is None else np.broadcast_to(np.asarray(support.held), value.shape)
+            held = nothing if support.held is None else jnp.broadcast_to(jnp.asarray(support.held), value.shape)
             return jnp.minimum(value, 1 - value), held
         case CholeskyFactor() | PositiveDefinite():
             eye = jnp.eye(value.shape[-1], dtype=bool)
-            upper = np.triu(np.ones(value.shape[-2:], bool), 1) if isinstance(support, CholeskyFactor) else nothing
-            return jnp.where(eye, value, jnp.inf), np.broadcast_to(upper, value.shape)
+            upper = jnp.triu(jnp.ones(value.shape[-2:], bool), 1) if isinstance(support, CholeskyFactor) else nothing
+            return jnp.where(eye, value, jnp.inf), jnp.broadcast_to(upper, value.shape)
         case HeldCells():
-            held = np.broadcast_to(np.asarray(support.held), value.shape)
+            held = jnp.broadcast_to(jnp.asarray(support.held), value.shape)
             return jnp.where(held, jnp.inf, _room_of(support.inner, value)[0]), held
     return everywhere, nothing

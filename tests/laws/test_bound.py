@@ -57,17 +57,31 @@ def kl_chain(q, p, old, params):
     """Of two Markov chains: the first state's divergence, those of the conditionals, and the emissions' given the state."""
 
     def conditional(posterior, params):
-        pairs = params.transition.probs[None, :, :, None] * posterior.backward[:, None]  # (T - 1, K, K, S)
-        return pairs / jnp.sum(pairs, 2, keepdims=True)
+        pairs = matrix(params.transition)[None, :, :, None] * posterior.backward[:, None]  # (T - 1, M, M, S)
+        total = jnp.sum(pairs, 2, keepdims=True)
+        return pairs / total, posterior.filtered[:-1] * total[:, :, 0]
 
-    c, d = conditional(q, old), conditional(p, params)
-    pairs = q.smoothed[:-1, :, None] * c
-    first = jnp.sum(xlogy(q.smoothed[0], q.smoothed[0]) - xlogy(q.smoothed[0], p.smoothed[0]), 0)
+    (c, cells), (d, _) = conditional(q, old), conditional(p, params)
+    pairs = (cells / jnp.sum(cells, 1, keepdims=True))[:, :, None] * c
+    first = jnp.sum(xlogy(q.first, q.first) - xlogy(q.first, p.first), 0)
     states = first + jnp.sum(xlogy(pairs, c) - xlogy(pairs, d), (0, 1, 2))
     steps, size, num = q.smoothed.shape
     inner = kl_components(q.emission, p.emission, old.emission, params.emission, size)
     inner = jnp.moveaxis(jnp.broadcast_to(inner, (size, steps * num)).reshape(size, steps, num), 0, 1)
     return states + jnp.sum(q.smoothed * inner, (0, 1))
+
+
+def matrix(params):
+    """The transition matrix of all cells of a chain."""
+    if isinstance(params, tuple) and not hasattr(params, "_fields"):
+        return jnp.kron(*(p.probs for p in params))
+    if not hasattr(params, "stays"):
+        return params.probs
+    stays = jnp.exp(jem.durations.Poisson(4).log_probs(params.stays))
+    size, longest = stays.shape
+    end = (params.moves.probs[:, :, None] * stays[None]).reshape(size, 1, -1)
+    count = jnp.eye(size * longest, k=-1, dtype=end.dtype).reshape(size, longest, -1)[:, 1:]
+    return jnp.concatenate([end, count], 1).reshape(size * longest, -1)
 
 
 def inverse_root(a):

@@ -20,6 +20,7 @@ DISCRETE = {
     "mixture_poisson",
     "mixture_poisson_prior",
     "mixture_of_hmms",
+    "hmm_durations",
 }
 STEP = 1e-5
 

@@ -91,6 +91,9 @@ class Composite(Node):
     def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
         return with_each(stats, self.each(lambda part, o, n, s: part.recentre(s, o, n), (old, new), (stats,)))
 
+    def permute(self, params: Params, order: Array) -> Params:
+        return with_each(params, {name: part.permute(part_of(params, name), order) for name, part in self.parts().items()})
+
     def enter(self, params: Params) -> Params:
         return with_each(params, self.each(lambda part, p: part.enter(p), (params,)))
 

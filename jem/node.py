@@ -35,6 +35,7 @@ LEAF = 8  # bits of a cause; above them the number of a leaf of the parameters
 DISCRETE = "discrete"  # `assign` can set a hidden variable of this node
 CELLS = "cells"  # the data are cells (D, N) that may be missing one by one, as `data.Holed`
 INPUTS = "inputs"  # a law that is driven by the inputs of `data.Given`
+ORDERLESS = "orderless"  # components or states are alike: `permute` takes them in another order
 LOCAL = "local"  # the statistics give Q to first order only, around the parameters at which they were gathered
 N = TypeVar("N")
 
@@ -116,7 +117,7 @@ class Node:
 
     @property
     def traits(self) -> frozenset[str]:
-        """What holds of this node: some of MISSING, CELLS, DISCRETE, INPUTS and LOCAL."""
+        """What holds of this node: some of MISSING, CELLS, DISCRETE, INPUTS, ORDERLESS and LOCAL."""
         return frozenset()
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
@@ -166,6 +167,10 @@ class Node:
         is DISCRETE needs to write it; `assign(model, rule)` finds these in a model.
         """
         return self
+
+    def permute(self, params: Params, order: Array) -> Params:
+        """The parameters with components or states in another order (K,); only a node that is ORDERLESS has it."""
+        raise TypeError(f"{type(self).__name__} does not define permute")
 
     def enter(self, params: Params) -> Params:
         """A start, moved off where no step could leave it."""

@@ -15,6 +15,7 @@ from jax import Array
 from jem import tree
 from jem.composite import WHOLE, Composite
 from jem.node import (
+    ORDERLESS,
     Data,
     Node,
     Params,
@@ -56,6 +57,13 @@ class Stack(Composite):
 
     def parts(self) -> dict[Any, Node]:
         return {WHOLE: self.child}
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return super().traits | {ORDERLESS}
+
+    def permute(self, params: Params, order: Array) -> Params:
+        return jax.tree.map(lambda leaf: leaf[order], params)
 
     def with_parts(self, parts: dict[Any, Node]) -> "Stack":
         return replaced(self, child=parts[WHOLE])
@@ -135,6 +143,16 @@ class Tied(Composite):
 
     def parts(self) -> dict[Any, Node]:
         return {WHOLE: self.child}
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return super().traits | {ORDERLESS}
+
+    def permute(self, params: Params, order: Array) -> Params:
+        if not self.fields:
+            return params
+        own = tuple(f for f in field_names(params) if f not in self.fields)
+        return set_fields(params, jax.tree.map(lambda leaf: leaf[order], get_fields(params, own)))
 
     def with_parts(self, parts: dict[Any, Node]) -> "Tied":
         return replaced(self, child=parts[WHOLE])

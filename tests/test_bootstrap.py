@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 import jem
 from jem.data import to_units
 from jem.kernels.matching import match
-from jem.uncertainty.align import align, memberships, permute
+from jem.uncertainty.align import align, memberships
 
 pytestmark = pytest.mark.usefixtures("x64")
 REPLICATES = {"rows": jem.Multinomial(), "model": jem.Parametric()}
@@ -72,7 +72,7 @@ def test_labels_are_put_in_order(fitted):
     model, x, params = fitted
     units, weights = to_units(x), jnp.ones(len(x))
     reference = memberships(model, params, units, weights)
-    undo = jax.jit(lambda order: align(model, permute(model, params, order), reference, units, weights))
+    undo = jax.jit(lambda order: align(model, model.permute(params, order), reference, units, weights))
     for order in itertools.permutations(range(3)):
         back = undo(jnp.array(order))
         for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
@@ -81,7 +81,7 @@ def test_labels_are_put_in_order(fitted):
     moves = jem.TransitionParams(jnp.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.0, 0.4, 0.6]]))
     start = jem.HMMParams(jnp.array([0.5, 0.3, 0.2]), moves, params.components)
     steps, one = to_units(x[:60].reshape(6, 10, 1)), jnp.ones(6)
-    mixed = permute(chain, start, jnp.array([2, 0, 1]))
+    mixed = chain.permute(start, jnp.array([2, 0, 1]))
     assert not np.array_equal(mixed.transition.probs, moves.probs)
     back = align(chain, mixed, memberships(chain, start, steps, one), steps, one)
     for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(start), strict=True):

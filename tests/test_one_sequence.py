@@ -8,7 +8,7 @@ import pytest
 
 import jem
 from jem.data import to_units
-from jem.uncertainty.align import labelled_part, permute
+from jem.uncertainty.align import labelled_part
 
 key = lambda: jax.random.key(0)
 MODEL = jem.HMM(jem.Poisson(), 2)
@@ -148,7 +148,7 @@ def test_chains_and_gates_are_put_in_order_where_they_have_none():
     stays = jem.HMM(jem.Poisson(), 2, initial=jem.Stationary())
     assert labelled_part(stays) is stays
     start = PARAMS._replace(initial=())
-    mixed = permute(MODEL, start, jnp.array([1, 0]))
+    mixed = stays.permute(start, jnp.array([1, 0]))
     assert mixed.initial == () and mixed.transition.probs[0, 0] == 0.8 and mixed.emission.rate[0, 0] == 8
     gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.ones(2)))
     held = jem.HMM(jem.Poisson(), 2, transition=jem.Cells(fixed=[[jnp.nan, jnp.nan], [0.0, 1.0]]))

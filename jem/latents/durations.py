@@ -20,7 +20,7 @@ from jem.kernels.roots import falling_root
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, safe_log, xlogy
 from jem.kernels.support import Positive, Rate, Simplex
 from jem.latents.transition import Cells, Law
-from jem.node import Node, Params, Stats, node, replaced, set_once, setting, static
+from jem.node import ORDERLESS, Node, Params, Stats, node, replaced, set_once, setting, static
 from jem.settings import a, number, whole
 
 
@@ -51,6 +51,13 @@ class StayLaw(Node):
     """
 
     longest: int
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return frozenset({ORDERLESS})
+
+    def permute(self, params: Params, order: Array) -> Params:
+        return jax.tree.map(lambda leaf: leaf[order], params)
 
     def log_probs(self, params: Params) -> Array:
         """Log-probabilities (K, D)."""
@@ -293,6 +300,10 @@ class Durations(Law, Composite):
         if self.moves is not None or size == 1:
             return replaced(self, moves=self.moves or Cells())
         return replaced(self, moves=Cells(np.where(np.eye(size, dtype=bool), 0.0, np.nan)))
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return self.moves.traits & self.stays.traits & {ORDERLESS}
 
     def parts(self) -> dict[str, Node]:
         return {"moves": self.moves, "stays": self.stays}

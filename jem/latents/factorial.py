@@ -68,6 +68,10 @@ class Kronecker(Law, Composite):
             )
         return self
 
+    @property
+    def traits(self) -> frozenset[str]:
+        return frozenset()  # states of one chain may change places, not any two combinations
+
     def parts(self) -> dict[int, Node]:
         return dict(enumerate(self.laws))
 

@@ -22,6 +22,7 @@ from jem.node import (
     DISCRETE,
     INPUTS,
     MISSING,
+    ORDERLESS,
     Data,
     Node,
     Params,
@@ -164,7 +165,13 @@ class HMM(Composite):
 
     @property
     def traits(self) -> frozenset[str]:
-        return frozenset({MISSING, DISCRETE})
+        alike = self.initial.traits & self.transition.traits & self.emission.traits & {ORDERLESS}
+        return frozenset({MISSING, DISCRETE}) | alike
+
+    def memberships(self, posterior: HMMPosterior, weights: Array) -> Array:
+        """How much of each step is each state's, (K, T S)."""
+        smoothed = posterior.smoothed * weights[None, None, :]
+        return jnp.moveaxis(smoothed, 1, 0).reshape(smoothed.shape[1], -1)
 
     def parts(self) -> dict[str, Node]:
         return {"initial": self.initial, "transition": self.transition, "emission": self.emission}
@@ -211,7 +218,7 @@ class HMM(Composite):
         within = jnp.where(steps.within, weights[None, :], 0)
         move = rule.move(self._law(params, steps)[1])
         moves = move.counts(posterior.filtered, posterior.backward, posterior.rest, within)
-        visits = jnp.einsum("tks,ts->k", posterior.smoothed, within)
+        visits = jnp.sum(posterior.smoothed * within[:, None], (0, 2))
         gamma = jnp.where(steps.seen[:, None, :], posterior.smoothed * weights[None, None, :], 0)
         gamma = jnp.moveaxis(gamma, 1, 0).reshape(gamma.shape[1], -1)
         expect = lambda units, w: self.emission.expect(params.emission, *units, w)

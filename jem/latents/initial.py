@@ -5,7 +5,7 @@ from jax import Array
 
 from jem.kernels.moves import Move
 from jem.kernels.stationary import stationary
-from jem.node import Node, node
+from jem.node import ORDERLESS, Node, node
 
 
 @node
@@ -30,6 +30,13 @@ class Stationary(Node):
     def by_gradient(self) -> bool:
         """True: the transitions have no closed-form M-step."""
         return True
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return frozenset({ORDERLESS})
+
+    def permute(self, params: tuple[()], order: Array) -> tuple[()]:
+        return ()
 
     def first(self, params: tuple[()], move: Move) -> Array:
         """The probabilities (K,) of the first state."""

@@ -17,6 +17,7 @@ from jem.node import (
     EMPTY,
     INPUTS,
     MISSING,
+    ORDERLESS,
     Data,
     Node,
     Params,
@@ -136,7 +137,12 @@ class Mixture(Composite):
 
     @property
     def traits(self) -> frozenset[str]:
-        return (self.components.traits & {MISSING}) | {DISCRETE}
+        alike = self.components.traits & self.weights.traits & {ORDERLESS}
+        return (self.components.traits & {MISSING}) | alike | {DISCRETE}
+
+    def memberships(self, posterior: MixturePosterior, weights: Array) -> Array:
+        """How much of each unit is each component's, (K, N)."""
+        return posterior.responsibilities * weights[None, :]
 
     def parts(self) -> dict[str, Node]:
         return {"weights": self.weights, "components": self.components}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jem import checks
@@ -13,7 +14,7 @@ from jem.kernels.moves import Move, Table
 from jem.kernels.simplex import maximize_simplex, xlogy
 from jem.kernels.support import Simplex
 from jem.latents.weights import LogSoftmax
-from jem.node import INPUTS, Data, Node, Params, Stats, node, replaced, set_once, setting
+from jem.node import INPUTS, ORDERLESS, Data, Node, Params, Stats, node, replaced, set_once, setting, static
 from jem.reading import as_array, as_numbers
 from jem.settings import number
 
@@ -100,14 +101,25 @@ class Cells(Law):
 
     fixed: Any
     concentration: Any = setting(must=number(above=0.0))
+    alike: bool = static()
 
     def __init__(self, fixed: Any = None, concentration: Any = 1.0):
+        alike = fixed is None
         if fixed is not None:
             known = checks.is_concrete(fixed)  # on the host: making a node starts no backend
             name = "Cells: fixed"
             fixed = as_numbers(fixed, name).astype(float) if known else jnp.asarray(as_array(fixed, name), float)
             checks.check_fixed_cells(fixed)
-        set_once(self, fixed=fixed, concentration=concentration)
+            alike = known and all(len(np.unique(v)) < 2 for v in (np.diag(fixed), fixed[~np.eye(len(fixed), dtype=bool)]))
+        set_once(self, fixed=fixed, concentration=concentration, alike=bool(alike))
+
+    @property
+    def traits(self) -> frozenset[str]:
+        # What is held tells states apart, unless it is the same of all.
+        return frozenset({ORDERLESS} if self.alike else ())
+
+    def permute(self, params: TransitionParams, order: Array) -> TransitionParams:
+        return TransitionParams(params.probs[order][:, order])
 
     def params(self, probs: Any) -> TransitionParams:
         """Parameters from a transition matrix.

@@ -17,7 +17,7 @@ from jem.families import user
 from jem.families.autodiff import Density
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, safe_log, xlogy
 from jem.kernels.support import Simplex
-from jem.node import INPUTS, Data, Node, Params, node, replaced, set_once, setting
+from jem.node import INPUTS, ORDERLESS, Data, Node, Params, node, replaced, set_once, setting
 from jem.settings import Must, number
 
 PRIOR = number(above=0.0)
@@ -43,6 +43,13 @@ class Free(Node):
     """
 
     concentration: Any = setting(default=1.0, must=PRIOR)
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return frozenset({ORDERLESS})
+
+    def permute(self, params: Array, order: Array) -> Array:
+        return params[order]
 
     def sized(self, size: int) -> "Free":
         """The law of K weights."""

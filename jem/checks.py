@@ -188,7 +188,7 @@ def check_future_inputs(inputs: Any, wanted: bool, num_steps: int, num: int) -> 
     """Inputs (h, p, S) of h steps that are predicted, units last, where the model has some."""
     if (inputs is not None) != wanted:
         what = f"inputs of the next {num_steps} steps, shape ({num}, {num_steps}, p)" if wanted else "no inputs"
-        raise ValueError(f"predict: expected {what}, as this model has {'some' if wanted else 'none'}; got {describe(inputs)}")
+        raise ValueError(f"predict: expected {what}, as this model has {'some' if wanted else 'none'}")
     if inputs is not None and (inputs.ndim != 3 or inputs.shape[0] != num_steps or inputs.shape[2] != num):
         got = (inputs.shape[-1], *inputs.shape[:-1])
         raise ValueError(f"predict: inputs must have shape (S, num_steps, p) = ({num}, {num_steps}, p); got {got}")

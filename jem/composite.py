@@ -23,8 +23,8 @@ class Composite(Node):
 
     Write `parts`, and `share` or `see` where a part does not see the data as they are. The records of parameters and statistics
     have a field, or a place, for each part, with the part's own record in it; what the node says of its other fields is
-    `own_supports`, `own_log_prior` and `own_degenerate`. The rest of the contract that is no mathematics follows: the parts'
-    answers put together.
+    `own_supports`, `own_log_prior` and `own_degenerate`. The rest of the contract that is no mathematics follows, and M-step
+    and Q where the parts do not meet in them: the parts' answers put together.
     """
 
     def parts(self) -> dict[Any, Node]:
@@ -58,6 +58,13 @@ class Composite(Node):
     def own_degenerate(self, params: Params, stats: Stats) -> Array | None:
         """What is degenerate beside the parts."""
         return None
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        return with_each(params, self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,)))
+
+    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
+        each = self.each(lambda part, p, o, s: part.expected_log_prob(p, s, o), (params, old), (stats,))
+        return tree.total(each.values())
 
     @property
     def traits(self) -> frozenset[str]:

@@ -344,6 +344,7 @@ def predict(node: Node, params: Params, x: Data, num_steps: int, inputs: Any = N
     checks.check_positive_int(num_steps, "num_steps")
     if inputs is not None:
         inputs = as_arrays(inputs, "predict: inputs")
+        checks.check_inputs(inputs, None, "predict")
     return _ask(node, params, x, "predict", num_steps, inputs=inputs)
 
 

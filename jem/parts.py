@@ -70,12 +70,6 @@ class Product(Composite):
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return {n: c.expect(params[n], posterior[n], x[n], weights) for n, c in self.children.items()}
 
-    def maximize(self, params: Params, stats: Stats) -> Params:
-        return self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,))
-
-    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
-        return tree.total(c.expected_log_prob(params[n], stats[n], old[n]) for n, c in self.children.items())
-
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         keys = split_key(key, self.children)
         return {n: c.init(keys[n], x[n], weights) for n, c in self.children.items()}

@@ -258,13 +258,6 @@ class OneOf(Composite):
         args = zip(self.children, params, posterior, self._rows(weights), strict=True)
         return tuple(c.expect(p, q, x, w) for c, p, q, w in args)
 
-    def maximize(self, params: Params, stats: Stats) -> Params:
-        return tuple(self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,)).values())
-
-    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
-        args = zip(self.children, params, stats, old, strict=True)
-        return tree.total(c.expected_log_prob(*a) for c, *a in args)
-
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         keys = jax.random.split(key, len(self.children))
         return tuple(c.init(k, x, w) for c, k, w in zip(self.children, keys, self._rows(weights), strict=True))

@@ -3,19 +3,19 @@
 import dataclasses
 import itertools
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import CASES
 from scipy import stats
 
 import jem
 from jem.kernels import durations as tables
 
-CASE = json.loads((pathlib.Path(__file__).parent / "cases" / "hsmm_durations.json").read_text())
+CASE = json.loads((CASES / "hsmm_durations.json").read_text())
 LBFGS = jem.GEM(optax.lbfgs, linesearch=None)
 LONGEST = 3
 STAYS = {
@@ -57,7 +57,8 @@ def semi_params(name, num=3, longest=LONGEST):
 @pytest.mark.parametrize("longest", [1, 2, 5, 240])
 def test_tables_of_durations(dtype, longest):
     """Against scipy: the last entry is a survival function, as good far out in the tail as elsewhere."""
-    mean, size = (jnp.asarray(a, dtype) for a in ([1e-3, 0.5, 3.0, 20.0, 235.0, 400.0], [1e4, 0.2, 1.0, 3.0, 0.3, 50.0]))
+    means, sizes = [1e-3, 0.5, 3.0, 20.0, 235.0, 400.0, 200.0], [1e4, 0.2, 1.0, 3.0, 0.3, 50.0, 1e-2]
+    mean, size = jnp.asarray(means, dtype), jnp.asarray(sizes, dtype)
     for got, law in (
         (tables.log_poisson(mean, longest), [stats.poisson(m) for m in np.float64(mean)]),
         (
@@ -69,6 +70,7 @@ def test_tables_of_durations(dtype, longest):
         known = want > -600
         eps = 16 * longest * float(jnp.finfo(dtype).eps) + 1e-10
         np.testing.assert_allclose(np.asarray(got)[known], want[known], rtol=eps, atol=eps)
+        np.testing.assert_allclose(jnp.exp(got).sum(1), 1, atol=eps)
 
 
 @pytest.mark.parametrize("name", STAYS)
@@ -89,6 +91,46 @@ def test_durations_take_their_maximum(x64, name, outlast):
         assert not inside or np.abs(leaf).max() < 1e-6
     assert law.expected_log_prob(new, counts, old) > law.expected_log_prob(old, counts, old)
     np.testing.assert_array_equal(jax.tree.leaves(law.maximize(old, 0 * counts))[0], jax.tree.leaves(old)[0])
+
+
+@pytest.mark.parametrize("longest", [2, 5, 20])
+@pytest.mark.parametrize("name", ["poisson", "negative binomial"])
+def test_stays_that_all_outlast(dtype, name, longest):
+    """Nothing says how much longer: the more the better, and the step is finite and no fall."""
+    law = dataclasses.replace(STAYS[name], longest=longest)
+    old = jax.tree.map(lambda a: a.astype(dtype), stay_params(name, 2))
+    counts = jnp.zeros((2, longest), dtype).at[:, -1].set(5.0)
+    new = law.maximize(old, counts)
+    assert law.expected_log_prob(new, counts, old) > -1e-5
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_sequences_that_never_leave_a_state(x64, name):
+    """With the states known, and with hard EM: two Poisson samples."""
+    rows = np.repeat([[2.0], [90.0]], 12, 1)[..., None]
+    want = stats.poisson(rows).logpmf(rows).sum() - 2 * np.log(2)
+    model = semi_markov(dataclasses.replace(STAYS[name], longest=12), 2)
+    start = jem.init(model, key(), rows)
+    for x, solver in ((jem.Labelled(rows, np.repeat([[0], [1]], 12, 1)), jem.Anderson()), (rows, jem.Hard())):
+        fit = jem.fit(model, start, x, solver=solver).check()
+        assert float(fit.log_likelihood) == pytest.approx(want, abs=2e-3)
+
+
+def test_stays_of_one_step(x64):
+    """States that change at every step, one of which emits zeros: rates of next to nothing end the climb."""
+    x = np.tile([0.0, 20.0], (3, 10))[..., None]
+    for stays in (jem.durations.Poisson(5), jem.durations.NegativeBinomial(5)):
+        fit = jem.fit(semi_markov(stays, 2), jem.init(semi_markov(stays, 2), key(), x), x).check()
+        assert float(fit.log_likelihood) == pytest.approx(30 * stats.poisson(20).logpmf(20), abs=2e-3)
+
+
+def test_sizes_keep_their_range(x64):
+    """Stays far over D with moves to the same state say nothing of the size: no step takes it out of its range."""
+    x = np.random.default_rng(1).poisson(np.repeat([1.0, 12.0], [30, 30]), (4, 60)).astype(float)[..., None]
+    model = semi_markov(jem.durations.NegativeBinomial(2), 2, moves=jem.Cells())
+    fit = jem.fit(model, jem.init(model, key(), x), x, max_steps=300).check()
+    assert (fit.params.transition.stays.size <= 1e4).all()
 
 
 # Explicit durations: every way to cut a sequence into stays --------------------------------------------------------------
@@ -150,11 +192,12 @@ def test_durations_by_enumeration(x64, name, censored):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)
 
 
-def test_best_path_of_stays(x64):
-    """Viterbi over states and durations, against the best segmentation; a stay that is cut off is one of at least so long."""
-    model, params = semi_markov(STAYS["categorical"], censored=False), semi_params("categorical")
+@pytest.mark.parametrize("censored", [True, False])
+def test_best_path_of_stays(x64, censored):
+    """Viterbi against the best segmentation; a stay that is cut off is one of at least so long, whatever its length."""
+    model, params = semi_markov(STAYS["categorical"], censored=censored), semi_params("categorical")
     for y in np.random.default_rng(0).poisson(3.0, (4, 4)).astype(float):
-        logs, paths = by_enumeration(params, STAYS["categorical"], jnp.asarray(y), censored=False)
+        logs, paths = by_enumeration(params, STAYS["categorical"], jnp.asarray(y), censored)
         best, log_prob = jem.viterbi(model, params, y[None, :, None])
         assert float(log_prob[0]) == pytest.approx(float(logs.max()), rel=1e-12)
         np.testing.assert_array_equal(best[0], paths[int(jnp.argmax(logs))])
@@ -179,6 +222,8 @@ def test_geometric_durations_are_an_ordinary_chain(x64):
     np.testing.assert_allclose(got, want, atol=1e-12)
     far = semi_markov(jem.durations.NegativeBinomial(120), 2)  # what is left of a stay must not end at the last cell
     np.testing.assert_allclose(jem.predict(far, params, x, 4), jem.predict(chain, plain, x, 4), atol=1e-10)
+    for got, want in zip(jem.viterbi(model, params, x), jem.viterbi(chain, plain, x), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
 def test_reference_case(x64):
@@ -360,7 +405,26 @@ def test_draws_have_the_law_they_come_from(x64, name):
         assert np.abs(got - np.asarray(want[s, :length])).max() < 5 * np.sqrt(0.25 / 500)
 
 
+def test_draws_end_with_their_last_stay(x64):
+    """Where the last stay ends with its sequence it does so in draws too."""
+    model = semi_markov(STAYS["categorical"], censored=False)
+    params = semi_params("categorical")
+    stays = jem.durations.CategoricalParams(jnp.array([[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]))
+    params = params._replace(transition=params.transition._replace(stays=stays))
+    _, x = jem.sample(model, key(), params, like=jem.Sequences(jnp.ones((50, 8, 1)), jnp.arange(50) % 6 + 3))
+    assert np.isfinite(jem.log_prob(model, params, x)).all()
+
+
 def test_laws_that_do_not_fit():
+    stays, square = jem.durations.Poisson(5), np.full((3, 3), np.nan)
+    for make in (lambda: jem.Durations(stays, jem.Kronecker(2, 2)), lambda: jem.Durations(stays, np.eye(2))):
+        with pytest.raises(TypeError, match=r"Durations: moves: expected a jem.Cells"):
+            make()
+    for law in (jem.Cells(square), jem.Durations(stays, jem.Cells(square)), jem.Kronecker(2, laws=[jem.Cells(square)])):
+        with pytest.raises(ValueError, match=r"Cells: fixed must have shape \(K, K\) = \(2, 2\); got \(3, 3\)"):
+            jem.HMM(jem.Poisson(), 2, transition=law)
+    with pytest.raises(ValueError, match=r"Categorical: concentration must be .* shape \(D,\) = \(3,\); got \(5,\)"):
+        jem.HMM(jem.Poisson(), 2, transition=jem.Durations(jem.durations.Categorical(3, concentration=np.ones(5))))
     with pytest.raises(ValueError, match=r"chains of \(3, 2\) states have 6 combinations; the emission has 5"):
         jem.HMM(jem.Poisson(), 5, transition=jem.Kronecker(3, 2))
     with pytest.raises(ValueError, match="2 sizes and 1 laws"):
@@ -377,3 +441,5 @@ def test_laws_that_do_not_fit():
         jem.predict(driven(), params, x, 3)
     with pytest.raises(ValueError, match=r"predict: inputs must have shape .* = \(8, 3, p\); got \(8, 2, 1\)"):
         jem.predict(driven(), params, x, 3, np.zeros((8, 2, 1)))
+    with pytest.raises(ValueError, match="predict: inputs cannot be missing; got nan in row 0"):
+        jem.predict(driven(), params, x, 3, np.full((8, 3, 1), np.nan))

@@ -13,6 +13,7 @@ from jax import Array
 
 from jem.kernels import chain
 from jem.kernels.moves import Move
+from jem.kernels.rings import safe_log
 from jem.kernels.simplex import normalize_log
 
 
@@ -91,12 +92,13 @@ class Hardest(NamedTuple):
         return _one_hot(jnp.argmax(logits, 0), logits), jnp.max(logits, 0)
 
     def move(self, move: Move) -> Move:
-        """What the messages are counted with: they say all."""
-        return move.ones()
+        """What the messages are counted with."""
+        return move
 
     def path(self, initial: Array, move: Move, log_e: Array, within: Array, form: chain.Form) -> Path:
-        """The most probable path from log-emissions (T, M, S)."""
-        return _certain(*chain.viterbi(jnp.log(initial), move.log(), log_e, within), move, log_e)
+        """The most probable path of states from log-emissions (T, M, S)."""
+        cells, _ = chain.viterbi(safe_log(initial), move, log_e, within)
+        return _along(cells, initial, move, log_e, within, form)
 
 
 class Drawn(NamedTuple):
@@ -117,13 +119,14 @@ class Drawn(NamedTuple):
         return _one_hot(jnp.argmax(logits + noise, 0), logits), normalize_log(logits)[1]
 
     def move(self, move: Move) -> Move:
-        """What the messages are counted with: they say all."""
-        return move.ones()
+        """What the messages are counted with."""
+        return move
 
     def path(self, initial: Array, move: Move, log_e: Array, within: Array, form: chain.Form) -> Path:
-        """A path drawn from log-emissions (T, M, S)."""
+        """A path of states drawn from log-emissions (T, M, S)."""
         s = chain.smooth(initial, move, log_e, form)
-        return _certain(chain.sample_posterior(self.key, move.log(), s.log_filtered), s.log_normalizer, move, log_e)
+        cells = chain.sample_posterior(self.key, move.log(), s.log_filtered)
+        return _along(cells, initial, move, log_e, within, form)._replace(value=s.log_normalizer)
 
 
 def _one_hot(states: Array, logits: Array) -> Array:
@@ -132,7 +135,7 @@ def _one_hot(states: Array, logits: Array) -> Array:
     return (chosen & (logits > -jnp.inf)).astype(logits.dtype)
 
 
-def _certain(cells: Array, value: Array, move: Move, log_e: Array) -> Path:
-    """A path known for certain, from cells (T, S)."""
-    hot = (cells[:, None, :] == jnp.arange(log_e.shape[1])[None, :, None]).astype(log_e.dtype)
-    return Path(hot, hot, hot[1:], move.nothing(log_e.shape[0], log_e.shape[2], log_e.dtype), value)
+def _along(cells: Array, initial: Array, move: Move, log_e: Array, within: Array, form: chain.Form) -> Path:
+    """The posterior where the states of a path of cells (T, S) are known, and their joint log-probability."""
+    known = jnp.where(move.along(cells) | ~within[:, None], log_e, -jnp.inf)
+    return Exact().path(initial, move, known, within, form)

@@ -17,7 +17,8 @@ from jax import Array, lax
 
 from jem.kernels import log_chain
 from jem.kernels.log_chain import Ways, by_best_way
-from jem.kernels.moves import BEST, SUMS, Move, safe_log
+from jem.kernels.moves import Move
+from jem.kernels.rings import BEST, SUMS, safe_log
 
 
 class Smoothed(NamedTuple):
@@ -279,15 +280,16 @@ def viterbi(log_initial: Array, move: Move, log_e: Array, within: Array) -> tupl
 
     Args:
         log_initial: (M,).
-        move: in logarithms.
+        move: how one cell leads to the next.
         log_e: (T, M, S) log-likelihoods of the emissions; zero where there is no observation.
         within: (T, S) bool, whether a step lies within its sequence; beyond the end the state stays, at no cost.
 
     Returns:
-        The path (T, S) of cells and its joint log-probability (S,). Ties go to the lowest one.
+        The path (T, S) of cells of `move.for_paths`, and the joint log-probability (S,) of its states. Ties go to the lowest.
 
     Source: Viterbi (1967); Rabiner (1989), section III.B.
     """
+    move, log_initial, log_e = move.for_paths(log_initial, log_e)
     leaving = jax.tree.map(lambda a: a[:-1], move.leaving())
 
     def step(best: Array, inputs: tuple[Array, Array, Any]) -> tuple[Array, Array]:

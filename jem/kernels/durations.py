@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jem.kernels.simplex import xlogy
+from jem.kernels.simplex import safe_log
 
 
 def log_poisson(rate: Array, longest: int) -> Array:
     """`x log rate - rate - log x!`, (K, D), from rates (K,)."""
     x = jnp.arange(longest, dtype=rate.dtype)[None]
     factorials = jnp.asarray(np.cumsum([0.0, *np.log(np.arange(1.0, longest))])[None], rate.dtype)
-    return _with_tail(xlogy(x, rate[:, None]) - rate[:, None] - factorials, rate, jnp.zeros_like(rate), rate)
+    return _with_tail(_times_log(x, rate) - rate[:, None] - factorials, rate, jnp.zeros_like(rate), rate)
 
 
 def log_negative_binomial(mean: Array, size: Array, longest: int) -> Array:
@@ -27,8 +27,13 @@ def log_negative_binomial(mean: Array, size: Array, longest: int) -> Array:
     # Ratios of neighbours, as Gamma functions would cancel at large sizes.
     ratios = jnp.log1p((size[:, None] - 1) / x[:, 1:])
     rising = jnp.pad(jnp.cumsum(ratios, 1), ((0, 0), (1, 0)))
-    table = rising - (size * jnp.log1p(mean / size))[:, None] + xlogy(x, chance[:, None])
+    table = rising - (size * jnp.log1p(mean / size))[:, None] + _times_log(x, chance)
     return _with_tail(table, mean, chance, size * chance)
+
+
+def _times_log(x: Array, p: Array) -> Array:
+    """`x log p`, (K, D), of x (1, D) and p (K,), by one logarithm: x / p would overflow at next to nothing."""
+    return jnp.where(x > 0, x * safe_log(p)[:, None], 0)
 
 
 def _with_tail(table: Array, mean: Array, a: Array, b: Array) -> Array:
@@ -49,7 +54,8 @@ def _with_tail(table: Array, mean: Array, a: Array, b: Array) -> Array:
     if n == 0:
         return jnp.zeros_like(table)
     within = jnp.sum(jnp.exp(table[:, :-1]), 1)
-    above = (within > 0.99) & (n > mean)
+    few = 0.03 if table.dtype == jnp.float32 else 1e-6  # where the complement has half of its digits
+    above = (1 - within < few) & (n > mean)
     a, b = jnp.where(above, a, 0), jnp.where(above, b, 0.5 * n)
     far = table[:, -1] - jnp.log(_fraction(n, a, b))
     near = jnp.log1p(-jnp.where(above, 0.0, jnp.minimum(within, 1 - jnp.finfo(table.dtype).eps)))
@@ -58,7 +64,7 @@ def _with_tail(table: Array, mean: Array, a: Array, b: Array) -> Array:
 
 def _fraction(n: int, a: Array, b: Array) -> Array:
     """`1 + c_1 / (1 + c_2 / (1 + ..))`, with enough terms for any mean below n."""
-    m = np.arange(1, 17 + 2 * math.isqrt(n), dtype=float)
+    m = np.arange(1, 33 + 4 * math.isqrt(n), dtype=float)
     even = np.stack([-m * m, m]) / ((n + 2 * m - 1) * (n + 2 * m))
     m = m - 1
     odd = -np.stack([(n + m) ** 2, n + m]) / ((n + 2 * m) * (n + 2 * m + 1))

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jem.kernels.moves import LOGS, Move, log_sum, or_zero, safe_log
+from jem.kernels.moves import Move
+from jem.kernels.rings import LOGS, log_sum, or_zero, safe_log
 
 
 class Messages(NamedTuple):

@@ -12,86 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-_BROADCAST = 8  # states up to which, and
-_LANES = 128  # sequences below which a broadcast sum beats a matrix product
-
-
-def safe_log(p: Array) -> Array:
-    """`log p`, minus infinity with the derivative zero at zero."""
-    return jnp.where(p == 0, -jnp.inf, jnp.log(jnp.where(p == 0, 1, p)))
-
-
-def log_sum(x: Array, axis: int) -> Array:
-    """`log sum exp x` over an axis: minus infinity, with the derivative zero, where all entries are."""
-    top = lax.stop_gradient(jnp.max(x, axis, keepdims=True))
-    top = jnp.where(top == -jnp.inf, 0, top)
-    return safe_log(jnp.sum(jnp.exp(x - top), axis)) + jnp.squeeze(top, axis)
-
-
-class Ring:
-    """What adds up alternative ways and what multiplies steps of one way: here logarithms of probabilities."""
-
-    zero = -jnp.inf
-
-    def times(self, a: Array, b: Array) -> Array:
-        """One thing after another."""
-        return a + b
-
-    def total(self, x: Array, axis: int) -> Array:
-        """One thing or another, over an axis."""
-        return log_sum(x, axis)
-
-    def plus(self, a: Array, b: Array) -> Array:
-        """One thing or another."""
-        return self.total(jnp.stack([a, b]), 0)
-
-    def ahead(self, matrix: Array, x: Array) -> Array:
-        """`sum_i A_ij x_i`, (J, S), of x (I, S) and a matrix (I, J), or (I, J, S) with one for each lane."""
-        return self.total(self.times(_by_lanes(matrix), x[:, None]), 0)
-
-    def back(self, matrix: Array, x: Array) -> Array:
-        """`sum_j A_ij x_j`, (I, S), of x (J, S)."""
-        return self.total(self.times(_by_lanes(matrix), x[None]), 1)
-
-
-class _Sums(Ring):
-    zero = 0.0
-
-    def times(self, a: Array, b: Array) -> Array:
-        return a * b
-
-    def total(self, x: Array, axis: int) -> Array:
-        return jnp.sum(x, axis)
-
-    def plus(self, a: Array, b: Array) -> Array:
-        return a + b
-
-    def ahead(self, matrix: Array, x: Array) -> Array:
-        if matrix.ndim == 3 or _broadcasts(matrix, x.shape[1]):
-            return super().ahead(matrix, x)
-        return lax.dot_general(matrix, x, (((0,), (0,)), ((), ())))
-
-    def back(self, matrix: Array, x: Array) -> Array:
-        if matrix.ndim == 3 or _broadcasts(matrix, x.shape[1]):
-            return super().back(matrix, x)
-        return matrix @ x
-
-
-class _Best(Ring):
-    def total(self, x: Array, axis: int) -> Array:
-        return jnp.max(x, axis)
-
-
-SUMS, LOGS, BEST = _Sums(), Ring(), _Best()
-
-
-def _broadcasts(matrix: Array, lanes: int) -> bool:
-    """Whether a broadcast sum beats a matrix product: XLA compiles the whole loop where its body is small and calls nothing."""
-    return matrix.shape[0] <= _BROADCAST and lanes < _LANES
-
-
-def _by_lanes(matrix: Array) -> Array:
-    return matrix if matrix.ndim == 3 else matrix[:, :, None]
+from jem.kernels.rings import LOGS, SUMS, Ring, by_lanes, log_sum, or_zero, safe_log
 
 
 def _take(table: Array, index: Array, axis: int) -> Array:
@@ -107,7 +28,7 @@ def _to_states(a: Array) -> Array:
     return jnp.moveaxis(a, 1, 0).reshape(a.shape[1], -1)
 
 
-def _pairs(now: Array, then: Array) -> Array:
+def pair_sums(now: Array, then: Array) -> Array:
     """`sum_ts now_tis then_tjs`, (I, J), of (T, I, S) and (T, J, S)."""
     if now.shape[2] == 1:
         return lax.dot_general(now[:, :, 0], then[:, :, 0], (((0,), (0,)), ((), ())))
@@ -148,9 +69,21 @@ class Move:
         """The move of one step."""
         return self
 
-    def ones(self) -> Self:
-        """In place of the move where messages are indicators: then these say all of the pairs."""
-        return dataclasses.replace(self, values=jax.tree.map(jnp.ones_like, self.values), logs=None)
+    def for_paths(self, log_first: Array, log_e: Array) -> tuple["Move", Array, Array]:
+        """The same chain over cells that are known where the states are, in the same places: what a best path is sought over.
+
+        Args:
+            log_first: (M,) log-probabilities of the first cell.
+            log_e: (T, M, S) log-likelihoods.
+
+        Returns:
+            The move in logarithms, and both for its cells.
+        """
+        return self.log(), log_first, log_e
+
+    def along(self, cells: Array) -> Array:
+        """Which cells (T, M, S) a path (T, S) of these leaves open: those of its states."""
+        return cells[:, None, :] == jnp.arange(self.size)[None, :, None]
 
     def plain(self) -> Array:
         """Whether every cell leads to every other one, with a probability that loses nothing for long."""
@@ -209,12 +142,13 @@ class Move:
         return jax.tree.map(lambda s: jnp.zeros((steps - 1, *s.shape) if self.changes else s.shape, dtype), form)
 
 
-def _register(cls: type) -> type:
+def register(cls: type) -> type:
+    """Makes a move a pytree of its arrays."""
     jax.tree_util.register_dataclass(cls, data_fields=["values", "logs"], meta_fields=[])
     return cls
 
 
-@_register
+@register
 class Table(Move):
     """Any matrix: values (K, K), rows from; or (T - 1, K, K, S), and (K, K, S) at one step. Counts have the form of values."""
 
@@ -251,12 +185,12 @@ class Table(Move):
         return _take(self.values, cell, 0)
 
     def split(self, smoothed: Array, b: Array, beta: Array) -> Array:
-        return smoothed[:, None] * jnp.exp(_by_lanes(self.values) + b[None] - or_zero(beta)[:, None])
+        return smoothed[:, None] * jnp.exp(by_lanes(self.values) + b[None] - or_zero(beta)[:, None])
 
     def counts(self, filtered: Array, backward: Array, rest: Any, weights: Array) -> Array:
         if self.changes:
             return (filtered[:-1, :, None] * self.values * backward[:, None] + rest) * weights[1:, None, None, :]
-        return self.values * _pairs(filtered[:-1] * weights[1:, None, :], backward) + rest @ weights[0]
+        return self.values * pair_sums(filtered[:-1] * weights[1:, None, :], backward) + rest @ weights[0]
 
     def tempered(self, power: Array) -> tuple["Table", Array]:
         logs, axis = power * self.log().values, 2 if self.changes else 1
@@ -268,81 +202,7 @@ class Table(Move):
         return self.values
 
 
-@_register
-class Stays(Move):
-    """A state is held for a number of steps that is drawn on entering it: cells (K D), state times steps that are left.
-
-    Values: where a stay leads, (K, K), and how long it lasts, (K, D). A cell with steps left, (k, r), leads to (k, r - 1);
-    the last one, (i, 0), to (j, d) with probability `move_ij stay_jd`. Counts are those of the two arrays.
-    """
-
-    @property
-    def size(self) -> int:
-        return self.values[1].size
-
-    def _apart(self, x: Array) -> Array:
-        return x.reshape(*self.values[1].shape, *x.shape[1:])
-
-    def _at_end(self, ended: Array, others: Array) -> Array:
-        """(M, S) of what is (K, S) in the cells of a last step, and of the rest, (K, D - 1, S)."""
-        return jnp.concatenate([ended[:, None], others], 1).reshape(-1, ended.shape[-1])
-
-    def ahead(self, ring: Ring, x: Array) -> Array:
-        moves, stays = self.values
-        x = self._apart(x)
-        entered = ring.times(stays[:, :, None], ring.ahead(moves, x[:, 0])[:, None])
-        older = jnp.concatenate([x[:, 1:], jnp.full_like(x[:, :1], ring.zero)], 1)
-        return ring.plus(older, entered).reshape(-1, x.shape[-1])
-
-    def back(self, ring: Ring, x: Array) -> Array:
-        moves, stays = self.values
-        x = self._apart(x)
-        ended = ring.back(moves, ring.total(ring.times(stays[:, :, None], x), 1))
-        return self._at_end(ended, x[:, :-1])
-
-    def _state(self, cell: Array) -> tuple[Array, Array]:
-        length = self.values[1].shape[1]
-        return cell // length, cell % length
-
-    def into(self, cell: Array) -> Array:
-        moves, stays = self.values
-        state, left = self._state(cell)
-        ended = jnp.take(moves, state, axis=1) + stays[state, left][None]
-        cells = jnp.arange(self.size).reshape(stays.shape)[:, 1:, None]
-        before = cells == cell[None, None] + 1  # of the same state, unless that is the next one's last step
-        return self._at_end(ended, jnp.where(before, 0.0, -jnp.inf).astype(stays.dtype))
-
-    def out(self, cell: Array) -> Array:
-        moves, stays = self.values
-        state, left = self._state(cell)
-        entered = (jnp.take(moves, state, axis=0).T[:, None] + stays[:, :, None]).reshape(-1, cell.shape[0])
-        older = jnp.where(jnp.arange(self.size)[:, None] == cell[None] - 1, 0.0, -jnp.inf)
-        return jnp.where(left[None] == 0, entered, older.astype(stays.dtype))
-
-    def split(self, smoothed: Array, b: Array, beta: Array) -> tuple[Array, Array]:
-        moves, stays = self.values
-        ended, b, beta = self._apart(smoothed)[:, 0], self._apart(b), self._apart(beta)[:, 0]
-        onward = moves[:, :, None, None] + stays[None, :, :, None] + b[None]
-        pairs = ended[:, None, None] * jnp.exp(onward - or_zero(beta)[:, None, None])
-        return jnp.sum(pairs, 2), jnp.sum(pairs, 0)
-
-    def counts(self, filtered: Array, backward: Array, rest: Any, weights: Array) -> tuple[Array, Array]:
-        moves, stays = self.values
-        size, length = stays.shape
-        ended = filtered[:-1].reshape(filtered.shape[0] - 1, size, length, -1)[:, :, 0] * weights[1:, None, :]
-        pairs = _pairs(ended, backward).reshape(size, size, length) * moves[:, :, None] * stays[None]
-        return jnp.sum(pairs, 2) + rest[0] @ weights[0], jnp.sum(pairs, 0) + rest[1] @ weights[0]
-
-    def tempered(self, power: Array) -> tuple["Stays", Array]:
-        moves, stays = (power * log for log in self.log().values)
-        total = log_sum(stays, 1)
-        moves = moves + total[None]
-        row = log_sum(moves, 1)
-        logs = (moves - row[:, None], stays - total[:, None])
-        return Stays(jax.tree.map(jnp.exp, logs), logs), jnp.zeros_like(stays).at[:, 0].set(row).reshape(-1)
-
-
-@_register
+@register
 class Factors(Move):
     """Several chains side by side that move on their own: cells (K_1 K_2 ..), the last chain fastest.
 
@@ -410,7 +270,7 @@ class Factors(Move):
         return self.of_each(Table(self._matrix(LOGS)).split(smoothed, b, beta))
 
     def counts(self, filtered: Array, backward: Array, rest: Any, weights: Array) -> tuple[Array, ...]:
-        pairs = self.of_each(self._matrix(SUMS) * _pairs(filtered[:-1] * weights[1:, None, :], backward))
+        pairs = self.of_each(self._matrix(SUMS) * pair_sums(filtered[:-1] * weights[1:, None, :], backward))
         return tuple(p + r @ weights[0] for p, r in zip(pairs, rest, strict=True))
 
     def tempered(self, power: Array) -> tuple["Factors", Array]:
@@ -428,7 +288,3 @@ class Factors(Move):
     def matrix(self) -> Array:
         return self._matrix(SUMS)
 
-
-def or_zero(x: Array) -> Array:
-    """Zero in place of minus infinity."""
-    return jnp.where(x == -jnp.inf, 0, x)

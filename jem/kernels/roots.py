@@ -34,5 +34,5 @@ def falling_root(fn: Callable[..., Array], low: Any, high: Any, *args: Array) ->
     # Halving has no derivative of its own: that of the root is put on, with nothing added to its value.
     slope = jax.jvp(lambda z: fn(z, *held), (z,), (jnp.ones_like(z),))[1]
     value = fn(z, *args)
-    inside = (lo > ends[0]) & (hi < ends[1])
+    inside = (lo > ends[0]) & (hi < ends[1]) & (slope < 0)
     return z - jnp.where(inside, (value - lax.stop_gradient(value)) / jnp.where(inside, lax.stop_gradient(slope), 1), 0)

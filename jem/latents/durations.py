@@ -6,7 +6,7 @@ a transition law of one.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,15 @@ import numpy as np
 from jax import Array, lax
 
 from jem.composite import Composite
+from jem.kernels import chain
 from jem.kernels import durations as kernel
-from jem.kernels.moves import Stays
 from jem.kernels.roots import falling_root
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, safe_log, xlogy
-from jem.kernels.support import Positive, Rate, Simplex
+from jem.kernels.stays import Stays
+from jem.kernels.support import Interval, Rate, Simplex
 from jem.latents.transition import Cells, Law
 from jem.node import ORDERLESS, Node, Params, Stats, node, replaced, set_once, setting, static
-from jem.settings import a, number, whole
+from jem.settings import a, number, optional, whole
 
 
 class CategoricalParams(NamedTuple):
@@ -55,6 +56,10 @@ class StayLaw(Node):
     @property
     def traits(self) -> frozenset[str]:
         return frozenset({ORDERLESS})
+
+    def sized(self, size: int) -> Self:
+        """The law of K states; raises where settings do not fit."""
+        return self
 
     def permute(self, params: Params, order: Array) -> Params:
         return jax.tree.map(lambda leaf: leaf[order], params)
@@ -94,6 +99,12 @@ class Categorical(StayLaw):
 
     longest: int = static(must=whole(1))
     concentration: Any = setting(default=1.0, must=number(above=0.0))
+
+    def sized(self, size: int) -> "Categorical":
+        if np.shape(self.concentration) not in ((), (self.longest,)):
+            got = np.shape(self.concentration)
+            raise ValueError(f"Categorical: concentration must be a number or have shape (D,) = ({self.longest},); got {got}")
+        return self
 
     def log_probs(self, params: CategoricalParams) -> Array:
         return safe_log(params.probs)
@@ -155,7 +166,7 @@ class NegativeBinomial(StayLaw):
     """`d - 1` is negative binomial with mean m and size r: `p = r / (r + m)`, variance `m + m^2 / r`.
 
     The M-step is the mean of d - 1 where no stay outlasts D, and the root of the derivative by r; both in turn where some do.
-    Size 1 is the geometric law of an ordinary chain, large sizes are nearly Poisson.
+    Size 1 is the geometric law of an ordinary chain, large sizes are nearly Poisson; sizes are within [0.01, 1e4].
 
     Params: `NegativeBinomialParams(mean (K,), size (K,))`.
 
@@ -197,7 +208,8 @@ class NegativeBinomial(StayLaw):
             return kernel.slope(lambda z: kernel.score(table(z), counts), z)
 
         log_size = falling_root(slope, *map(jnp.log, SIZES), mean, counts)
-        return jnp.where(jnp.sum(counts[:, 1:], 1) > 0, jnp.exp(log_size), size)  # of stays of one step nothing is learnt
+        new = jnp.clip(jnp.exp(log_size), *SIZES)
+        return jnp.where(jnp.sum(counts[:, 1:], 1) > 0, new, size)  # of stays of one step nothing is learnt
 
     def _polished(self, mean: Array, size: Array, counts: Array) -> tuple[Array, Array]:
         """Newton steps of both together, which bring the derivative too; none where it would be no climb."""
@@ -220,13 +232,13 @@ class NegativeBinomial(StayLaw):
         z = jnp.log(jnp.stack([jnp.where(known, mean, 1), size], 1))
         top = jax.vmap(lambda z, counts: lax.fori_loop(0, 3, functools.partial(newton, counts=counts), z))(z, counts)
         new = jnp.where(known[:, None], jnp.exp(top), jnp.stack([mean, size], 1))
-        return new[:, 0], new[:, 1]
+        return new[:, 0], jnp.clip(new[:, 1], *SIZES)
 
     def supports(self, params: NegativeBinomialParams) -> NegativeBinomialParams:
-        return params._replace(mean=Rate(), size=Positive())
+        return params._replace(mean=Rate(), size=Interval(*SIZES))
 
 
-SIZES = (1e-3, 1e4)  # beyond, a negative binomial law is as good as another one
+SIZES = (1e-2, 1e4)  # sizes are sought within; beyond, a negative binomial law is as good as another one
 ROUNDS = 6  # of mean and size, which depend on each other where stays outlast D
 
 
@@ -278,7 +290,8 @@ class Durations(Law, Composite):
     Args:
         stays: the law of durations: `jem.durations.Categorical(D)`, `Poisson(D)` or `NegativeBinomial(D)`.
         moves: the law of what follows a stay, a `jem.Cells`; None lets a state follow every other one.
-        censored: whether the last stay may last beyond the end of its sequence; if not, it ends there.
+        censored: whether the last stay may last beyond the end of its sequence; if not, it ends there, as draws then do, and
+            `log p(x)` is that of x and of this.
 
     Example:
         >>> import jem
@@ -290,16 +303,15 @@ class Durations(Law, Composite):
     """
 
     stays: StayLaw = setting(must=a("log_probs", "a law of durations such as jem.durations.Poisson(50)"))
-    moves: Any
+    moves: Any = setting(must=optional(a("fixed", "a jem.Cells")))
     censored: bool = static()
 
     def __init__(self, stays: StayLaw, moves: Cells | None = None, censored: bool = True):
         set_once(self, stays=stays, moves=moves, censored=censored)
 
     def sized(self, size: int) -> "Durations":
-        if self.moves is not None or size == 1:
-            return replaced(self, moves=self.moves or Cells())
-        return replaced(self, moves=Cells(np.where(np.eye(size, dtype=bool), 0.0, np.nan)))
+        others = Cells(np.where(np.eye(size, dtype=bool), 0.0, np.nan)) if size > 1 else Cells()
+        return replaced(self, moves=(others if self.moves is None else self.moves).sized(size), stays=self.stays.sized(size))
 
     @property
     def traits(self) -> frozenset[str]:
@@ -315,13 +327,6 @@ class Durations(Law, Composite):
     def gather(self, params: DurationsParams, counts: Any, first: Array, inputs: None) -> DurationsStats:
         moves, stays = counts
         return DurationsStats(moves, stays + first.reshape(stays.shape))
-
-    def maximize(self, params: DurationsParams, stats: DurationsStats) -> DurationsParams:
-        return DurationsParams(**self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,)))
-
-    def expected_log_prob(self, params: DurationsParams, stats: DurationsStats, old: DurationsParams) -> Array:
-        each = self.each(lambda part, p, o, s: part.expected_log_prob(p, s, o), (params, old), (stats,))
-        return each["moves"] + each["stays"]
 
     def guess(self, key: Array, pairs: Array, inputs: None, weights: Array) -> DurationsParams:
         # As many stays of each state as there are moves out of it, geometric as a chain's are.
@@ -344,6 +349,15 @@ class Durations(Law, Composite):
             ends = (jnp.arange(self.stays.longest) == 0)[None, None, :, None]
             cells = jnp.where(ends | ~last[:, None, None], cells, -jnp.inf)
         return cells.reshape(steps, -1, lanes)
+
+    def draw(self, key: Array, first: Array, move: Stays, within: Array) -> Array:
+        if self.censored:
+            return super().draw(key, first, move, within)
+        # Nothing is seen but that the last stay ends.
+        steps, lanes = within.shape
+        blank = jnp.zeros((steps, first.shape[0] // self.stays.longest, lanes), first.dtype)
+        s = chain.smooth(first, move, self.spread(blank, within))
+        return self.state_of(chain.sample_posterior(key, move.log(), s.log_filtered))
 
     def states(self, q: Array) -> Array:
         *front, size, lanes = q.shape

@@ -5,7 +5,6 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jem import tree
 from jem.composite import Composite
 from jem.kernels.moves import Factors
 from jem.latents.transition import Cells, Law, TransitionParams
@@ -20,8 +19,8 @@ class Kronecker(Law, Composite):
     """Transitions of several chains that move on their own: `A = A_1 (x) A_2 (x) ..`, over states (k_1, k_2, ..).
 
     The states of the `HMM` are all combinations, `K = K_1 K_2 ..`, the last chain's running fastest: `jnp.unravel_index(k,
-    sizes)` takes one apart. Emissions are those of any `HMM`, one to a combination, or `jem.Additive`, a sum over the chains.
-    The E-step is exact; a step costs `K (K_1 + K_2 + ..)`.
+    sizes)` takes one apart. Emissions are those of any `HMM`, one to a combination, and so is the first state. The E-step is
+    exact; a step costs `K (K_1 + K_2 + ..)`.
 
     Params: a tuple of `TransitionParams(probs (K_f, K_f))`.
 
@@ -66,6 +65,8 @@ class Kronecker(Law, Composite):
                 f"HMM: transition: chains of {self.sizes} states have {product} combinations; the emission has {size} states, "
                 f"write HMM(node, {product}, ...)"
             )
+        for law, k in zip(self.laws, self.sizes, strict=True):
+            law.sized(k)
         return self
 
     @property
@@ -83,13 +84,6 @@ class Kronecker(Law, Composite):
 
     def gather(self, params: Any, counts: tuple[Array, ...], first: Array, inputs: None) -> tuple[Array, ...]:
         return counts
-
-    def maximize(self, params: tuple[TransitionParams, ...], stats: tuple[Array, ...]) -> tuple[TransitionParams, ...]:
-        return tuple(self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,)).values())
-
-    def expected_log_prob(self, params: Any, stats: Any, old: Any) -> Array:
-        each = self.each(lambda part, p, o, s: part.expected_log_prob(p, s, o), (params, old), (stats,))
-        return tree.total(each.values())
 
     def guess(self, key: Array, pairs: Array, inputs: None, weights: Array) -> tuple[TransitionParams, ...]:
         moves = Factors(tuple(jnp.ones((k, k)) for k in self.sizes)).of_each(pairs)

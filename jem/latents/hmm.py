@@ -8,13 +8,15 @@ from jax import Array
 
 from jem import checks
 from jem.composite import Composite, Wrapper
-from jem.data import fill, observed, series_of, single_steps, with_inputs, with_values, within_lengths, without_inputs
+from jem.data import series_of, single_steps, with_inputs, with_values, without_inputs
 from jem.kernels import chain
 from jem.kernels.assign import Exact
-from jem.kernels.moves import SUMS, Move
-from jem.kernels.simplex import xlogy
+from jem.kernels.moves import Move
+from jem.kernels.rings import SUMS
+from jem.kernels.simplex import safe_log, xlogy
 from jem.kernels.support import ByGradient
 from jem.kernels.unit_axis import sum_in_parts
+from jem.latents.hmm_data import Steps, flat_inputs, steps_of
 from jem.latents.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
 from jem.latents.transition import Cells, Law
 from jem.latents.weights import free_unless
@@ -77,20 +79,6 @@ class HMMStats(NamedTuple):
     visits: Array
     transition: Stats
     emission: Stats
-
-
-class _Steps(NamedTuple):
-    """Sequences as single steps: data (..., T S), which of them lie within their sequence and which are observed (T, S).
-
-    Inputs of the steps after the first (p, (T - 1) S), those beyond an end replaced, and states (T, S) or (T, K, S) that are
-    known; None where there are none.
-    """
-
-    flat: Data
-    within: Array
-    seen: Array
-    inputs: Any
-    labels: Array | None
 
 
 FIRST = a("first", "the law of the first state, jem.Free() or jem.Stationary()")
@@ -161,7 +149,7 @@ class HMM(Composite):
                 f"HMM: initial: with {type(law).__name__} transitions there is no law of one state that the chain stays in; "
                 "leave jem.Stationary() out"
             )
-        set_once(self, emission=plate, transition=law, initial=first, seeding=seeding, form=form, length=length)
+        set_once(self, emission=plate, transition=law, initial=first.of_chain(), seeding=seeding, form=form, length=length)
 
     @property
     def traits(self) -> frozenset[str]:
@@ -227,18 +215,12 @@ class HMM(Composite):
         return HMMStats(posterior.smoothed[0] @ weights, visits, moves, emission)
 
     def maximize(self, params: HMMParams, stats: HMMStats) -> HMMParams:
-        new = self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,))
-        return HMMParams(**new | ({"transition": params.transition} if self.initial.by_gradient else {}))
+        new = super().maximize(params, stats)
+        return new._replace(transition=params.transition) if self.initial.by_gradient else new
 
     def expected_log_prob(self, params: HMMParams, stats: HMMStats, old: HMMParams) -> Array:
-        transition, emission = (
-            part.expected_log_prob(getattr(params, name), getattr(stats, name), getattr(old, name))
-            for name, part in (("transition", self.transition), ("emission", self.emission))
-        )
-        initial = self.initial.expected_log_prob(params.initial, stats.initial, old.initial)
-        if self.initial.by_gradient:
-            initial = jnp.sum(xlogy(stats.initial, self.law(params)[0]))
-        return initial + transition + emission
+        q = super().expected_log_prob(params, stats, old)
+        return q + jnp.sum(xlogy(stats.initial, self.law(params)[0])) if self.initial.by_gradient else q
 
     def init(self, key: Array, x: Data, weights: Array) -> HMMParams:
         seed_key, child_key = jax.random.split(key)
@@ -260,7 +242,7 @@ class HMM(Composite):
             raise TypeError("HMM: inputs are given, not drawn; draw like data with inputs, sample(..., like=x)")
         path_key, emission_key = jax.random.split(key)
         first, move = self.law(params)
-        path = self.transition.state_of(chain.sample_path(path_key, jnp.log(first), move.log(), self.length, num))
+        path = self.transition.draw(path_key, first, move, jnp.ones((self.length, num), bool))
         total = self.length * num
         latents, x = self.emission.sample(emission_key, params.emission, total)
         states, index = path.reshape(-1), jnp.arange(total)
@@ -275,7 +257,7 @@ class HMM(Composite):
         path_key, emission_key = jax.random.split(key)
         steps = self._steps(x)
         first, move = self._law(params, steps)
-        path = self.transition.state_of(chain.sample_path(path_key, jnp.log(first), move.log(), *steps.within.shape))
+        path = self.transition.draw(path_key, first, move, steps.within)
         new = self.emit(emission_key, params, path, self.share("emission", x))
         return path, with_inputs(new, self.share("transition", x)) if INPUTS in self.transition.traits else new
 
@@ -314,26 +296,10 @@ class HMM(Composite):
     def validate(self, x: Data) -> None:
         values, lengths, _ = series_of(self.share("emission", x))
         if INPUTS in self.transition.traits:
-            self._validate_inputs(x, lengths)
+            self.transition.validate(flat_inputs(x, lengths))
         checks.check_sequences(values, lengths, "HMM")
         checks.check_state_labels(self.share("emission", x), self.emission.size)
         checks.check_steps(self.emission, values, lengths)
-
-    def _validate_inputs(self, x: Data, lengths: Array | None) -> None:
-        inputs = without_inputs(x)[1]
-        if inputs is None:
-            raise ValueError(
-                "HMM: x must be jem.Given(outputs, inputs (S, T, p)), as its transitions are jem.Driven; got "
-                f"{type(series_of(x).values).__name__}"
-            )
-        checks.check_sequences(series_of(x).values, lengths, "HMM")
-        if inputs.ndim < 3:
-            raise ValueError(f"HMM: inputs must have shape (S, T, p); got {inputs.shape}; for one a step inputs[..., None]")
-        ends = jnp.full(inputs.shape[0], inputs.shape[1]) if lengths is None else lengths
-        checks.check_inputs(inputs, ends, "HMM")
-        within = jnp.arange(inputs.shape[1])[:, None] < ends[None]
-        inputs = jnp.moveaxis(_within(jnp.moveaxis(inputs, 0, -1), within), -1, 0)
-        self.transition.validate(jnp.reshape(inputs, (-1, *inputs.shape[2:])))
 
     def must_be_finite(self, x: Data) -> Data:
         outputs = self.share("emission", x)
@@ -345,7 +311,7 @@ class HMM(Composite):
         steps = self._steps(x)
         log_e = self.transition.spread(self._log_emissions(params, steps)[1], steps.within)
         first, move = self._law(params, steps)
-        cells, log_prob = chain.viterbi(jnp.log(first), move.log(), log_e, steps.within)
+        cells, log_prob = chain.viterbi(safe_log(first), move, log_e, steps.within)
         return jnp.where(steps.within, self.transition.state_of(cells), -1), log_prob
 
     def predict(self, params: HMMParams, x: Data, num_steps: int, inputs: Any = None) -> Array:
@@ -364,26 +330,18 @@ class HMM(Composite):
         leaving = jax.tree.map(lambda a: a[:-1], move.leaving())
         return self.transition.states(jax.lax.scan(step, now, leaving, length=num_steps)[1])
 
-    def _law(self, params: HMMParams, steps: _Steps) -> tuple[Array, Move]:
+    def _law(self, params: HMMParams, steps: Steps) -> tuple[Array, Move]:
         """The probabilities (M,) of the first cell, and the move between steps."""
         return self._begin(params, self.transition.move(params.transition, steps.inputs, steps.within.shape[0]))
 
     def _begin(self, params: HMMParams, move: Move) -> tuple[Array, Move]:
         return self.transition.begin(params.transition, self.initial.first(params.initial, move)), move
 
-    def _steps(self, x: Data) -> _Steps:
-        """Sequences, units last, as single steps; those beyond an end or missing hold an observed value instead."""
-        values, lengths, labels = series_of(self.share("emission", x))
-        within, flat, inputs = within_lengths(values, lengths), single_steps(values), None
-        if INPUTS in self.transition.traits:
-            inputs = single_steps(_within(self.share("transition", x), within)[1:])
-        inside = jnp.reshape(within, -1)
-        if MISSING in self.emission.traits:
-            return _Steps(fill(flat, inside), within, within, inputs, labels)
-        seen = inside & observed(flat)
-        return _Steps(fill(flat, seen), within, seen.reshape(within.shape), inputs, labels)
+    def _steps(self, x: Data) -> Steps:
+        inputs = self.share("transition", x) if INPUTS in self.transition.traits else None
+        return steps_of(self.share("emission", x), inputs, MISSING in self.emission.traits)
 
-    def _log_emissions(self, params: HMMParams, steps: _Steps) -> tuple[Posterior, Array]:
+    def _log_emissions(self, params: HMMParams, steps: Steps) -> tuple[Posterior, Array]:
         """The emissions' posteriors and log-likelihoods (T, K, S): 0 where nothing was seen, -inf for states ruled out."""
         posterior, log_prob = self.emission.infer(params.emission, steps.flat)
         log_e = jnp.moveaxis(log_prob.reshape(-1, *steps.seen.shape), 0, 1)
@@ -418,8 +376,3 @@ def _known(labels: Array, path: Array) -> Array:
     if labels.dtype == jnp.bool_:
         raise TypeError("HMM: states restricted to sets cannot be drawn; give labels that are known or -1")
     return relabelled(labels, path)
-
-
-def _within(inputs: Array, within: Array) -> Array:
-    """Inputs (T, p, S), those beyond a sequence's end replaced by its first: nothing sees what they held."""
-    return jnp.where(within[:, None], inputs, inputs[:1])

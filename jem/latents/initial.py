@@ -42,6 +42,10 @@ class Stationary(Node):
         """The probabilities (K,) of the first state."""
         return stationary(move.matrix())
 
+    def of_chain(self) -> "Stationary":
+        """The law of a chain's first state."""
+        return self
+
     def start(self, counts: Array) -> tuple[()]:
         """Nothing to start."""
         return ()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks, tree
+from jem import checks
 from jem.composite import Composite, Wrapper
 from jem.data import allowed, num_units, with_inputs, with_labels, without_inputs, without_labels
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
@@ -177,13 +177,6 @@ class Mixture(Composite):
             self.weights.expect(params.weights, (), self.share("weights", x), r),
             self.components.expect(params.components, posterior.components, self.share("components", x), r),
         )
-
-    def maximize(self, params: MixtureParams, stats: MixtureStats) -> MixtureParams:
-        return MixtureParams(**self.each(lambda part, p, s: part.maximize(p, s), (params,), (stats,)))
-
-    def expected_log_prob(self, params: MixtureParams, stats: MixtureStats, old: MixtureParams) -> Array:
-        each = self.each(lambda part, p, o, s: part.expected_log_prob(p, s, o), (params, old), (stats,))
-        return tree.total(each.values())
 
     def init(self, key: Array, x: Data, weights: Array) -> MixtureParams:
         values, labels = self.share("components", x), without_labels(x)[1]

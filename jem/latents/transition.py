@@ -10,8 +10,9 @@ from jax import Array
 from jem import checks
 from jem.composite import Wrapper
 from jem.families.autodiff import Density
+from jem.kernels import chain
 from jem.kernels.moves import Move, Table
-from jem.kernels.simplex import maximize_simplex, xlogy
+from jem.kernels.simplex import maximize_simplex, safe_log, xlogy
 from jem.kernels.support import Simplex
 from jem.latents.weights import LogSoftmax
 from jem.node import INPUTS, ORDERLESS, Data, Node, Params, Stats, node, replaced, set_once, setting, static
@@ -70,6 +71,10 @@ class Law(Node):
         """The states of cells."""
         return cells
 
+    def draw(self, key: Array, first: Array, move: Move, within: Array) -> Array:
+        """States (T, S) of sequences that lie `within`, from the law of the first cell (M,) and the move."""
+        return self.state_of(chain.sample_path(key, safe_log(first), move.log(), *within.shape))
+
     def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
         return stats
 
@@ -117,6 +122,14 @@ class Cells(Law):
     def traits(self) -> frozenset[str]:
         # What is held tells states apart, unless it is the same of all.
         return frozenset({ORDERLESS} if self.alike else ())
+
+    def sized(self, size: int) -> "Cells":
+        if self.fixed is not None and self.fixed.shape != (size, size):
+            raise ValueError(f"Cells: fixed must have shape (K, K) = {(size, size)}; got {self.fixed.shape}")
+        if np.shape(self.concentration) not in ((), (size,), (size, size)):
+            got = np.shape(self.concentration)
+            raise ValueError(f"Cells: concentration must be a number or have shape (K, K) = {(size, size)}; got {got}")
+        return self
 
     def permute(self, params: TransitionParams, order: Array) -> TransitionParams:
         return TransitionParams(params.probs[order][:, order])

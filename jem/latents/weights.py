@@ -17,7 +17,7 @@ from jem.families import user
 from jem.families.autodiff import Density
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, safe_log, xlogy
 from jem.kernels.support import Simplex
-from jem.node import INPUTS, ORDERLESS, Data, Node, Params, node, replaced, set_once, setting
+from jem.node import INPUTS, ORDERLESS, Data, Node, Params, node, replaced, set_once, setting, static
 from jem.settings import Must, number
 
 PRIOR = number(above=0.0)
@@ -33,6 +33,8 @@ class Free(Node):
 
     Attributes:
         concentration: Dirichlet prior, scalar or (K,); 1 is maximum likelihood.
+        returns: whether a weight whose count underflows may come back. In a chain it does, which sets it: a first state that is
+            all but ruled out now is no state that is empty. A component of weight 0 stays out.
 
     Example:
         >>> import jem
@@ -43,6 +45,7 @@ class Free(Node):
     """
 
     concentration: Any = setting(default=1.0, must=PRIOR)
+    returns: bool = static(default=False)
 
     @property
     def traits(self) -> frozenset[str]:
@@ -64,6 +67,10 @@ class Free(Node):
         """False: a chain that begins so has transitions in closed form."""
         return False
 
+    def of_chain(self) -> "Free":
+        """The law of a chain's first state."""
+        return replaced(self, returns=True)
+
     def start(self, counts: Array) -> Array:
         """A start, from counts (K,)."""
         return (counts + 1) / jnp.sum(counts + 1)
@@ -79,7 +86,7 @@ class Free(Node):
         return jnp.sum(weights, 1)
 
     def maximize(self, params: Array, stats: Array) -> Array:
-        return maximize_simplex(stats, params, self.concentration, returns=True)
+        return maximize_simplex(stats, params, self.concentration, self.returns)
 
     def expected_log_prob(self, params: Array, stats: Array, old: Array) -> Array:
         return jnp.sum(xlogy(stats, params))

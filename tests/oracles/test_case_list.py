@@ -8,7 +8,6 @@ TESTS = Path(__file__).resolve().parents[1]
 WAITING = {
     "dawid_skene_anaesthetist": "observers with error rates of their own",
     "gmm_missing_pima": "Gaussians with missing cells",
-    "hsmm_durations": "states that last for a duration of their own",
     "missing_airquality": "Gaussians with missing cells",
     "turnbull_cosmesis": "a distribution without a form, from interval-censored data",
 }

@@ -338,8 +338,8 @@ class Durations(Law, Composite):
         counts = left[:, None] * table / jnp.sum(table, 1, keepdims=True)
         return DurationsParams(self.moves.guess(key, away, None, weights), self.stays.start(counts))
 
-    def begin(self, params: DurationsParams, initial: Array) -> Array:
-        return (initial[:, None] * jnp.exp(self.stays.log_probs(params.stays))).reshape(-1)
+    def begin(self, initial: Array, move: Stays) -> Array:
+        return (initial[:, None] * move.values[1]).reshape(-1)
 
     def spread(self, log_e: Array, within: Array) -> Array:
         steps, size, lanes = log_e.shape

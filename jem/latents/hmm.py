@@ -335,7 +335,7 @@ class HMM(Composite):
         return self._begin(params, self.transition.move(params.transition, steps.inputs, steps.within.shape[0]))
 
     def _begin(self, params: HMMParams, move: Move) -> tuple[Array, Move]:
-        return self.transition.begin(params.transition, self.initial.first(params.initial, move)), move
+        return self.transition.begin(self.initial.first(params.initial, move), move), move
 
     def _steps(self, x: Data) -> Steps:
         inputs = self.share("transition", x) if INPUTS in self.transition.traits else None

@@ -55,8 +55,8 @@ class Law(Node):
         """A start, from expected moves (K, K) of a first guess of the path; inputs as in `move`, and what they weigh."""
         raise TypeError(f"{type(self).__name__} does not define guess")
 
-    def begin(self, params: Params, initial: Array) -> Array:
-        """The probabilities (M,) of the first cell, from those of the first state (K,)."""
+    def begin(self, initial: Array, move: Any) -> Array:
+        """The probabilities (M,) of the first cell, from those of the first state (K,) and the move."""
         return initial
 
     def spread(self, log_e: Array, within: Array) -> Array:

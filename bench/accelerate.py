@@ -19,7 +19,7 @@ from jem.data import row_weights, to_units
 
 NEAR = 1e-8  # evaluations are counted until the objective is as near to the best of its row, relative to it
 MAX_STEPS = {"EM": 20_000, "SQUAREM": 5_000, "Anderson": 2_000}
-SOLVERS = {"EM": jem.EM(), "SQUAREM": jem.SQUAREM(), "Anderson": jem.Anderson()}
+SOLVERS = {"EM": jem.solvers.EM(), "SQUAREM": jem.solvers.SQUAREM(), "Anderson": jem.solvers.Anderson()}
 Rng = np.random.Generator
 
 
@@ -43,7 +43,7 @@ class Ended(NamedTuple):
 def deaths(rng: Rng) -> Problem:
     """Deaths in the Times (Hasselblad, 1969), from the start of Varadhan and Roland (2008)."""
     counts = jnp.array([162.0, 267.0, 271.0, 185.0, 111.0, 61.0, 27.0, 8.0, 3.0, 1.0])
-    start = jem.MixtureParams(jnp.array([0.3, 0.7]), jem.PoissonParams(jnp.array([[1.0], [2.5]])))
+    start = jem.Mixture.Params(jnp.array([0.3, 0.7]), jem.Poisson.Params(jnp.array([[1.0], [2.5]])))
     return Problem(jem.Mixture(jem.Poisson(), 2), jnp.arange(10.0)[:, None], counts, start)
 
 
@@ -92,7 +92,7 @@ PROBLEMS: dict[str, Callable[[Rng], Problem]] = {
     "GMM K=3 D=2, overlapping": lambda rng: gaussians(rng, 1500, 2, 3, 1.3, jem.Gaussian()),
     "GMM K=5 D=4, overlapping": lambda rng: gaussians(rng, 2500, 4, 5, 1.0, jem.Gaussian()),
     "GMM K=5 D=4, apart": lambda rng: gaussians(rng, 2500, 4, 5, 3.0, jem.Gaussian()),
-    "GMM K=8 D=8, diagonal": lambda rng: gaussians(rng, 4000, 8, 8, 1.0, jem.Gaussian(jem.Diagonal())),
+    "GMM K=8 D=8, diagonal": lambda rng: gaussians(rng, 4000, 8, 8, 1.0, jem.Gaussian(jem.covariance.Diagonal())),
     "FA D=15 q=4": lambda rng: factors(rng, 300, 15, 4, 4),
     "FA D=10 q=3 of 2": lambda rng: factors(rng, 300, 10, 2, 3),
     "Student-t mixture": tails,
@@ -105,7 +105,7 @@ PROBLEMS: dict[str, Callable[[Rng], Problem]] = {
 def jem_runner(problem: Problem, name: str, tolerance: float) -> Runner:
     """`jem.fit` with one of the solvers."""
     start = problem.start or jem.init(problem.node, jax.random.key(0), problem.x)
-    options = {"weights": problem.weights, "solver": SOLVERS[name], "stop": jem.RelativeGain(tolerance)}
+    options = {"weights": problem.weights, "solver": SOLVERS[name], "stop": jem.stop.RelativeGain(tolerance)}
 
     def fit() -> Any:
         return jax.block_until_ready(jem.fit(problem.node, start, problem.x, max_steps=MAX_STEPS[name], **options))
@@ -198,7 +198,7 @@ def compare(arguments: argparse.Namespace) -> str:
 
 def search(arguments: argparse.Namespace) -> str:
     """64 restarts of six Gaussians on 5,000 x 4 rows, by each solver, over several data sets."""
-    model, stop = jem.Mixture(jem.Gaussian(prior=None), 6), jem.RelativeGain(1e-8)
+    model, stop = jem.Mixture(jem.Gaussian(prior=None), 6), jem.stop.RelativeGain(1e-8)
     seconds: dict[str, list[float]] = {name: [] for name in SOLVERS}
     scores: dict[str, list[float]] = {name: [] for name in SOLVERS}
     steps: dict[str, list[float]] = {name: [] for name in SOLVERS}

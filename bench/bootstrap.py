@@ -45,7 +45,12 @@ def first_fit(dtype: str) -> tuple[Any, Any, jax.Array]:
 def jem_runner(num: int, tolerance: float, dtype: str, batch: int | None) -> Runner:
     """`jem.bootstrap`: one call, one program."""
     model, params, x = first_fit(dtype)
-    options = dict(num_replicates=num, replicates=jem.Multinomial(), stop=jem.RelativeGain(tolerance), max_steps=MAX_STEPS)
+    options = dict(
+        num_replicates=num,
+        replicates=jem.uncertainty.resample.Rows(),
+        stop=jem.stop.RelativeGain(tolerance),
+        max_steps=MAX_STEPS,
+    )
 
     def fit() -> Any:
         return jax.block_until_ready(jem.bootstrap(model, jax.random.key(1), params, x, batch_size=batch, **options))
@@ -93,7 +98,7 @@ def main() -> None:
     """The table."""
     options = harness.parser("bootstrap", __doc__, rounds=3)
     options.add_argument("--replicates", type=int, default=1000, help="bootstrap fits (default 1000)")
-    options.add_argument("--tolerance", type=float, default=1e-6, help="jem.RelativeGain's (default 1e-6)")
+    options.add_argument("--tolerance", type=float, default=1e-6, help="jem.stop.RelativeGain's (default 1e-6)")
     options.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="jem's (default float64)")
     options.add_argument("--budget", type=float, default=120.0, help="seconds of steady calls a contender may use")
     arguments = harness.parse(options)

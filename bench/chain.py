@@ -188,11 +188,11 @@ def jem_runner(problem: Problem) -> Runner:
         emission: Any = leaf.params(mean=jnp.asarray(start.emission[0]), covariance=jnp.asarray(start.emission[1]))
     else:
         leaf = jem.Categorical(workload.size)
-        emission = jem.CategoricalParams(jnp.asarray(start.emission[0]))
+        emission = jem.Categorical.Params(jnp.asarray(start.emission[0]))
     model = jem.HMM(leaf, workload.num_states)
-    params = jem.HMMParams(jnp.asarray(start.initial), jem.TransitionParams(jnp.asarray(start.transition)), emission)
+    params = jem.HMM.Params(jnp.asarray(start.initial), jem.laws.Cells.Params(jnp.asarray(start.transition)), emission)
     x = place(problem.x, workload.threads if workload.num_sequences > 1 else 1, "rows")
-    stop = jem.NeverStop()
+    stop = jem.stop.NeverStop()
 
     def fit() -> Any:
         return jax.block_until_ready(jem.fit(model, params, x, stop=stop, max_steps=workload.num_steps))

@@ -122,7 +122,7 @@ def jem_fit(workload: Workload, x: Any, num_steps: int, params: Any = None) -> A
     """`jem.fit` without a prior, from jem's own start unless there is one."""
     model = FactorAnalysis(workload.num_factors, prior=None)
     params = jem.init(model, jax.random.key(0), x) if params is None else params
-    return jax.block_until_ready(jem.fit(model, params, x, stop=jem.NeverStop(), max_steps=num_steps))
+    return jax.block_until_ready(jem.fit(model, params, x, stop=jem.stop.NeverStop(), max_steps=num_steps))
 
 
 def jem_found(result: Any, num_steps: int) -> Found:

@@ -38,7 +38,7 @@ def e_step_runner(node: Any, params: Any, x: Any, used: Callable[[Any], Any] = l
 
 def fit_runner(node: Any, params: Any, x: Any, solver: Any) -> Runner:
     """A fit of `STEPS` steps."""
-    fit = lambda: jem.fit(node, params, x, solver=solver, stop=jem.NeverStop(), max_steps=STEPS)  # noqa: E731
+    fit = lambda: jem.fit(node, params, x, solver=solver, stop=jem.stop.NeverStop(), max_steps=STEPS)  # noqa: E731
     return Runner(lambda: jax.block_until_ready(fit()), lambda result: float(result.log_likelihood))
 
 
@@ -47,7 +47,7 @@ def mixture(num: int, size: int, dim: int) -> Contest:
     rng = np.random.default_rng(0)
     mean = 2 * rng.standard_normal((size, dim))
     x = jnp.asarray(mean[rng.integers(size, size=num)] + rng.standard_normal((num, dim)), jnp.float32)
-    node = jem.Mixture(jem.Gaussian(jem.Diagonal(), prior=None), size)
+    node = jem.Mixture(jem.Gaussian(jem.covariance.Diagonal(), prior=None), size)
     params = jem.init(node, jax.random.key(0), x[:1000])
 
     def log_joint(p: Any, x: Any, z: Any) -> Any:
@@ -63,10 +63,10 @@ def mixture(num: int, size: int, dim: int) -> Contest:
         "mean": params.components.mean,
         "deviation": 1 / params.components.whitening[..., 0],
     }
-    where = {"weights": jem.Simplex(), "mean": jem.Real(), "deviation": jem.Positive()}
-    by_gradient = jem.LogJoint(log_joint, jem.Finite(size), start, supports=where)
+    where = {"weights": jem.supports.Simplex(), "mean": jem.supports.Real(), "deviation": jem.supports.Positive()}
+    by_gradient = jem.LogJoint(log_joint, jem.spaces.Finite(size), start, supports=where)
     closed = jem.LogJoint(
-        log_joint, jem.Finite(size), start, supports=where, statistics=lambda x, z: (1.0, x, x**2), maximize=maximize
+        log_joint, jem.spaces.Finite(size), start, supports=where, statistics=lambda x, z: (1.0, x, x**2), maximize=maximize
     )
     return Contest(
         f"E-step, mixture of {size} diagonal Gaussians, {num} x {dim}",
@@ -86,8 +86,8 @@ def chain(num: int, length: int, size: int) -> Contest:
     node = jem.HMM(jem.Poisson(), size)
     params = jem.init(node, jax.random.key(0), x)
     start = {"initial": params.initial, "move": params.transition.probs, "rate": params.emission.rate[:, 0]}
-    states = jem.ChainOf(size, lambda p: jnp.log(p["initial"]), lambda p: jnp.log(p["move"]))
-    where = {"initial": jem.Simplex(), "move": jem.Simplex(), "rate": jem.Positive()}
+    states = jem.spaces.ChainOf(size, lambda p: jnp.log(p["initial"]), lambda p: jnp.log(p["move"]))
+    where = {"initial": jem.supports.Simplex(), "move": jem.supports.Simplex(), "rate": jem.supports.Positive()}
     model = jem.LogJoint(lambda p, x, z: poisson.logpmf(x[0], p["rate"][z]), states, start, supports=where)
     return Contest(
         f"E-step, hidden Markov model of {size} states, {num} sequences of {length} counts",
@@ -104,10 +104,10 @@ def iteration(num: int, size: int, dim: int) -> Contest:
     node = jem.Mixture(jem.Gaussian(), size)
     params = jem.init(node, jax.random.key(0), x)
     solvers = {
-        "EM": jem.EM(),
-        "GEM(adam)": jem.GEM(optax.adam, learning_rate=0.05),
-        "GEM(lbfgs, linesearch=None)": jem.GEM(optax.lbfgs, linesearch=None),
-        "GEM(lbfgs)": jem.GEM(optax.lbfgs),
+        "EM": jem.solvers.EM(),
+        "GEM(adam)": jem.solvers.GEM(optax.adam, learning_rate=0.05),
+        "GEM(lbfgs, linesearch=None)": jem.solvers.GEM(optax.lbfgs, linesearch=None),
+        "GEM(lbfgs)": jem.solvers.GEM(optax.lbfgs),
     }
     return Contest(
         f"fit of {STEPS} iterations, mixture of {size} full Gaussians, {num} x {dim}",

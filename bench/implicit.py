@@ -30,12 +30,12 @@ def make(name: str) -> tuple[Any, Any, jax.Array]:
     x = jnp.asarray(draw_mixture(rng, num, means, factors, np.full(size, 1 / size))[0])
     model = jem.Mixture(jem.Gaussian(), size)
     spread = jnp.broadcast_to(jnp.eye(dim), (size, dim, dim))
-    return model, jem.MixtureParams(jnp.full(size, 1 / size), jem.Gaussian().params(means, spread)), x
+    return model, jem.Mixture.Params(jnp.full(size, 1 / size), jem.Gaussian().params(means, spread)), x
 
 
 def loss(model: Any, start: Any, options: dict[str, Any], strength: jax.Array, x: jax.Array) -> jax.Array:
     """A smooth function of a fit, of the prior's strength and of the data."""
-    model = jem.Mixture(jem.Gaussian(prior=jem.InverseWishart(strength)), model.components.size)
+    model = jem.Mixture(jem.Gaussian(prior=jem.priors.InverseWishart(strength)), model.components.size)
     fit = jem.fit(model, start, x, **options)
     return jnp.sum(jnp.sin(fit.params.components.mean)) + jnp.sum(fit.params.weights**2)
 
@@ -43,9 +43,9 @@ def loss(model: Any, start: Any, options: dict[str, Any], strength: jax.Array, x
 def program(name: str, way: str, num_steps: int) -> tuple[Any, tuple[Any, ...]]:
     """One compiled program and its arguments."""
     model, start, x = make(name)
-    options: dict[str, Any] = {"stop": jem.RelativeGain(STOP), "max_steps": MAX_STEPS}
+    options: dict[str, Any] = {"stop": jem.stop.RelativeGain(STOP), "max_steps": MAX_STEPS}
     if way == "unrolled":
-        options = {"stop": jem.NeverStop(), "max_steps": num_steps, "adjoint": jem.UnrolledAdjoint()}
+        options = {"stop": jem.stop.NeverStop(), "max_steps": num_steps, "adjoint": jem.adjoints.Unrolled()}
     fn = functools.partial(loss, model, start, options)
     derivative = {
         "fit": fn,
@@ -67,8 +67,8 @@ def compare(name: str, arguments: Any) -> list[str]:
     """One row of the table."""
     model, start, x = make(name)
     fit = jem.fit(
-        jem.Mixture(jem.Gaussian(prior=jem.InverseWishart(1e-2)), model.components.size),
-        start, x, stop=jem.RelativeGain(STOP), max_steps=MAX_STEPS,
+        jem.Mixture(jem.Gaussian(prior=jem.priors.InverseWishart(1e-2)), model.components.size),
+        start, x, stop=jem.stop.RelativeGain(STOP), max_steps=MAX_STEPS,
     ).check()  # fmt: skip
     num_steps = int(fit.num_steps)
     ways = ("fit", "reverse", "forward", "unrolled")

@@ -133,10 +133,10 @@ def jem_runner(form: Any, problem: Problem) -> Runner:
     """`jem.fit`: `num_steps` iterations and one closing E-step; with two threads many sequences lie on two devices."""
     workload, start = problem.workload, problem.start
     diagonal = workload.noise == "diagonal"
-    model = jem.LDS(NUM_STATES, NUM_OUTPUTS, R=jem.Diagonal() if diagonal else jem.Full(), form=form)
+    model = jem.LDS(NUM_STATES, NUM_OUTPUTS, R=jem.covariance.Diagonal() if diagonal else jem.covariance.Full(), form=form)
     params = model.params(**start._replace(R=np.diagonal(start.R) if diagonal else start.R)._asdict())
     x = place(problem.x, workload.threads if workload.num_sequences > 1 else 1, "rows")
-    stop = jem.NeverStop()
+    stop = jem.stop.NeverStop()
 
     def fit() -> Any:
         return jax.block_until_ready(jem.fit(model, params, x, stop=stop, max_steps=workload.num_steps))
@@ -257,8 +257,8 @@ def statsmodels_runner(problem: Problem) -> Runner:
 
 
 CONTENDERS = {
-    "jem": functools.partial(jem_runner, jem.Automatic()),
-    "jem, sequential": functools.partial(jem_runner, jem.Sequential()),
+    "jem": functools.partial(jem_runner, jem.forms.Automatic()),
+    "jem, sequential": functools.partial(jem_runner, jem.forms.Sequential()),
     "dynamax": dynamax_runner,
     "pykalman": pykalman_runner,
     "statsmodels": statsmodels_runner,

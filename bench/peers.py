@@ -26,7 +26,12 @@ pomegranate_distributions = optional("pomegranate.distributions")
 torch = optional("torch")
 
 
-JEM_COVARIANCES = {"full": jem.Full, "diagonal": jem.Diagonal, "spherical": jem.Spherical, "tied": jem.Full}
+JEM_COVARIANCES = {
+    "full": jem.covariance.Full,
+    "diagonal": jem.covariance.Diagonal,
+    "spherical": jem.covariance.Spherical,
+    "tied": jem.covariance.Full,
+}
 
 
 def jem_read(kind: str, params: Any) -> Params:
@@ -47,9 +52,9 @@ def jem_runner(problem: Problem) -> Runner:
     child = jem.Tied(leaf, num_components, "whitening") if workload.kind == "tied" else leaf
     model = jem.Mixture(child, num_components)
     components = leaf.params(mean=jnp.asarray(start.means), covariance=jnp.asarray(start.covariances))
-    params = jem.MixtureParams(weights=jnp.asarray(start.weights), components=components)
+    params = jem.Mixture.Params(weights=jnp.asarray(start.weights), components=components)
     x = place(problem.x, workload.threads, "rows")
-    stop = jem.NeverStop()
+    stop = jem.stop.NeverStop()
 
     def fit() -> Any:
         return jax.block_until_ready(jem.fit(model, params, x, stop=stop, max_steps=workload.num_steps))

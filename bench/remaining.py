@@ -23,7 +23,7 @@ from bench.harness import Report
 from jem.engine.step import gradient_fields
 
 NEAR = 1e-3  # nats
-SOLVERS = {"EM": (jem.EM(), 3000), "SQUAREM": (jem.SQUAREM(), 1000), "Anderson": (jem.Anderson(), 1000)}
+SOLVERS = {"EM": (jem.solvers.EM(), 3000), "SQUAREM": (jem.solvers.SQUAREM(), 1000), "Anderson": (jem.solvers.Anderson(), 1000)}
 
 
 class Climb(NamedTuple):
@@ -63,14 +63,14 @@ def left(climb: Climb, params: Any) -> float:
     """Nats that a long climb in float64 still gains; NaN where it fails, as one that ends at once says nothing."""
     with jax.enable_x64(True):
         x, weights, start = jax.tree.map(jnp.asarray, double((climb.x, climb.weights, params)))
-        more = jem.fit(climb.node, start, x, weights=weights, stop=jem.Remaining(1e-9), max_steps=3000)
+        more = jem.fit(climb.node, start, x, weights=weights, stop=jem.stop.Remaining(1e-9), max_steps=3000)
         climbed = int(more.status) in (jem.Status.CONVERGED, jem.Status.MAX_STEPS)
         return float(more.objective - more.trace[0]) if climbed else float("nan")
 
 
 def oracle(climb: Climb, solver: Any, most: int) -> int | None:
     """Evaluations until no more than `NEAR` is left of the solver's own climb; None where they were not enough."""
-    stop = jem.Remaining(1e-9)
+    stop = jem.stop.Remaining(1e-9)
     fit = jem.fit(climb.node, climb.start, climb.x, weights=climb.weights, solver=solver, stop=stop, max_steps=most)
     trace = np.asarray(fit.trace)
     near = trace >= float(fit.objective) + left(climb, fit.params) - NEAR
@@ -145,7 +145,7 @@ def endings(arguments: argparse.Namespace, dtype: str) -> str:
         starts = jax.tree.map(lambda p: p.astype(dtype), starts)
         fits = jax.jit(jax.vmap(lambda start, x: jem.fit(model, start, x)))(starts, x)
         exact = jax.tree.map(jnp.asarray, double((fits.params, x)))
-        stop = jem.Remaining(1e-9)
+        stop = jem.stop.Remaining(1e-9)
         long = jax.jit(jax.vmap(lambda start, x: jem.fit(model, start, x, stop=stop, max_steps=3000)))(*exact)
         after, status = np.asarray(long.objective - long.trace[:, 0]), np.asarray(fits.status)
         done, stopped = status == jem.Status.CONVERGED, status == jem.Status.MAX_STEPS

@@ -19,10 +19,10 @@ from bench.problems import Params, draw_mixture, mean_log_likelihood
 NUM_UNITS, NUM_FEATURES, NUM_COMPONENTS = 5000, 4, 6
 MAX_STEPS = 1000
 SCHEDULES = {
-    "FinishAll": jem.FinishAll,
-    "Halving": jem.Halving,
-    "PruneByLimit": jem.PruneByLimit,
-    "MergeDuplicates": jem.MergeDuplicates,
+    "FinishAll": jem.schedules.FinishAll,
+    "Halving": jem.schedules.Halving,
+    "PruneByLimit": jem.schedules.PruneByLimit,
+    "MergeDuplicates": jem.schedules.MergeDuplicates,
 }
 
 
@@ -48,13 +48,13 @@ class Found(NamedTuple):
 
 
 def jem_runner(
-    seed: int, num_restarts: int, tolerance: float, threads: int, schedule: Any, solver: Any = jem.EM()  # noqa: B008
+    seed: int, num_restarts: int, tolerance: float, threads: int, schedule: Any, solver: Any = jem.solvers.EM()  # noqa: B008
 ) -> Runner:
     """`jem.fit_restarts` without a prior; with two threads the data lies on two devices and the lanes are split."""
     model = jem.Mixture(jem.Gaussian(prior=None), NUM_COMPONENTS)
     x = place(make_data(seed), threads)
     key = jax.random.key(seed)
-    stop = jem.RelativeGain(tolerance)
+    stop = jem.stop.RelativeGain(tolerance)
 
     def fit() -> Any:
         fits = jem.fit_restarts(
@@ -111,11 +111,11 @@ def compare_search(arguments: argparse.Namespace) -> str:
     x = make_data(0)
     # jem's test is relative to the size of the objective, the peers' is not.
     absolute = tolerance * max(1.0, abs(score(Params(np.ones(1), x.mean(0)[None], np.cov(x.T)[None]), x)))
-    search = functools.partial(Local, jem_runner, 0, size, tolerance, arguments.threads, jem.FinishAll())
+    search = functools.partial(Local, jem_runner, 0, size, tolerance, arguments.threads, jem.schedules.FinishAll())
     makers: dict[str, functools.partial[Contender]] = {
         "jem": search,
-        "jem, SQUAREM": functools.partial(search, jem.SQUAREM()),
-        "jem, Anderson": functools.partial(search, jem.Anderson()),
+        "jem, SQUAREM": functools.partial(search, jem.solvers.SQUAREM()),
+        "jem, Anderson": functools.partial(search, jem.solvers.Anderson()),
         "scikit-learn, k-means starts": functools.partial(Local, sklearn_runner, 0, size, absolute, "kmeans"),
         "scikit-learn, random starts": functools.partial(Local, sklearn_runner, 0, size, absolute, "random"),
         "gmmx in a loop (float32)": functools.partial(Remote, arguments.timeout, gmmx_runner, 0, size, absolute),
@@ -187,7 +187,7 @@ def main() -> None:
     options = harness.parser("restarts", __doc__, rounds=3)
     options.add_argument("--restarts", type=int, default=256, help="lanes of a search (default 256)")
     options.add_argument("--datasets", type=int, default=20, help="data sets for the schedules, 0 for none (default 20)")
-    options.add_argument("--tolerance", type=float, default=1e-6, help="jem.RelativeGain's (default 1e-6)")
+    options.add_argument("--tolerance", type=float, default=1e-6, help="jem.stop.RelativeGain's (default 1e-6)")
     options.add_argument("--budget", type=float, default=60.0, help="seconds of steady calls a contender may use")
     options.add_argument("--timeout", type=float, default=600.0, help="seconds gmmx may take for one search")
     arguments = harness.parse(options)

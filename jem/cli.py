@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 MODELS: dict[str, Callable[[int], Any]] = {
     "gmm": lambda k: jem.Mixture(jem.Gaussian(), k),
-    "gmm-diag": lambda k: jem.Mixture(jem.Gaussian(covariance=jem.Diagonal()), k),
-    "gmm-spherical": lambda k: jem.Mixture(jem.Gaussian(covariance=jem.Spherical()), k),
+    "gmm-diag": lambda k: jem.Mixture(jem.Gaussian(covariance=jem.covariance.Diagonal()), k),
+    "gmm-spherical": lambda k: jem.Mixture(jem.Gaussian(covariance=jem.covariance.Spherical()), k),
     "gmm-tied": lambda k: jem.Mixture(jem.Tied(jem.Gaussian(), k, "whitening")),
     "t": lambda k: jem.Mixture(jem.StudentT(), k),
-    "t-diag": lambda k: jem.Mixture(jem.StudentT(covariance=jem.Diagonal()), k),
+    "t-diag": lambda k: jem.Mixture(jem.StudentT(covariance=jem.covariance.Diagonal()), k),
     "poisson": lambda k: jem.Mixture(jem.Poisson(), k),
     "bernoulli": lambda k: jem.Mixture(jem.Bernoulli(), k),
 }
@@ -169,7 +169,7 @@ def fit(
     def fit_size(k: int) -> Row:
         # Folding K in gives the same fit whether K is asked for alone or within a range.
         key = jax.random.fold_in(jax.random.key(seed), k)
-        return fit_one(MODELS[model](k), key, x, restarts, stop=jem.Remaining(tol), max_steps=max_steps)
+        return fit_one(MODELS[model](k), key, x, restarts, stop=jem.stop.Remaining(tol), max_steps=max_steps)
 
     with progress_bar() as bar:
         task = bar.add_task("", total=len(sizes))

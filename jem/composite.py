@@ -126,7 +126,7 @@ class Wrapper(Composite):
 
     # Only some children have these: a plate its size, a chain its questions. Asking another one is an AttributeError.
     size = property(lambda self: self.child.size, doc="Number of components of a plate.")
-    viterbi = property(lambda self: self.child.viterbi, doc="The most probable states, of a chain.")
+    decode = property(lambda self: self.child.decode, doc="The most probable states, of a chain.")
     predict = property(lambda self: self.child.predict, doc="What comes next, of a chain.")
 
     def parts(self) -> dict[Any, Node]:

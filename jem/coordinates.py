@@ -28,7 +28,7 @@ def unconstrain(node: Node, params: Params) -> Any:
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> jem.unconstrain(jem.Poisson(), jem.PoissonParams(jnp.array([1.0, 1.0]))).rate.tolist()
+        >>> jem.unconstrain(jem.Poisson(), jem.Poisson.Params(jnp.array([1.0, 1.0]))).rate.tolist()
         [0.0, 0.0]
     """
     return jax.tree.map(lambda support, value: support.unconstrain(value), node.supports(params), params)
@@ -47,7 +47,7 @@ def constrain(node: Node, free: Any, like: Params) -> Params:
 
     Example:
         >>> import jem, jax, jax.numpy as jnp
-        >>> start = jem.PoissonParams(jnp.array([1.0, 2.0]))
+        >>> start = jem.Poisson.Params(jnp.array([1.0, 2.0]))
         >>> free = jem.unconstrain(jem.Poisson(), start)
         >>> jem.constrain(jem.Poisson(), jax.tree.map(lambda f: f * 0, free), start).rate.tolist()
         [1.0, 1.0]

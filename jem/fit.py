@@ -17,7 +17,7 @@ from jem.coordinates import as_start, check_values
 from jem.data import inputs_within, row_weights, to_units, used_rows
 from jem.engine import runaway
 from jem.engine.accelerate import Anderson
-from jem.engine.implicit import ImplicitAdjoint
+from jem.engine.implicit import Implicit
 from jem.engine.loop import Lane, Problem, summary
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit
@@ -42,7 +42,7 @@ def fit(
     solver: Any = Anderson(),  # noqa: B008
     stop: Any = Remaining(),  # noqa: B008
     max_steps: int = 1000,
-    adjoint: Any = ImplicitAdjoint(),  # noqa: B008
+    adjoint: Any = Implicit(),  # noqa: B008
 ) -> Fit:
     """Fits a model by EM from one start.
 
@@ -54,12 +54,12 @@ def fit(
         x: data with N rows: an array (N, D), or a tree of arrays as the node takes it. Rows sharded over a mesh axis
             (`jax.device_put(x, NamedSharding(mesh, P("rows")))`) are worked on where they lie.
         weights: (N,) weights >= 0; an integer weight repeats the row, weight 0 removes it, whatever it holds.
-        solver: what makes the next parameters from the statistics: `jem.Anderson()`, EM accelerated; `jem.EM()`, plain; or a
-            variant of it; engine/README.md lists them.
-        stop: the stopping rule: `jem.Remaining(tol)` ends the climb where no more than `tol` nats are left of it.
+        solver: what makes the next parameters from the statistics: `jem.solvers.Anderson()`, EM accelerated;
+            `jem.solvers.EM()`, plain; or a variant of it, as `jem.solvers` lists them.
+        stop: the stopping rule: `jem.stop.Remaining(tol)` ends the climb where no more than `tol` nats are left of it.
         max_steps: largest number of EM steps.
-        adjoint: what a derivative of the fit is: `jem.ImplicitAdjoint()`, that of the fixed point it leads to, or
-            `jem.UnrolledAdjoint()`, that of its steps.
+        adjoint: what a derivative of the fit is: `jem.adjoints.Implicit()`, that of the fixed point it leads to, or
+            `jem.adjoints.Unrolled()`, that of its steps.
 
     Returns:
         A `Fit` with scalar fields. `params` are those whose log-likelihood is reported.
@@ -98,7 +98,7 @@ def fit_restarts(
     stop: Any = Remaining(),  # noqa: B008
     max_steps: int = 1000,
     batch_size: int | None = None,
-    adjoint: Any = ImplicitAdjoint(),  # noqa: B008
+    adjoint: Any = Implicit(),  # noqa: B008
 ) -> Fit:
     """Fits a model by EM from many starts, all in one program.
 
@@ -112,7 +112,7 @@ def fit_restarts(
         x: data, as for `fit`. Data replicated over a mesh (`NamedSharding(mesh, P())`) splits the lanes over its devices.
         num_restarts: R, number of starts; needed unless they are given.
         starts: parameters with a leading axis R, in place of the key and `num_restarts`.
-        schedule: which starts are finished: `jem.FinishAll()`, or one that gives some up and may lose the best.
+        schedule: which starts are finished: `jem.schedules.FinishAll()`, or one that gives some up and may lose the best.
         weights: (N,) weights, as for `fit`.
         solver: as for `fit`.
         stop: as for `fit`.
@@ -182,10 +182,10 @@ def checked(node: Node, x: Data, weights: Array | None) -> tuple[Data, Array | N
 
 def check_options(solver: Any, stop: Any, schedule: Any, adjoint: Any, max_steps: int, num_restarts: int) -> None:
     """What is chosen of each kind is of that kind, and the steps can be recorded."""
-    check_option(solver, "e_step", "solver", "a solver such as jem.EM() or jem.Anderson()")
-    check_option(stop, "converged", "stop", "a stopping rule such as jem.Remaining(1e-3)")
-    check_option(schedule, "rungs", "schedule", "a schedule such as jem.FinishAll()")
-    check_option(adjoint, "attach", "adjoint", "jem.ImplicitAdjoint() or jem.UnrolledAdjoint()")
+    check_option(solver, "e_step", "solver", "a solver such as jem.solvers.EM() or jem.solvers.Anderson()")
+    check_option(stop, "converged", "stop", "a stopping rule such as jem.stop.Remaining(1e-3)")
+    check_option(schedule, "rungs", "schedule", "a schedule such as jem.schedules.FinishAll()")
+    check_option(adjoint, "attach", "adjoint", "jem.adjoints.Implicit() or jem.adjoints.Unrolled()")
     checks.check_positive_int(max_steps, "max_steps", 0)
     if num_restarts * (max_steps + 1) > MOST_RECORDED:
         raise ValueError(

@@ -16,6 +16,7 @@ from jax import Array, lax
 
 from jem.data import MISSING as MISSING
 from jem.data import num_units, with_gaps
+from jem.documented import Documented
 from jem.settings import Must, check_fields
 
 Params = Any
@@ -108,11 +109,11 @@ def node(cls: C) -> C:
     return cls
 
 
-class Node:
+class Node(Documented):
     """A model, or a part of one: E-step, M-step and what they need, as pure functions of its parameters.
 
     Write a class with `infer`, `expect`, `maximize`, `expected_log_prob`, `init` and `sample`, and decorate it with
-    `@jem.node`. The rest has defaults. Shapes below have the unit axis N last.
+    `@jem.author.node`. The rest has defaults. Shapes below have the unit axis N last.
     """
 
     @property
@@ -237,12 +238,12 @@ class Node:
         """
         raise TypeError(
             f"{type(self).__name__} does not define supports(params): say where each of its parameters may lie, for "
-            "example MyParams(mean=jem.Real(), rate=jem.Positive())"
+            "example MyParams(mean=jem.supports.Real(), rate=jem.supports.Positive())"
         )
 
     def features(self, x: Data) -> Array:
         """A real description (F, N) of the units in which distance means something: for seeding only."""
-        raise TypeError(f"{type(self).__name__} has no features: seed with jem.RandomResponsibilities()")
+        raise TypeError(f"{type(self).__name__} has no features: seed with jem.starts.RandomResponsibilities()")
 
     def validate(self, x: Data) -> None:
         """Raises ValueError, naming the place, where `x` (rows **first**, as the user gave it) is not in the support."""

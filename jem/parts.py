@@ -237,7 +237,7 @@ class Missing(Wrapper):
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> even = jem.BernoulliParams(jnp.array([0.5, 0.5]))
+        >>> even = jem.Bernoulli.Params(jnp.array([0.5, 0.5]))
         >>> jem.log_prob(jem.Missing(jem.Bernoulli()), even, [[1.0, jnp.nan], [jnp.nan, jnp.nan]]).tolist()
         [-0.693..., 0.0]
 

@@ -57,7 +57,7 @@ def flat_rows(x: Any, lengths: Any = None) -> Any:
     """The steps of all sequences one after the other: undoes `jem.sequences(x, lengths=...)`.
 
     Args:
-        x: a `Sequences`, or a tree of arrays (S, T, ...) with an entry for each step, as `jem.viterbi` and the posterior
+        x: a `Sequences`, or a tree of arrays (S, T, ...) with an entry for each step, as `jem.decode` and the posterior
             of `jem.infer` have them.
         lengths: (S,) the sequences' lengths, where x is not a `Sequences`.
 

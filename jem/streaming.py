@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jem import tree
-from jem.asking import asked
+from jem.ask.asking import asked
 from jem.checks import is_concrete
 from jem.data import row_weights, to_units
 from jem.engine.online import Running, absorb, batch_statistics

@@ -33,7 +33,7 @@ def free_leaf(record, name, leaf):
     lib = library(leaf)
     if name in REAL:
         return leaf
-    if name == "probs" and isinstance(record, jem.BernoulliParams):
+    if name == "probs" and isinstance(record, jem.Bernoulli.Params):
         return lib.log(leaf) - lib.log1p(-leaf)
     if is_factor(name) and is_matrix(leaf):
         eye = lib.broadcast_to(lib.eye(leaf.shape[-1], dtype=bool), leaf.shape)
@@ -46,7 +46,7 @@ def bound_leaf(record, name, free):
     lib = library(free)
     if name in REAL:
         return free
-    if name == "probs" and isinstance(record, jem.BernoulliParams):
+    if name == "probs" and isinstance(record, jem.Bernoulli.Params):
         return 1 / (1 + lib.exp(-free))
     if name in ("weights", "initial", "probs"):
         e = lib.exp(free - free.max(-1, keepdims=True))
@@ -109,7 +109,7 @@ def check_valid(params):
             assert not is_matrix(leaf) or (np.triu(leaf, 1) == 0).all(), leaf
         elif name in ("weights", "probs"):
             assert (leaf >= 0).all() and (leaf <= 1).all(), leaf
-            if name == "weights" or isinstance(record, jem.CategoricalParams):
+            if name == "weights" or isinstance(record, jem.Categorical.Params):
                 np.testing.assert_allclose(leaf.sum(-1), 1, rtol=20 * np.finfo(leaf.dtype).eps)
         elif name == "rate":
             assert (leaf >= 0).all(), leaf

@@ -16,10 +16,10 @@ KEY = jax.random.key(0)  # of calls that raise before they use it; KEYS is for t
 KEYS = iter(jax.random.split(jax.random.key(1), 64))
 REALS = np.array([[0.0, 1.0], [1.0, 0.5], [2.0, -1.0], [7.0, 8.0], [8.0, 6.0], [9.0, 9.0]])
 MIXTURE = jem.Mixture(jem.Gaussian(), 2)
-START = jem.MixtureParams(
-    jnp.array([0.5, 0.5]), jem.GaussianParams(jnp.array([[0.0, 0.0], [8.0, 8.0]]), jnp.stack([jnp.eye(2)] * 2))
+START = jem.Mixture.Params(
+    jnp.array([0.5, 0.5]), jem.Gaussian.Params(jnp.array([[0.0, 0.0], [8.0, 8.0]]), jnp.stack([jnp.eye(2)] * 2))
 )
-COUNTS = jem.MixtureParams(jnp.array([0.5, 0.5]), jem.PoissonParams(jnp.array([[1.0], [5.0]])))
+COUNTS = jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Poisson.Params(jnp.array([[1.0], [5.0]])))
 ANY = (TypeError, ValueError)
 
 
@@ -205,7 +205,8 @@ VALUES: dict[str, tuple[Any, Any, list[str]]] = {
     "one step each of an LDS": (jem.LDS(1, 2), REALS[:, None], ["LDS: x holds 6 sequences of one step each"]),
     "bad count in a sequence": (jem.HMM(jem.Poisson(), 2), np.array([[[1.0], [0.5]]]), ["got 0.5 in row 1", "sequence n // 2"]),
     "gate without inputs": (
-        jem.Mixture(jem.Gaussian(), 2, weights=jem.Gate(lambda p, u: p * u[0], jnp.zeros(2))), REALS, ["x must be jem.Given"],
+        jem.Mixture(jem.Gaussian(), 2, weights=jem.laws.Gate(lambda p, u: p * u[0], jnp.zeros(2))),
+        REALS, ["x must be jem.Given"],
     ),
 }  # fmt: skip
 
@@ -225,7 +226,7 @@ STARTS: dict[str, tuple[Any, list[str]]] = {
     "None": (None, ["params: expected the parameters of the model; got None", "jem.init"]),
     "string": ("kmeans", ["params: expected the parameters", "'kmeans'"]),
     "scalar": (1.0, ["params: expected the parameters", "1.0"]),
-    "class": (jem.MixtureParams, ["params: expected the parameters", "the class MixtureParams"]),
+    "class": (jem.Mixture.Params, ["params: expected the parameters", "the class MixtureParams"]),
     "function": (np.sin, ["params: expected the parameters"]),
     "array": (np.zeros(3), ["params: expected the structure"]),
     "list": ([1.0, 2.0], ["params: expected the structure"]),
@@ -238,7 +239,7 @@ STARTS: dict[str, tuple[Any, list[str]]] = {
     "of a component": (START.components, ["params: expected the structure"]),
     "of three components": (START._replace(weights=jnp.ones(3) / 3), [r"params.weights: expected shape \(2,\).*got \(3,\)"]),
     "of three columns": (
-        START._replace(components=jem.GaussianParams(jnp.zeros((2, 3)), jnp.stack([jnp.eye(3)] * 2))),
+        START._replace(components=jem.Gaussian.Params(jnp.zeros((2, 3)), jnp.stack([jnp.eye(3)] * 2))),
         [r"params.components.mean: expected shape \(2, 2\) for this model and data; got \(2, 3\)"],
     ),
     "text inside": (START._replace(weights=["a", "b"]), ["params.weights"]),
@@ -269,11 +270,11 @@ INSIDE: dict[str, tuple[Any, Any, Any]] = {
     "negative weights": (MIXTURE, STARTS["negative weights"][0], REALS),
     "upper whitening": (MIXTURE, STARTS["upper whitening"][0], REALS),
     "negative whitening": (MIXTURE, STARTS["negative whitening"][0], REALS),
-    "a probability of 1.5": (jem.Bernoulli(), jem.BernoulliParams(jnp.array([1.5])), np.ones((4, 1))),
-    "a probability of -0.5": (jem.Bernoulli(), jem.BernoulliParams(jnp.array([-0.5])), np.ones((4, 1))),
-    "a probability of NaN": (jem.Bernoulli(), jem.BernoulliParams(jnp.array([jnp.nan])), np.ones((4, 1))),
-    "a negative rate": (jem.Poisson(), jem.PoissonParams(jnp.array([-2.0])), np.ones((4, 1))),
-    "symbols that sum to 2": (jem.Categorical(2), jem.CategoricalParams(jnp.ones(2)), np.array([0, 1, 1])),
+    "a probability of 1.5": (jem.Bernoulli(), jem.Bernoulli.Params(jnp.array([1.5])), np.ones((4, 1))),
+    "a probability of -0.5": (jem.Bernoulli(), jem.Bernoulli.Params(jnp.array([-0.5])), np.ones((4, 1))),
+    "a probability of NaN": (jem.Bernoulli(), jem.Bernoulli.Params(jnp.array([jnp.nan])), np.ones((4, 1))),
+    "a negative rate": (jem.Poisson(), jem.Poisson.Params(jnp.array([-2.0])), np.ones((4, 1))),
+    "symbols that sum to 2": (jem.Categorical(2), jem.Categorical.Params(jnp.ones(2)), np.array([0, 1, 1])),
     "a transition that sums to 2": (
         CHAIN, CHAIN_START._replace(transition=jax.tree.map(jnp.ones_like, CHAIN_START.transition)), np.ones((1, 4, 1))
     ),
@@ -284,22 +285,22 @@ INSIDE: dict[str, tuple[Any, Any, Any]] = {
 # Options of both doors.
 
 OPTIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "stop number": (dict(stop=1e-4), ["stop: expected a stopping rule such as jem.Remaining", "0.0001"]),
+    "stop number": (dict(stop=1e-4), ["stop: expected a stopping rule such as jem.stop.Remaining", "0.0001"]),
     "stop None": (dict(stop=None), ["stop: expected a stopping rule", "None"]),
-    "stop class": (dict(stop=jem.Aitken), ["stop: expected a stopping rule", r"Aitken\(...\)"]),
+    "stop class": (dict(stop=jem.stop.Aitken), ["stop: expected a stopping rule", r"Aitken\(...\)"]),
     "stop string": (dict(stop="aitken"), ["stop: expected a stopping rule"]),
-    "stop solver": (dict(stop=jem.EM()), ["stop: expected a stopping rule", "EM"]),
-    "tol of two": (dict(stop=jem.RelativeGain(jnp.ones(2))), [r"stop.tol: expected one number; got shape \(2,\)"]),
-    "tol of two inside": (dict(stop=jem.AnyOf(jem.Aitken(np.ones(2)))), [r"stop.rules.tol: expected one number"]),
-    "rule number": (dict(stop=jem.AnyOf(1e-4)), ["stop.rules: expected a stopping rule"]),
-    "solver None": (dict(solver=None), ["solver: expected a solver such as jem.EM", "None"]),
+    "stop solver": (dict(stop=jem.solvers.EM()), ["stop: expected a stopping rule", "EM"]),
+    "tol of two": (dict(stop=jem.stop.RelativeGain(jnp.ones(2))), [r"stop.tol: expected one number; got shape \(2,\)"]),
+    "tol of two inside": (dict(stop=jem.stop.AnyOf(jem.stop.Aitken(np.ones(2)))), [r"stop.rules.tol: expected one number"]),
+    "rule number": (dict(stop=jem.stop.AnyOf(1e-4)), ["stop.rules: expected a stopping rule"]),
+    "solver None": (dict(solver=None), ["solver: expected a solver such as jem.solvers.EM", "None"]),
     "solver string": (dict(solver="em"), ["solver: expected a solver", "'em'"]),
-    "solver class": (dict(solver=jem.EM), ["solver: expected a solver", r"EM\(...\)"]),
-    "solver rule": (dict(solver=jem.Aitken()), ["solver: expected a solver", "Aitken"]),
-    "inner solver None": (dict(solver=jem.Anderson(None)), ["solver.solver: expected a solver"]),
-    "inner solver class": (dict(solver=jem.Hard(jem.EM)), ["solver.solver: expected a solver"]),
-    "adjoint None": (dict(adjoint=None), ["adjoint: expected jem.ImplicitAdjoint", "None"]),
-    "adjoint class": (dict(adjoint=jem.UnrolledAdjoint), ["adjoint: expected jem.ImplicitAdjoint"]),
+    "solver class": (dict(solver=jem.solvers.EM), ["solver: expected a solver", r"EM\(...\)"]),
+    "solver rule": (dict(solver=jem.stop.Aitken()), ["solver: expected a solver", "Aitken"]),
+    "inner solver None": (dict(solver=jem.solvers.Anderson(None)), ["solver.solver: expected a solver"]),
+    "inner solver class": (dict(solver=jem.solvers.Hard(jem.solvers.EM)), ["solver.solver: expected a solver"]),
+    "adjoint None": (dict(adjoint=None), ["adjoint: expected jem.adjoints.Implicit", "None"]),
+    "adjoint class": (dict(adjoint=jem.adjoints.Unrolled), ["adjoint: expected jem.adjoints.Implicit"]),
     "steps 2^31": (dict(max_steps=2**31), ["max_steps=2147483648", "at most"]),
     "steps -1": (dict(max_steps=-1), ["max_steps must be an integer of at least 0; got -1"]),
     "steps 1.5": (dict(max_steps=1.5), ["max_steps must be an integer"]),
@@ -308,8 +309,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "steps True": (dict(max_steps=True), ["max_steps must be an integer"]),
 }
 MANY: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "schedule None": (dict(schedule=None), ["schedule: expected a schedule such as jem.FinishAll", "None"]),
-    "schedule class": (dict(schedule=jem.Halving), ["schedule: expected a schedule", r"Halving\(...\)"]),
+    "schedule None": (dict(schedule=None), ["schedule: expected a schedule such as jem.schedules.FinishAll", "None"]),
+    "schedule class": (dict(schedule=jem.schedules.Halving), ["schedule: expected a schedule", r"Halving\(...\)"]),
     "schedule string": (dict(schedule="halving"), ["schedule: expected a schedule"]),
     "restarts 0": (dict(num_restarts=0), ["num_restarts must be an integer of at least 1; got 0"]),
     "restarts None": (dict(num_restarts=None), ["num_restarts is missing", "starts=params"]),
@@ -349,16 +350,21 @@ CONSTRUCTORS: dict[str, tuple[Any, list[str]]] = {
     "Mixture prior text": (lambda: jem.Mixture(G, 2, concentration="a"), ["Mixture: concentration: expected a number"]),
     "Mixture prior nan": (lambda: jem.Mixture(G, 2, concentration=np.nan), ["concentration must be > 0; got nan"]),
     "Mixture prior cell": (lambda: jem.Mixture(G, 2, concentration=[1.0, 0.0]), ["concentration must be > 0; got 0.0"]),
-    "Mixture seeding": (lambda: jem.Mixture(G, 2, seeding="random"), ["Mixture: seeding: expected jem.KMeansPlusPlus"]),
-    "Mixture seeding class": (lambda: jem.Mixture(G, 2, seeding=jem.KMeansPlusPlus), ["seeding: expected"]),
-    "seeding": (lambda: jem.RandomResponsibilities(0.0), ["RandomResponsibilities: concentration must be > 0"]),
-    "covariance string": (lambda: jem.Gaussian(covariance="diag"), ["Gaussian: covariance: expected jem.Full", "'diag'"]),
-    "covariance class": (lambda: jem.Gaussian(covariance=jem.Diagonal), ["covariance: expected jem.Full", r"Diagonal\(...\)"]),
-    "covariance None": (lambda: jem.Gaussian(None), ["covariance: expected jem.Full", "None"]),
-    "prior number": (lambda: jem.Gaussian(prior=0.1), ["Gaussian: prior: expected a jem.InverseWishart", "0.1"]),
-    "prior class": (lambda: jem.Gaussian(prior=jem.InverseWishart), ["prior: expected a jem.InverseWishart"]),
-    "t covariance": (lambda: jem.StudentT(covariance="full"), ["StudentT: covariance: expected jem.Full"]),
-    "t prior": (lambda: jem.StudentT(prior=1), ["StudentT: prior: expected a jem.InverseWishart"]),
+    "Mixture seeding": (lambda: jem.Mixture(G, 2, seeding="random"), ["Mixture: seeding: expected jem.starts.KMeansPlusPlus"]),
+    "Mixture seeding class": (lambda: jem.Mixture(G, 2, seeding=jem.starts.KMeansPlusPlus), ["seeding: expected"]),
+    "seeding": (lambda: jem.starts.RandomResponsibilities(0.0), ["RandomResponsibilities: concentration must be > 0"]),
+    "covariance string": (
+        lambda: jem.Gaussian(covariance="diag"), ["Gaussian: covariance: expected jem.covariance.Full", "'diag'"],
+    ),
+    "covariance class": (
+        lambda: jem.Gaussian(covariance=jem.covariance.Diagonal),
+        ["covariance: expected jem.covariance.Full", r"Diagonal\(...\)"],
+    ),
+    "covariance None": (lambda: jem.Gaussian(None), ["covariance: expected jem.covariance.Full", "None"]),
+    "prior number": (lambda: jem.Gaussian(prior=0.1), ["Gaussian: prior: expected a jem.priors.InverseWishart", "0.1"]),
+    "prior class": (lambda: jem.Gaussian(prior=jem.priors.InverseWishart), ["prior: expected a jem.priors.InverseWishart"]),
+    "t covariance": (lambda: jem.StudentT(covariance="full"), ["StudentT: covariance: expected jem.covariance.Full"]),
+    "t prior": (lambda: jem.StudentT(prior=1), ["StudentT: prior: expected a jem.priors.InverseWishart"]),
     "t df": (lambda: jem.StudentT(df=-1.0), ["StudentT: df must be > 0; got -1.0"]),
     "t df text": (lambda: jem.StudentT(df="4"), ["StudentT: df: expected a number"]),
     "Poisson shape": (lambda: jem.Poisson(shape=-1), ["Poisson: shape must be > 0; got -1"]),
@@ -394,49 +400,55 @@ CONSTRUCTORS: dict[str, tuple[Any, list[str]]] = {
     "HMM length": (lambda: jem.HMM(G, 2, length=0), ["HMM: length must be an integer of at least 1; got 0"]),
     "HMM prior": (lambda: jem.HMM(G, 2, concentration=-1.0), ["HMM: concentration must be > 0"]),
     "HMM transition": (lambda: jem.HMM(G, 2, transition=np.eye(2)), ["HMM: transition: expected a transition law"]),
-    "HMM transition class": (lambda: jem.HMM(G, 2, transition=jem.Cells), ["transition: expected a transition law"]),
-    "HMM form": (lambda: jem.HMM(G, 2, form="blocks"), ["HMM: form: expected jem.Automatic", "'blocks'"]),
-    "HMM form class": (lambda: jem.HMM(G, 2, form=jem.Sequential), ["HMM: form: expected jem.Automatic"]),
-    "Transition prior": (lambda: jem.Cells(concentration=0.0), ["Cells: concentration must be > 0; got 0.0"]),
-    "Transition text": (lambda: jem.Cells(fixed=[["a"]]), ["Cells: fixed: expected numbers; got text"]),
-    "Transition ragged": (lambda: jem.Cells(fixed=[[1.0], [0.0, 1.0]]), ["Cells: fixed: expected rows of one"]),
-    "weights of numbers": (lambda: jem.Mixture(G, 2, weights=[0.5, 0.5]), ["Mixture: weights: expected the law", "jem.Free()"]),
-    "two priors": (lambda: jem.Mixture(G, 2, weights=jem.Free(), concentration=2.0), ["write jem.Free.concentration=2.0"]),
-    "begin anywhere": (lambda: jem.HMM(G, 2, initial="even"), ["HMM: initial: expected the law", "jem.Stationary()"]),
+    "HMM transition class": (lambda: jem.HMM(G, 2, transition=jem.laws.Cells), ["transition: expected a transition law"]),
+    "HMM form": (lambda: jem.HMM(G, 2, form="blocks"), ["HMM: form: expected jem.forms.Automatic", "'blocks'"]),
+    "HMM form class": (lambda: jem.HMM(G, 2, form=jem.forms.Sequential), ["HMM: form: expected jem.forms.Automatic"]),
+    "Transition prior": (lambda: jem.laws.Cells(concentration=0.0), ["Cells: concentration must be > 0; got 0.0"]),
+    "Transition text": (lambda: jem.laws.Cells(fixed=[["a"]]), ["Cells: fixed: expected numbers; got text"]),
+    "Transition ragged": (lambda: jem.laws.Cells(fixed=[[1.0], [0.0, 1.0]]), ["Cells: fixed: expected rows of one"]),
+    "weights of numbers": (
+        lambda: jem.Mixture(G, 2, weights=[0.5, 0.5]), ["Mixture: weights: expected the law", "jem.laws.Free()"],
+    ),
+    "two priors": (
+        lambda: jem.Mixture(G, 2, weights=jem.laws.Free(), concentration=2.0), ["write jem.laws.Free.concentration=2.0"],
+    ),
+    "begin anywhere": (lambda: jem.HMM(G, 2, initial="even"), ["HMM: initial: expected the law", "jem.laws.Stationary()"]),
     "driven and stationary": (
-        lambda: jem.HMM(G, 2, initial=jem.Stationary(), transition=jem.Driven(lambda p, u: p, jnp.zeros((2, 2)))),
-        ["HMM: initial: with Driven transitions there is no law", "leave jem.Stationary"],
+        lambda: jem.HMM(G, 2, initial=jem.laws.Stationary(), transition=jem.laws.Driven(lambda p, u: p, jnp.zeros((2, 2)))),
+        ["HMM: initial: with Driven transitions there is no law", "leave jem.laws.Stationary"],
     ),
     "factors 0": (lambda: jem.FactorAnalysis(0), ["FactorAnalysis: num_factors must be an integer of at least 1; got 0"]),
     "factors None": (lambda: jem.FactorAnalysis(None), ["num_factors must be an integer"]),
     "LDS 0": (lambda: jem.LDS(0, 1), ["num_states must be an integer of at least 1"]),
     "LDS length": (lambda: jem.LDS(1, 1, length=0), ["LDS: length must be an integer of at least 1"]),
-    "LDS form": (lambda: jem.LDS(1, 1, form="steady"), ["LDS: form: expected jem.Automatic"]),
-    "Online 0": (lambda: jem.Online(0), ["Online: num_batches must be an integer of at least 1; got 0"]),
-    "Online None": (lambda: jem.Online(None), ["Online: num_batches must be an integer"]),
-    "Online exponent": (lambda: jem.Online(exponent=0.5), ["Online: exponent must be > 0.5 and <= 1; got 0.5"]),
-    "Incremental 0": (lambda: jem.Incremental(0), ["Incremental: num_blocks must be an integer"]),
-    "MonteCarlo 0": (lambda: jem.MonteCarlo(KEY, np.sin, 0), ["MonteCarlo: num_draws must be an integer"]),
-    "SAEM exponent": (lambda: jem.SAEM(jem.EM(), exponent=2.0), ["SAEM: exponent must be > 0.5 and <= 1; got 2.0"]),
-    "Stochastic 0": (lambda: jem.Stochastic(KEY, num_draws=0), ["Stochastic: num_draws must be an integer"]),
-    "Annealed 0": (lambda: jem.Annealed(start=0.0), ["Annealed: start must be > 0; got 0.0"]),
-    "Anderson 0": (lambda: jem.Anderson(memory=0), ["Anderson: memory must be an integer"]),
-    "Anderson damping": (lambda: jem.Anderson(damping=-1.0), ["Anderson: damping must be > 0"]),
-    "SQUAREM growth": (lambda: jem.SQUAREM(growth=0.0), ["SQUAREM: growth must be > 0"]),
-    "Halving 0": (lambda: jem.Halving(first=0), ["Halving: first must be an integer"]),
-    "Halving keep": (lambda: jem.Halving(keep=0), ["Halving: keep must be an integer"]),
-    "Prune": (lambda: jem.PruneByLimit(safety=0.0), ["PruneByLimit: safety must be >= 1"]),
-    "Merge": (lambda: jem.MergeDuplicates(probes=0), ["MergeDuplicates: probes must be an integer"]),
-    "tol text": (lambda: jem.RelativeGain("tight"), ["RelativeGain: tol: expected a number"]),
-    "tol None": (lambda: jem.Aitken(None), ["Aitken: tol: expected a number.*None"]),
-    "tol nan": (lambda: jem.Residual(np.nan), ["Residual: tol must be >= 0; got nan"]),
-    "tol negative": (lambda: jem.ParameterChange(-1e-6), ["ParameterChange: tol must be >= 0"]),
+    "LDS form": (lambda: jem.LDS(1, 1, form="steady"), ["LDS: form: expected jem.forms.Automatic"]),
+    "Online 0": (lambda: jem.solvers.Online(0), ["Online: num_batches must be an integer of at least 1; got 0"]),
+    "Online None": (lambda: jem.solvers.Online(None), ["Online: num_batches must be an integer"]),
+    "Online exponent": (lambda: jem.solvers.Online(exponent=0.5), ["Online: exponent must be > 0.5 and <= 1; got 0.5"]),
+    "Incremental 0": (lambda: jem.solvers.Incremental(0), ["Incremental: num_blocks must be an integer"]),
+    "MonteCarlo 0": (lambda: jem.solvers.MonteCarlo(KEY, np.sin, 0), ["MonteCarlo: num_draws must be an integer"]),
+    "SAEM exponent": (
+        lambda: jem.solvers.SAEM(jem.solvers.EM(), exponent=2.0), ["SAEM: exponent must be > 0.5 and <= 1; got 2.0"],
+    ),
+    "Stochastic 0": (lambda: jem.solvers.Stochastic(KEY, num_draws=0), ["Stochastic: num_draws must be an integer"]),
+    "Annealed 0": (lambda: jem.solvers.Annealed(start=0.0), ["Annealed: start must be > 0; got 0.0"]),
+    "Anderson 0": (lambda: jem.solvers.Anderson(memory=0), ["Anderson: memory must be an integer"]),
+    "Anderson damping": (lambda: jem.solvers.Anderson(damping=-1.0), ["Anderson: damping must be > 0"]),
+    "SQUAREM growth": (lambda: jem.solvers.SQUAREM(growth=0.0), ["SQUAREM: growth must be > 0"]),
+    "Halving 0": (lambda: jem.schedules.Halving(first=0), ["Halving: first must be an integer"]),
+    "Halving keep": (lambda: jem.schedules.Halving(keep=0), ["Halving: keep must be an integer"]),
+    "Prune": (lambda: jem.schedules.PruneByLimit(safety=0.0), ["PruneByLimit: safety must be >= 1"]),
+    "Merge": (lambda: jem.schedules.MergeDuplicates(probes=0), ["MergeDuplicates: probes must be an integer"]),
+    "tol text": (lambda: jem.stop.RelativeGain("tight"), ["RelativeGain: tol: expected a number"]),
+    "tol None": (lambda: jem.stop.Aitken(None), ["Aitken: tol: expected a number.*None"]),
+    "tol nan": (lambda: jem.stop.Residual(np.nan), ["Residual: tol must be >= 0; got nan"]),
+    "tol negative": (lambda: jem.stop.ParameterChange(-1e-6), ["ParameterChange: tol must be >= 0"]),
     "no node": (lambda: jem.init(jem.Gaussian, KEY, REALS), ["node: expected a node", r"Gaussian\(...\)"]),
     "string for a node": (lambda: jem.fit("gmm", START, REALS), ["node: expected a node", "'gmm'"]),
     "None for a node": (lambda: jem.log_prob(None, START, REALS), ["node: expected a node"]),
 }  # fmt: skip
 
-HMM_START = jem.HMMParams(jnp.ones(2) / 2, jnp.full((2, 2), 0.5), jem.PoissonParams(jnp.array([[1.0], [4.0]])))
+HMM_START = jem.HMM.Params(jnp.ones(2) / 2, jnp.full((2, 2), 0.5), jem.Poisson.Params(jnp.array([[1.0], [4.0]])))
 
 
 # Sequences.

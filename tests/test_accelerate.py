@@ -14,7 +14,7 @@ from jem.engine.accelerate import Accelerator
 from jem.engine.step import EM
 from jem.engine.stop import rounding
 
-ACCELERATORS = [jem.Anderson(), jem.SQUAREM()]
+ACCELERATORS = [jem.solvers.Anderson(), jem.solvers.SQUAREM()]
 names = lambda solver: type(solver).__name__  # noqa: E731
 
 
@@ -37,7 +37,7 @@ def times(cases, x64):
     """Deaths in the Times: model, start, data, weights, and the maximum."""
     case = json.loads((cases / "poisson_mixture_times.json").read_text())
     p, *rates = case["init"]["p_lambda1_lambda2"]
-    start = jem.MixtureParams(jnp.array([p, 1 - p]), jem.PoissonParams(jnp.array(rates)[:, None]))
+    start = jem.Mixture.Params(jnp.array([p, 1 - p]), jem.Poisson.Params(jnp.array(rates)[:, None]))
     freq = jnp.array(case["data"]["freq"], float)
     return jem.Mixture(jem.Poisson(), 2), start, jnp.arange(10.0)[:, None], freq, case["expected"]["loglik"]["value"]
 
@@ -46,7 +46,7 @@ def times(cases, x64):
 def test_times_from_its_start(times, solver, most):
     """The case says: fewer than about 150 evaluations; plain EM takes 1,700 to 1e-11."""
     model, start, x, freq, best = times
-    fit = jem.fit(model, start, x, weights=freq, solver=solver, stop=jem.Residual(1e-8))
+    fit = jem.fit(model, start, x, weights=freq, solver=solver, stop=jem.stop.Residual(1e-8))
     assert fit.status == Status.CONVERGED
     assert abs(float(fit.log_likelihood) - best) < 1e-8
     assert fit.num_steps + 1 <= most
@@ -58,9 +58,9 @@ def test_times_from_its_start(times, solver, most):
 def test_times_from_a_hundred_starts(times, solver):
     model, _, x, freq, best = times
     rng = np.random.default_rng(0)
-    rates = jem.PoissonParams(jnp.asarray(rng.uniform(0.2, 6, (100, 2, 1))))
-    starts = jem.MixtureParams(jnp.asarray(rng.dirichlet([1, 1], 100)), rates)
-    run = lambda start: jem.fit(model, start, x, weights=freq, solver=solver, stop=jem.Residual(1e-8))  # noqa: E731
+    rates = jem.Poisson.Params(jnp.asarray(rng.uniform(0.2, 6, (100, 2, 1))))
+    starts = jem.Mixture.Params(jnp.asarray(rng.dirichlet([1, 1], 100)), rates)
+    run = lambda start: jem.fit(model, start, x, weights=freq, solver=solver, stop=jem.stop.Residual(1e-8))  # noqa: E731
     fits = jax.jit(jax.vmap(run))(starts)
     assert set(fits.status.tolist()) == {Status.CONVERGED}
     np.testing.assert_allclose(fits.log_likelihood, best, rtol=0, atol=1e-8)
@@ -80,7 +80,9 @@ def test_overlapping_mixture(x64):
     x = overlapping(1)
     model = jem.Mixture(jem.Gaussian(prior=None), 3)
     start = jem.init(model, jax.random.key(1), x)
-    slow, *fast = [jem.fit(model, start, x, solver=s, stop=jem.Residual(1e-8), max_steps=3000) for s in (EM(), *ACCELERATORS)]
+    slow, *fast = [
+        jem.fit(model, start, x, solver=s, stop=jem.stop.Residual(1e-8), max_steps=3000) for s in (EM(), *ACCELERATORS)
+    ]
     assert slow.converged and all(f.converged for f in fast)
     needed = first_within(slow.trace, slow.objective, 1e-8 * abs(slow.objective))
     for fit in fast:
@@ -96,22 +98,22 @@ def test_factor_analysis_that_em_does_not_finish(x64):
     x = jnp.asarray(rng.normal(size=(300, 2)) @ loadings.T + rng.normal(size=(300, 10)) * np.sqrt(noise))
     model = jem.FactorAnalysis(3)
     start = jem.init(model, jax.random.key(2), x)
-    slow = jem.fit(model, start, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=60_000)
-    fast = jem.fit(model, start, x, solver=jem.Anderson(), stop=jem.RelativeGain(1e-12), max_steps=1000)
+    slow = jem.fit(model, start, x, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=60_000)
+    fast = jem.fit(model, start, x, solver=jem.solvers.Anderson(), stop=jem.stop.RelativeGain(1e-12), max_steps=1000)
     close = 1e-8 * abs(fast.objective)
     assert fast.converged
     assert slow.objective < fast.objective - close
     assert_never_falls(fast.trace, len(x))
 
 
-@jem.node
+@jem.author.node
 class Timid(Accelerator):
     """Extrapolates backwards, almost all the way: accepted or not, such a step gains next to nothing."""
 
     solver: Any = EM()
 
     def init(self, model, params):
-        return jem.SQUAREM().init(model, params)
+        return jem.solvers.SQUAREM().init(model, params)
 
     def step(self, model, seen, state):
         image, inner = self.solver.step(model, seen, state.inner)
@@ -124,7 +126,7 @@ class Timid(Accelerator):
 def test_a_small_gain_of_an_extrapolated_step_is_not_convergence(x64):
     """Steps that go nowhere make the lane ask for a plain one; it ends where EM itself gains no more."""
     x = overlapping(2)
-    model, stop = jem.Mixture(jem.Gaussian(), 3), jem.RelativeGain(1e-6)
+    model, stop = jem.Mixture(jem.Gaussian(), 3), jem.stop.RelativeGain(1e-6)
     start = jem.init(model, jax.random.key(2), x)
     for solver in (Timid(), *ACCELERATORS):
         fit = jem.fit(model, start, x, solver=solver, stop=stop, max_steps=3000)
@@ -136,14 +138,14 @@ def test_a_small_gain_of_an_extrapolated_step_is_not_convergence(x64):
     assert fit.num_steps > 10
 
 
-@jem.node
+@jem.author.node
 class Wild(Accelerator):
     """Every other step is far too long."""
 
     solver: Any = EM()
 
     def init(self, model, params):
-        return jem.SQUAREM().init(model, params)
+        return jem.solvers.SQUAREM().init(model, params)
 
     def step(self, model, seen, state):
         image, inner = self.solver.step(model, seen, state.inner)
@@ -161,12 +163,12 @@ def test_refused_steps_are_counted_and_are_not_convergence(x64):
     x = overlapping(2)
     model = jem.Mixture(jem.Gaussian(), 3)
     start = jem.init(model, jax.random.key(2), x)
-    plain = jem.fit(model, start, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=20)
-    wild = jem.fit(model, start, x, solver=Wild(), stop=jem.NeverStop(), max_steps=40)
+    plain = jem.fit(model, start, x, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=20)
+    wild = jem.fit(model, start, x, solver=Wild(), stop=jem.stop.NeverStop(), max_steps=40)
     assert wild.num_refusals == 20
     np.testing.assert_allclose(wild.trace[::2], plain.trace, rtol=1e-12)
     np.testing.assert_array_equal(wild.trace[1::2], wild.trace[:-1:2])  # refused: where it was
-    loose = jem.fit(model, start, x, solver=Wild(), stop=jem.RelativeGain(1e-4), max_steps=200)
+    loose = jem.fit(model, start, x, solver=Wild(), stop=jem.stop.RelativeGain(1e-4), max_steps=200)
     gains = np.diff(np.asarray(plain.trace)) / np.abs(np.asarray(plain.trace)[1:])
     assert loose.converged and loose.num_steps == 2 * np.argmax(gains <= 1e-4) + 2  # where EM would have stopped
 

@@ -9,12 +9,12 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 import jem
+from jem.ask.align import align, memberships
 from jem.data import to_units
 from jem.kernels.matching import match
-from jem.uncertainty.align import align, memberships
 
 pytestmark = pytest.mark.usefixtures("x64")
-REPLICATES = {"rows": jem.Multinomial(), "model": jem.Parametric()}
+REPLICATES = {"rows": jem.uncertainty.resample.Rows(), "model": jem.uncertainty.resample.FromModel()}
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
@@ -35,8 +35,8 @@ def fitted():
         rng = np.random.default_rng(0)
         x = jnp.asarray(rng.poisson(rng.choice([1.0, 8.0, 25.0], 300))[:, None], float)
         model = jem.Mixture(jem.Poisson(), 3)
-        start = jem.MixtureParams(jnp.ones(3) / 3, jem.PoissonParams(jnp.array([[1.0], [8.0], [25.0]])))
-        return model, x, jem.fit(model, start, x, stop=jem.RelativeGain(1e-12)).params
+        start = jem.Mixture.Params(jnp.ones(3) / 3, jem.Poisson.Params(jnp.array([[1.0], [8.0], [25.0]])))
+        return model, x, jem.fit(model, start, x, stop=jem.stop.RelativeGain(1e-12)).params
 
 
 @pytest.mark.parametrize("name", REPLICATES)
@@ -61,7 +61,7 @@ def test_a_replicate_is_a_fit_of_its_own(fitted):
         for size in (5, 1)
     ]
     np.testing.assert_allclose(found, alone, rtol=1e-9)
-    _, weights = jem.BayesianWeights().draw(jax.random.split(jax.random.key(3), 5)[2], model, params, x, None)
+    _, weights = jem.uncertainty.resample.Weights().draw(jax.random.split(jax.random.key(3), 5)[2], model, params, x, None)
     assert float(jnp.sum(weights)) == pytest.approx(len(x))
     again = jem.fit(model, params, x, weights=weights).params.components.rate
     np.testing.assert_allclose(found[2], again, rtol=1e-9)
@@ -78,8 +78,8 @@ def test_labels_are_put_in_order(fitted):
         for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
             np.testing.assert_array_equal(a, b)
     chain = jem.HMM(jem.Poisson(), 3)
-    moves = jem.TransitionParams(jnp.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.0, 0.4, 0.6]]))
-    start = jem.HMMParams(jnp.array([0.5, 0.3, 0.2]), moves, params.components)
+    moves = jem.laws.Cells.Params(jnp.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.0, 0.4, 0.6]]))
+    start = jem.HMM.Params(jnp.array([0.5, 0.3, 0.2]), moves, params.components)
     steps, one = to_units(x[:60].reshape(6, 10, 1)), jnp.ones(6)
     mixed = chain.permute(start, jnp.array([2, 0, 1]))
     assert not np.array_equal(mixed.transition.probs, moves.probs)
@@ -93,7 +93,7 @@ def test_number_of_components():
     rng = np.random.default_rng(0)
     both = jnp.asarray(rng.poisson(np.where(rng.random(80) < 0.5, 1.0, 7.0))[:, None], float)
     single = jnp.asarray(rng.poisson(4.0, 80)[:, None], float)
-    test = lambda x: jem.likelihood_ratio_test(
+    test = lambda x: jem.uncertainty.likelihood_ratio_test(
         jem.Poisson(), jem.Mixture(jem.Poisson(), 2), jax.random.key(0), x, num_replicates=99, num_restarts=2
     )
     found, not_found = test(both), test(single)
@@ -104,6 +104,6 @@ def test_number_of_components():
 
 def test_rows_with_weights_are_not_drawn(fitted):
     model, x, params = fitted
-    for way in (jem.Parametric(), jem.Multinomial()):
+    for way in (jem.uncertainty.resample.FromModel(), jem.uncertainty.resample.Rows()):
         with pytest.raises(ValueError, match="repeat the rows"):
             jem.bootstrap(model, jax.random.key(0), params, x, jnp.ones(len(x)), num_replicates=2, replicates=way)

@@ -36,8 +36,8 @@ def data(seed):
 
 
 def model(strength=1e-3, concentration=1.0):
-    family = jem.Gaussian(jem.Diagonal(), jem.InverseWishart(strength))
-    return jem.Mixture(family, 2, concentration=concentration, seeding=jem.RandomResponsibilities())
+    family = jem.Gaussian(jem.covariance.Diagonal(), jem.priors.InverseWishart(strength))
+    return jem.Mixture(family, 2, concentration=concentration, seeding=jem.starts.RandomResponsibilities())
 
 
 def test_the_counter_counts():
@@ -56,11 +56,11 @@ def test_fit_compiles_once():
     starts = [jem.init(model(), jax.random.key(k), data(k)) for k in range(3)]
     inputs = [data(k) for k in range(3)]
     run = sys.modules["jem.fit"]._fit
-    jem.fit(model(), starts[0], inputs[0], stop=jem.RelativeGain(), max_steps=STEPS)
+    jem.fit(model(), starts[0], inputs[0], stop=jem.stop.RelativeGain(), max_steps=STEPS)
     programs = run._cache_size()
     with Counter() as counter:
         for x, start in zip(inputs, starts, strict=True):
-            for stop in (jem.RelativeGain(), jem.RelativeGain(1e-3)):
+            for stop in (jem.stop.RelativeGain(), jem.stop.RelativeGain(1e-3)):
                 for node in (model(), model(0.1), model(0.1, 2.0)):
                     jem.fit(node, start, x, stop=stop, max_steps=STEPS)
     assert counter.count == 0
@@ -75,16 +75,22 @@ def test_weights_compile_once():
     assert counter.count == 0
 
 
-@pytest.mark.parametrize("schedule", [jem.FinishAll(), jem.PruneByLimit()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", [jem.schedules.FinishAll(), jem.schedules.PruneByLimit()], ids=lambda s: type(s).__name__)
 def test_restarts_compile_once(schedule):
     keys, inputs = [jax.random.key(k) for k in range(3)], [data(k) for k in range(3)]
-    changed = schedule if isinstance(schedule, jem.FinishAll) else jem.PruneByLimit(safety=5.0, first=3)
-    options = {"num_restarts": 4, "stop": jem.RelativeGain(), "max_steps": STEPS}
+    changed = schedule if isinstance(schedule, jem.schedules.FinishAll) else jem.schedules.PruneByLimit(safety=5.0, first=3)
+    options = {"num_restarts": 4, "stop": jem.stop.RelativeGain(), "max_steps": STEPS}
     jem.fit_restarts(model(), keys[0], inputs[0], schedule=schedule, **options).best()
     with Counter() as counter:
         for k in (1, 2):
             fits = jem.fit_restarts(
-                model(0.1), keys[k], inputs[k], num_restarts=4, schedule=changed, stop=jem.RelativeGain(1e-4), max_steps=STEPS
+                model(0.1),
+                keys[k],
+                inputs[k],
+                num_restarts=4,
+                schedule=changed,
+                stop=jem.stop.RelativeGain(1e-4),
+                max_steps=STEPS,
             )
             fits.best()
     assert counter.count == 0
@@ -134,17 +140,19 @@ BUILT = {
     **{row.name: (lambda node=row.node: copy.deepcopy(node)) for row in ZOO},
     "held cells": lambda: density(MASK),
     "held cells on the device": lambda: density(jnp.array(MASK)),
-    "held probabilities": lambda: jem.Density(uniform, np.full(3, 1 / 3), supports=jem.Simplex(np.array([True, False, False]))),
-    "bounds": lambda: jem.Density(uniform, np.full(3, 1 / 3), supports=jem.Interval(np.zeros(3), np.ones(3))),
-    "fixed transition": lambda: jem.HMM(jem.Poisson(), 2, transition=jem.Cells(fixed=np.array([[np.nan] * 2, [0, 1.0]]))),
-    "driven": lambda: jem.HMM(jem.Gaussian(), 2, transition=jem.Driven(uniform, np.zeros((2, 2)))),
-    "restarts": lambda: (jem.Halving(), jem.MergeDuplicates(), jem.PruneByLimit(), jem.FinishAll()),
-    "rules": lambda: (jem.RelativeGain(), jem.Aitken(), jem.ParameterChange(), jem.Residual(), jem.NeverStop()),
-    "solvers": lambda: (jem.EM(), jem.Anderson(), jem.SQUAREM(), jem.Hard(), jem.Annealed(), jem.Online()),
-    "drawn": lambda: jem.Stochastic(jax.random.key(0)),
-    "gradient steps": lambda: (jem.GEM(optax.adam, learning_rate=0.1), jem.GEM(optax.lbfgs, linesearch=None)),
-    "adjoints": lambda: (jem.ImplicitAdjoint(), jem.UnrolledAdjoint(), jem.ImplicitAdjoint(tol=1e-6)),
-    "routes": lambda: (jem.Oakes(), jem.Louis(), jem.Sandwich(), jem.OPG(), jem.SEM()),
+    "held probabilities": lambda: jem.Density(
+        uniform, np.full(3, 1 / 3), supports=jem.supports.Simplex(np.array([True, False, False]))
+    ),
+    "bounds": lambda: jem.Density(uniform, np.full(3, 1 / 3), supports=jem.supports.Interval(np.zeros(3), np.ones(3))),
+    "fixed transition": lambda: jem.HMM(jem.Poisson(), 2, transition=jem.laws.Cells(fixed=np.array([[np.nan] * 2, [0, 1.0]]))),
+    "driven": lambda: jem.HMM(jem.Gaussian(), 2, transition=jem.laws.Driven(uniform, np.zeros((2, 2)))),
+    "restarts": lambda: [getattr(jem.schedules, n)() for n in ("Halving", "MergeDuplicates", "PruneByLimit", "FinishAll")],
+    "rules": lambda: [getattr(jem.stop, n)() for n in ("RelativeGain", "Aitken", "ParameterChange", "Residual", "NeverStop")],
+    "solvers": lambda: [getattr(jem.solvers, n)() for n in ("EM", "Anderson", "SQUAREM", "Hard", "Annealed", "Online")],
+    "drawn": lambda: jem.solvers.Stochastic(jax.random.key(0)),
+    "gradient steps": lambda: (jem.solvers.GEM(optax.adam, learning_rate=0.1), jem.solvers.GEM(optax.lbfgs, linesearch=None)),
+    "adjoints": lambda: (jem.adjoints.Implicit(), jem.adjoints.Unrolled(), jem.adjoints.Implicit(tol=1e-6)),
+    "routes": lambda: [getattr(jem.uncertainty, n)() for n in ("Oakes", "Louis", "Sandwich", "OPG", "SupplementedEM")],
 }  # fmt: skip
 
 
@@ -158,7 +166,7 @@ def spread_out(params, x):
 
 
 def density(mask):
-    return jem.Mixture(jem.Density(spread_out, np.zeros((2, 2)), supports=jem.HeldCells(np.array(mask))), 2)
+    return jem.Mixture(jem.Density(spread_out, np.zeros((2, 2)), supports=jem.supports.HeldCells(np.array(mask))), 2)
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -168,7 +176,9 @@ def test_what_is_built_anew_is_the_same_program(name):
     assert one == other and hash(one[0]) == hash(other[0])
 
 
-@pytest.mark.parametrize("value", [form(np.array([False, True])) for form in (jem.Simplex, jem.HeldCells)], ids=["p", "x"])
+@pytest.mark.parametrize(
+    "value", [form(np.array([False, True])) for form in (jem.supports.Simplex, jem.supports.HeldCells)], ids=["p", "x"]
+)
 def test_supports_with_other_cells_are_other_programs(value):
     """The control; and what is held is held, whatever becomes of the array that said so."""
     mask = np.array([False, True])
@@ -186,8 +196,8 @@ def test_a_model_built_anew_compiles_nothing(name):
     rows = {row.name: row.rows for row in ZOO}.get(name, lambda rng, _: jnp.asarray(rng.poisson(4.0, (64, 3, 1)), jnp.float32))
     x = [rows(np.random.default_rng(seed), "float32") for seed in (0, 1)]
     x = [jax.tree.map(lambda leaf: leaf[:, 0], v) if name == "held cells" else v for v in x]
-    solver = jem.GEM(optax.adam, learning_rate=0.01) if name == "held cells" else jem.EM()
-    options = dict(solver=solver, stop=jem.RelativeGain(1e-3), max_steps=3)
+    solver = jem.solvers.GEM(optax.adam, learning_rate=0.01) if name == "held cells" else jem.solvers.EM()
+    options = dict(solver=solver, stop=jem.stop.RelativeGain(1e-3), max_steps=3)
     fits = jem.fit_restarts(BUILT[name](), jax.random.key(0), x[0], num_restarts=2, **options).best()
     jem.fit(BUILT[name](), fits.params, x[0], **options)
     with Counter() as counter:

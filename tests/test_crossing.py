@@ -13,19 +13,25 @@ from jem import Status
 from jem.engine.stop import rounding
 
 CALM = 6  # steps of a noisy phase
-ACCELERATORS = {"plain": lambda s: s, "anderson": lambda s: jem.Anderson(s), "squarem": lambda s: jem.SQUAREM(s)}
+ACCELERATORS = {
+    "plain": lambda s: s,
+    "anderson": lambda s: jem.solvers.Anderson(s),
+    "squarem": lambda s: jem.solvers.SQUAREM(s),
+}
 VARIANTS = {
-    "em": jem.EM(),
-    "annealed": jem.Annealed(steps=CALM),
-    "hard": jem.Hard(),
-    "stochastic": jem.Stochastic(jax.random.key(11), steps=CALM),
-    "online": jem.Online(num_batches=4),
-    "incremental": jem.Incremental(4),
+    "em": jem.solvers.EM(),
+    "annealed": jem.solvers.Annealed(steps=CALM),
+    "hard": jem.solvers.Hard(),
+    "stochastic": jem.solvers.Stochastic(jax.random.key(11), steps=CALM),
+    "online": jem.solvers.Online(num_batches=4),
+    "incremental": jem.solvers.Incremental(4),
 }
 RULES = {
-    "gain": jem.RelativeGain(1e-7),
-    "aitken": jem.Aitken(1e-6),
-    "both": jem.AllOf(jem.RelativeGain(1e-7), jem.AnyOf(jem.ParameterChange(1e-4), jem.Residual(1e-4))),
+    "gain": jem.stop.RelativeGain(1e-7),
+    "aitken": jem.stop.Aitken(1e-6),
+    "both": jem.stop.AllOf(
+        jem.stop.RelativeGain(1e-7), jem.stop.AnyOf(jem.stop.ParameterChange(1e-4), jem.stop.Residual(1e-4))
+    ),
 }
 MODELS = ("mixture_poisson", "tied_spherical", "hmm_categorical")
 WAYS = ("jit", "vmap", "restarts")

@@ -11,7 +11,7 @@ import pytest
 import jem
 from jem.kernels.stationary import stationary
 
-LBFGS = jem.GEM(optax.lbfgs, linesearch=None)
+LBFGS = jem.solvers.GEM(optax.lbfgs, linesearch=None)
 
 
 # A stationary start --------------------------------------------------------------------------------------------------
@@ -30,13 +30,13 @@ def test_stationary_distribution(x64, size):
 def test_earthquakes(x64):
     """Zucchini and MacDonald (2009), table 3.1: three stationary states, -log L = 329.4603."""
     x = jem.datasets.earthquakes()[1].astype(float).reshape(1, -1, 1)
-    model = jem.HMM(jem.Poisson(), 3, initial=jem.Stationary())
-    fit = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=3, solver=LBFGS, stop=jem.RelativeGain(1e-10)).best()
+    model = jem.HMM(jem.Poisson(), 3, initial=jem.laws.Stationary())
+    fit = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=3, solver=LBFGS, stop=jem.stop.RelativeGain(1e-10)).best()
     assert fit.log_likelihood == pytest.approx(-329.4603, abs=1e-4)
     np.testing.assert_allclose(np.sort(fit.params.emission.rate[:, 0]), [13.146, 19.721, 29.714], atol=2e-3)
     np.testing.assert_allclose(np.sort(model.law(fit.params)[0]), [0.1519, 0.4045, 0.4436], atol=2e-4)
     assert jem.num_parameters(model, fit.params) == 9
-    assert jem.viterbi(model, fit.params, x)[1] < fit.log_likelihood
+    assert jem.decode(model, fit.params, x)[1] < fit.log_likelihood
     assert jem.predict(model, fit.params, x, 2).shape == (1, 2, 3)
 
 
@@ -56,7 +56,7 @@ def driven_data(num=3, length=4, seed=0):
 
 def driven_model():
     start = {"constant": jnp.array([[1.0, 0.0], [0.0, 1.5]]), "slope": jnp.arange(8.0).reshape(2, 2, 2) / 8}
-    return jem.HMM(jem.Poisson(), 2, transition=jem.Driven(logits, start))
+    return jem.HMM(jem.Poisson(), 2, transition=jem.laws.Driven(logits, start))
 
 
 def path_log_prob(model, params, y, u, path):
@@ -76,9 +76,9 @@ def test_driven_chain_by_enumeration(x64):
     x, model = driven_data(), driven_model()
     lengths = jnp.array([4, 2, 3])
     data = jem.Sequences(x, lengths)
-    params = jem.init(model, jax.random.key(1), data)._replace(emission=jem.PoissonParams(jnp.array([[2.0], [4.0]])))
+    params = jem.init(model, jax.random.key(1), data)._replace(emission=jem.Poisson.Params(jnp.array([[2.0], [4.0]])))
     posterior, log_prob = jem.infer(model, params, data)
-    best, best_log_prob = jem.viterbi(model, params, data)
+    best, best_log_prob = jem.decode(model, params, data)
     for s in range(3):
         length = int(lengths[s])
         paths = list(itertools.product(range(2), repeat=length))
@@ -106,16 +106,16 @@ def test_driven_chain_climbs_by_fisher(x64):
     idle = jem.Given(x.outputs, jnp.zeros_like(x.inputs))
     plain = jem.HMM(jem.Poisson(), 2)
     matrix = jax.nn.softmax(params.transition["constant"], -1)
-    same = jem.HMMParams(params.initial, jem.TransitionParams(matrix), params.emission)
+    same = jem.HMM.Params(params.initial, jem.laws.Cells.Params(matrix), params.emission)
     np.testing.assert_allclose(jem.log_prob(model, params, idle), jem.log_prob(plain, same, x.outputs), rtol=1e-12)
-    fit = jem.fit(model, params, x, solver=LBFGS, stop=jem.NeverStop(), max_steps=15)
+    fit = jem.fit(model, params, x, solver=LBFGS, stop=jem.stop.NeverStop(), max_steps=15)
     assert (np.diff(fit.trace) > -1e-12 * abs(fit.trace[0])).all() and fit.trace[-1] > fit.trace[0]
 
 
 def test_driven_data_is_checked():
     with pytest.raises(ValueError, match="x must be jem.Given"):
         jem.init(driven_model(), jax.random.key(0), np.ones((2, 3, 1), np.float32))
-    wrong = jem.HMM(jem.Poisson(), 3, transition=jem.Driven(logits, driven_model().transition.child.start))
+    wrong = jem.HMM(jem.Poisson(), 3, transition=jem.laws.Driven(logits, driven_model().transition.child.start))
     with pytest.raises(ValueError, match=r"logits must return an array of shape \(3, 3\)"):
         jem.init(wrong, jax.random.key(0), driven_data())
 
@@ -134,7 +134,7 @@ def test_gated_mixture(x64):
     y = np.where(rng.random((80, 1)) < 1 / (1 + np.exp(-3 * u)), 2.0, -1.0) + 0.5 * rng.standard_normal((80, 1))
     x = jem.Given(jnp.asarray(y), jnp.asarray(u))
     start = {"constant": jnp.zeros(2), "slope": jnp.zeros((2, 1))}
-    model = jem.Mixture(jem.Gaussian(prior=None), 2, weights=jem.Gate(gate, start))
+    model = jem.Mixture(jem.Gaussian(prior=None), 2, weights=jem.laws.Gate(gate, start))
     params = jem.init(model, jax.random.key(0), x)
     free = jem.unconstrain(model, params)
     stats, _ = jem.e_step(model, params, x)
@@ -143,10 +143,10 @@ def test_gated_mixture(x64):
     score = jax.grad(lambda f: jnp.sum(jem.log_prob(model, at(f), x)))(free)
     for got, want in zip(jax.tree.leaves(q), jax.tree.leaves(score), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-9)
-    one = jem.fit(model, params, x, solver=LBFGS, stop=jem.NeverStop(), max_steps=1)
+    one = jem.fit(model, params, x, solver=LBFGS, stop=jem.stop.NeverStop(), max_steps=1)
     closed = jem.em_step(model, params, x)[0]
     np.testing.assert_allclose(one.params.components.mean, closed.components.mean, rtol=1e-12)
-    fit = jem.fit(model, params, x, solver=LBFGS, stop=jem.RelativeGain(1e-10)).check()
+    fit = jem.fit(model, params, x, solver=LBFGS, stop=jem.stop.RelativeGain(1e-10)).check()
     order = np.argsort(fit.params.components.mean[:, 0])
     np.testing.assert_allclose(np.asarray(fit.params.components.mean)[order, 0], [-1, 2], atol=0.25)
     slope = fit.params.weights["slope"][order[1], 0] - fit.params.weights["slope"][order[0], 0]
@@ -168,7 +168,7 @@ def test_emissions_by_a_network():
 
     start = {"first": 0.5 * jnp.ones((3, 2)), "second": 0.5 * jnp.ones((2, 3))}
     model = jem.HMM(jem.Density(log_emission, start, size=2, features=lambda x: x["y"][None]))
-    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2, solver=LBFGS, stop=jem.NeverStop(), max_steps=8)
+    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2, solver=LBFGS, stop=jem.stop.NeverStop(), max_steps=8)
     trace = np.asarray(fits.trace)
     assert (np.diff(trace) > -1e-5 * np.abs(trace[:, :1])).all() and (trace[:, -1] > trace[:, 0] + 0.1).all()
 
@@ -188,8 +188,8 @@ def test_spaces_agree(x64):
         return jnp.log(0.5) + jnp.where(x == 1, jnp.log(p[:, z]), jnp.log1p(-p[:, z]))
 
     x = jnp.array([[0, 1], [1, 1], [0, 0]])
-    both = jem.LogJoint(pairs, jem.Finite.product(a=2, b=2), probs, supports=jem.Interval())
-    apart = jem.LogJoint(terms, jem.Independent(2, 2), probs, supports=jem.Interval())
+    both = jem.LogJoint(pairs, jem.spaces.Finite.product(a=2, b=2), probs, supports=jem.supports.Interval())
+    apart = jem.LogJoint(terms, jem.spaces.Independent(2, 2), probs, supports=jem.supports.Interval())
     np.testing.assert_allclose(jem.log_prob(both, probs, x), jem.log_prob(apart, probs, x), rtol=1e-13)
     one, two = (jem.e_step(m, probs, x)[0].local for m in (both, apart))
     np.testing.assert_allclose(one.gradient, two.gradient, rtol=1e-12)
@@ -206,7 +206,7 @@ def test_quadrature_of_a_normal(x64, dim):
         r = y - p @ z
         return -0.5 * (r @ r + z @ z) - 0.5 * (3 + dim) * jnp.log(2 * jnp.pi)
 
-    model = jem.LogJoint(log_joint, jem.GaussHermite(dim, 3), a)
+    model = jem.LogJoint(log_joint, jem.spaces.GaussHermite(dim, 3), a)
     covariance = np.eye(3) + np.asarray(a) @ np.asarray(a).T
     want = [
         -0.5 * r @ np.linalg.solve(covariance, r) - 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1] for r in np.asarray(y)
@@ -216,7 +216,7 @@ def test_quadrature_of_a_normal(x64, dim):
 
 def test_values_of_a_space_are_checked():
     with pytest.raises(ValueError, match="values must have one leading axis"):
-        jem.Finite({"a": np.arange(2), "b": np.arange(3)})
+        jem.spaces.Finite({"a": np.arange(2), "b": np.arange(3)})
 
 
 def test_inputs_labels_and_lengths_in_any_order(x64):
@@ -224,8 +224,9 @@ def test_inputs_labels_and_lengths_in_any_order(x64):
     rng = np.random.default_rng(0)
     y, u = rng.poisson(3.0, (5, 6, 1)).astype(float), rng.standard_normal((5, 6, 1))
     lengths, states = jnp.array([6, 2, 4, 6, 3]), np.where(np.arange(6) == 1, 1, -1) * np.ones((5, 1), int)
-    driven, lds = jem.HMM(jem.Poisson(), 2, transition=jem.Driven(lambda p, u: p * u[0], np.ones((2, 2)))), jem.LDS(1, 1, 1)
-    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.ones(2)))
+    driven = jem.HMM(jem.Poisson(), 2, transition=jem.laws.Driven(lambda p, u: p * u[0], np.ones((2, 2))))
+    lds = jem.LDS(1, 1, 1)
+    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.laws.Gate(lambda p, u: p * u, np.ones(2)))
     known = jnp.array([0, -1, 1, -1, -1])
     for model, within, around in (
         (gate, jem.Labelled(jem.Given(y[:, 0], u[:, 0]), known), jem.Given(jem.Labelled(y[:, 0], known), u[:, 0])),

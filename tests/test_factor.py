@@ -17,7 +17,7 @@ from jem.kernels.factor import basis, few_units
 from jem.latents.factor import FactorAnalysis, FactorParams
 
 N, D, Q = 60, 5, 2
-NOISE = {"diagonal": jem.Diagonal(), "spherical": jem.Spherical()}
+NOISE = {"diagonal": jem.covariance.Diagonal(), "spherical": jem.covariance.Spherical()}
 
 
 def draw(rng, num=N, dim=D, factors=Q, noise=0.5):
@@ -29,7 +29,7 @@ def draw(rng, num=N, dim=D, factors=Q, noise=0.5):
 
 def random_params(model, rng, dim=D, dtype=None):
     """Random parameters of a model."""
-    noise = rng.uniform(0.3, 2.0, dim if isinstance(model.noise, jem.Diagonal) else ())
+    noise = rng.uniform(0.3, 2.0, dim if isinstance(model.noise, jem.covariance.Diagonal) else ())
     p = model.params(rng.standard_normal(dim), rng.standard_normal((dim, model.num_factors)), noise)
     return jax.tree.map(lambda a: a.astype(dtype or a.dtype), p)
 
@@ -39,7 +39,7 @@ def problem(request, dtype):
     """A bound model, data, weights and parameters, in both dtypes and with both kinds of noise."""
     rng = np.random.default_rng(1)
     x, weights = jnp.asarray(draw(rng), dtype), jnp.asarray(rng.uniform(0.2, 2.0, N), dtype)
-    model = FactorAnalysis(Q, NOISE[request.param], jem.InverseWishart(0.5))
+    model = FactorAnalysis(Q, NOISE[request.param], jem.priors.InverseWishart(0.5))
     return jem.bind(model, x, weights), x, weights, random_params(model, rng, dtype=dtype)
 
 
@@ -100,7 +100,7 @@ def test_m_step_is_the_maximum(problem):
 def test_fit_never_falls(problem):
     model, x, weights, p = problem
     for data, w in ((x, weights), (x[:D], weights[:D])):  # the second is too short to be compressed
-        fit = jem.fit(model, p, data, weights=w, solver=jem.EM(), stop=jem.NeverStop(), max_steps=40)
+        fit = jem.fit(model, p, data, weights=w, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=40)
         trace = np.asarray(fit.trace, float)
         assert fit.status != jem.Status.DECREASED
         assert (np.diff(trace) >= -64 * float(jnp.finfo(x.dtype).eps) * np.abs(trace).max()).all()
@@ -117,11 +117,11 @@ def test_compressed_fit_is_the_fit_from_rows(x64, noise):
     x[weights == 0] = np.nan
     model = FactorAnalysis(Q, NOISE[noise])
     start = jem.init(model, jax.random.key(0), x, weights)
-    options = {"weights": weights, "solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 30}
+    options = {"weights": weights, "solver": jem.solvers.EM(), "stop": jem.stop.NeverStop(), "max_steps": 30}
     short = jem.fit(model, start, x, **options)
     # One component of a mixture is the same model, gathered row by row.
     wrap = lambda t: jax.tree.map(lambda a: a[None], t)
-    rows = jem.fit(jem.Mixture(model, 1), jem.MixtureParams(jnp.ones(1), wrap(start)), x, **options)
+    rows = jem.fit(jem.Mixture(model, 1), jem.Mixture.Params(jnp.ones(1), wrap(start)), x, **options)
     np.testing.assert_allclose(short.trace, rows.trace, rtol=1e-12)
     np.testing.assert_allclose(short.log_likelihood, rows.log_likelihood, rtol=1e-12)
     for a, b in zip(wrap(short.params), rows.params.components):
@@ -139,7 +139,7 @@ def test_row_sharded_fit_is_the_fit(x64):
     model = FactorAnalysis(Q)
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
     put = lambda a: jax.device_put(a, NamedSharding(mesh, P("rows")))
-    options = {"num_restarts": 2, "solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 10}
+    options = {"num_restarts": 2, "solver": jem.solvers.EM(), "stop": jem.stop.NeverStop(), "max_steps": 10}
     alone = jem.fit_restarts(model, jax.random.key(1), x, weights=weights, **options)
     sharded = jem.fit_restarts(model, jax.random.key(1), put(x), weights=put(weights), **options)
     np.testing.assert_allclose(sharded.trace, alone.trace, rtol=1e-10)
@@ -162,10 +162,10 @@ def test_float32_far_from_the_origin(wrap):
     model = wrap(FactorAnalysis(Q))
     with jax.enable_x64(True):
         start = jem.init(model, jax.random.key(0), x.astype(np.float64))
-        exact = jem.fit(model, start, x.astype(np.float64), solver=jem.EM(), stop=jem.NeverStop(), max_steps=60)
+        exact = jem.fit(model, start, x.astype(np.float64), solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=60)
         want = np.asarray(exact.params.covariance)
     start = jax.tree.map(lambda a: np.asarray(a, np.float32), start)
-    single = jem.fit(model, start, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=60)
+    single = jem.fit(model, start, x, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=60)
     np.testing.assert_allclose(float(single.log_likelihood), float(exact.log_likelihood), rtol=2e-6)
     scale = np.sqrt(np.outer(np.diag(want), np.diag(want)))
     np.testing.assert_allclose(single.params.covariance / scale, want / scale, atol=2e-4)
@@ -174,7 +174,7 @@ def test_float32_far_from_the_origin(wrap):
 def test_scale_of_the_data_does_not_matter(dtype):
     x = jnp.asarray(draw(np.random.default_rng(9), 100), dtype)
     unit = 2.0**60
-    options = {"solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 20}
+    options = {"solver": jem.solvers.EM(), "stop": jem.stop.NeverStop(), "max_steps": 20}
     fits = []
     for data in (x, x * unit, x / unit):
         start = jem.init(FactorAnalysis(Q), jax.random.key(0), data)
@@ -194,7 +194,9 @@ def test_mixture_of_factor_analysers(x64, noise):
     rng = np.random.default_rng(10)
     x = np.concatenate([draw(rng, 150), draw(rng, 100) + 6, draw(rng, 50) - 6])
     model = jem.Mixture(FactorAnalysis(Q, NOISE[noise]), 3)
-    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2, solver=jem.EM(), stop=jem.NeverStop(), max_steps=60)
+    fits = jem.fit_restarts(
+        model, jax.random.key(0), x, num_restarts=2, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=60
+    )
     assert (fits.status == jem.Status.MAX_STEPS).all()
     assert (np.diff(fits.trace, axis=1) >= -1e-12 * np.abs(fits.trace[:, :1])).all()
     fit = fits.best()
@@ -216,7 +218,7 @@ def test_mixture_of_factor_analysers(x64, noise):
 def test_tied_m_step_is_the_maximum(x64, fields):
     rng = np.random.default_rng(11)
     x, weights = jnp.asarray(draw(rng, 80)), jnp.ones(80)
-    model = jem.bind(jem.Mixture(jem.Tied(FactorAnalysis(Q, prior=jem.InverseWishart(0.5)), 2, *fields)), x)
+    model = jem.bind(jem.Mixture(jem.Tied(FactorAnalysis(Q, prior=jem.priors.InverseWishart(0.5)), 2, *fields)), x)
     old = jem.init(model, jax.random.key(0), x)
 
     @jax.jit
@@ -229,14 +231,14 @@ def test_tied_m_step_is_the_maximum(x64, fields):
     before, best, gradient = step(old)
     assert best > before
     assert max(float(jnp.abs(g).max()) for g in gradient.components) < 1e-9 * abs(best)
-    fit = jem.fit(model, old, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=20)
+    fit = jem.fit(model, old, x, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=20)
     assert (np.diff(fit.trace) >= -1e-10 * abs(fit.trace[0])).all()
 
 
 @pytest.mark.parametrize("field", FactorParams._fields)
 def test_frozen_m_step_is_the_maximum_of_the_rest(x64, field):
     x = jnp.asarray(draw(np.random.default_rng(12)))
-    child = FactorAnalysis(Q, prior=jem.InverseWishart(0.5))
+    child = FactorAnalysis(Q, prior=jem.priors.InverseWishart(0.5))
     model = jem.bind(jem.Frozen(child, field), x)
     old = random_params(child, np.random.default_rng(3))
 
@@ -268,8 +270,8 @@ def test_heywood_case_is_flagged(dtype):
     """Two equal features leave no noise: the likelihood has no bound, the fit ends finite and says so."""
     x = draw(np.random.default_rng(13), 300)
     x[:, 1] = 2 * x[:, 0]
-    for model in (FactorAnalysis(Q), FactorAnalysis(D - 1, jem.Spherical(), None)):
-        options = {"max_steps": 400, "solver": jem.EM(), "stop": jem.NeverStop()}
+    for model in (FactorAnalysis(Q), FactorAnalysis(D - 1, jem.covariance.Spherical(), None)):
+        options = {"max_steps": 400, "solver": jem.solvers.EM(), "stop": jem.stop.NeverStop()}
         fit = jem.fit_restarts(model, jax.random.key(0), x.astype(dtype), num_restarts=1, **options)
         assert (fit.status == jem.Status.DEGENERATE).all(), fit.status
         assert tree.all_finite(fit.params) and np.isfinite(fit.objective).all()
@@ -289,7 +291,7 @@ def test_bad_input_is_named():
         FactorAnalysis(0)
     for model, text in [
         (FactorAnalysis(3), "fewer factors than features"),
-        (FactorAnalysis(1, jem.Full()), "jem.Diagonal"),
+        (FactorAnalysis(1, jem.covariance.Full()), "jem.covariance.Diagonal"),
     ]:
         with pytest.raises(ValueError, match=text):
             jem.fit(model, start, x)
@@ -298,7 +300,7 @@ def test_bad_input_is_named():
 
 
 def test_num_parameters():
-    for noise, num in ((jem.Diagonal(), 6 + 6 * 2 - 1 + 6), (jem.Spherical(), 6 + 6 * 2 - 1 + 1)):
+    for noise, num in ((jem.covariance.Diagonal(), 6 + 6 * 2 - 1 + 6), (jem.covariance.Spherical(), 6 + 6 * 2 - 1 + 1)):
         model = FactorAnalysis(2, noise)
         p = random_params(model, np.random.default_rng(0), 6)
         assert jem.num_parameters(model, p) == num

@@ -20,9 +20,9 @@ HOLES = rng.random((40, 3)) < 0.3
 COUNTS = rng.poisson(4.0, (40, 3))
 THREE = np.array([1.0, 3.0, 9.0])
 FAMILIES = {
-    "poisson": (jem.Poisson(shape=2.0, inverse_scale=0.5), jem.PoissonParams, THREE, COUNTS),
-    "many": (jem.Poisson(), jem.PoissonParams, 1e3 * THREE, 500 * COUNTS),
-    "bernoulli": (jem.Bernoulli(concentration=1.5), jem.BernoulliParams, THREE / 10, COUNTS > 3),
+    "poisson": (jem.Poisson(shape=2.0, inverse_scale=0.5), jem.Poisson.Params, THREE, COUNTS),
+    "many": (jem.Poisson(), jem.Poisson.Params, 1e3 * THREE, 500 * COUNTS),
+    "bernoulli": (jem.Bernoulli(concentration=1.5), jem.Bernoulli.Params, THREE / 10, COUNTS > 3),
     "exponential": (Exponential(2.0, 0.5), ExponentialParams, THREE, rng.exponential(1.0, (40, 3))),
 }
 
@@ -64,15 +64,15 @@ def test_a_latent_class_model_with_missing_answers(x64):
 def test_edges(dtype):
     """A probability or rate of exactly 0 or 1 rules out, and says nothing else; its gradient is finite."""
     with jax.enable_x64(dtype == np.float64):
-        p = jem.BernoulliParams(jnp.asarray([0.0, 1.0, 0.5], dtype))
+        p = jem.Bernoulli.Params(jnp.asarray([0.0, 1.0, 0.5], dtype))
         x = jnp.asarray([[0, 1, 1], [1, 1, 1], [0, 0, 1]], dtype)
         np.testing.assert_allclose(jem.log_prob(jem.Bernoulli(), p, x), [np.log(0.5), -np.inf, -np.inf], rtol=1e-6)
         slope = jax.grad(lambda p: jem.log_prob(jem.Bernoulli(), p, x)[0])(p)
         np.testing.assert_allclose(slope.probs, [-1, 1, 2], rtol=1e-6)
-        rates = jem.PoissonParams(jnp.asarray([0.0, 2.0], dtype))
+        rates = jem.Poisson.Params(jnp.asarray([0.0, 2.0], dtype))
         got = jem.log_prob(jem.Poisson(), rates, jnp.asarray([[0, 1], [1, 1]], dtype))
         np.testing.assert_allclose(got, [float(stats.poisson.logpmf(1, 2)), -np.inf], rtol=1e-6)
-        nan = jem.BernoulliParams(jnp.full(3, jnp.nan, dtype))
+        nan = jem.Bernoulli.Params(jnp.full(3, jnp.nan, dtype))
         assert jnp.isnan(jem.Bernoulli().infer(nan, x.T)[1]).all()  # never mistaken for what cannot be
 
 
@@ -83,7 +83,7 @@ class VonMisesParams(NamedTuple):
     kappa: Array
 
 
-@jem.node
+@jem.author.node
 class VonMises(Factorising):
     """D independent angles, `p(x) = exp(kappa cos(x - place)) / (2 pi I_0(kappa))`."""
 
@@ -102,7 +102,7 @@ class VonMises(Factorising):
         return VonMisesParams(jnp.arctan2(means[1], means[0]), jnp.exp(falling_root(gap, -9.0, 9.0, length)))
 
     def supports(self, params):
-        return params._replace(place=jem.Real(), kappa=jem.Positive())
+        return params._replace(place=jem.supports.Real(), kappa=jem.supports.Positive())
 
 
 def test_a_family_of_a_users_own(x64):
@@ -148,10 +148,10 @@ def test_a_column_that_nobody_saw(x64):
 def test_missing_around_what_stands_around_a_family(x64):
     """Copies and held fields see the cells as the family does."""
     x = np.where(HOLES, np.nan, COUNTS)
-    params = jem.PoissonParams(jnp.asarray(THREE))
+    params = jem.Poisson.Params(jnp.asarray(THREE))
     want = jem.log_prob(jem.Missing(jem.Poisson()), params, x)
     np.testing.assert_array_equal(jem.log_prob(jem.Missing(jem.Frozen(jem.Poisson(), "rate")), params, x), want)
-    both = jem.MixtureParams(jnp.array([0.5, 0.5]), jem.PoissonParams(jnp.stack([THREE, THREE + 1])))
+    both = jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Poisson.Params(jnp.stack([THREE, THREE + 1])))
     inside = jem.Mixture(jem.Stack(jem.Missing(jem.Poisson()), 2))
     around = jem.Mixture(jem.Missing(jem.Stack(jem.Poisson(), 2)))
     np.testing.assert_allclose(jem.log_prob(around, both, x), jem.log_prob(inside, both, x), rtol=1e-12)
@@ -161,8 +161,8 @@ def test_missing_around_what_stands_around_a_family(x64):
 def test_what_cannot_be_inside_jit(junk, x64):
     """Under jit no door refuses it: minus infinity, and the other rows are untouched."""
     x = jnp.asarray(COUNTS, float).at[1, 0].set(junk)
-    got = jax.jit(lambda x: jem.log_prob(jem.Poisson(), jem.PoissonParams(jnp.asarray(THREE)), x))(x)
+    got = jax.jit(lambda x: jem.log_prob(jem.Poisson(), jem.Poisson.Params(jnp.asarray(THREE)), x))(x)
     assert got[1] == -jnp.inf and jnp.isfinite(got[jnp.arange(40) != 1]).all()
-    bits = jem.BernoulliParams(jnp.asarray(THREE) / 10)
+    bits = jem.Bernoulli.Params(jnp.asarray(THREE) / 10)
     got = jax.jit(lambda x: jem.log_prob(jem.Bernoulli(), bits, x))((x > 3).astype(float).at[1, 0].set(junk))
     assert got[1] == -jnp.inf and jnp.isfinite(got[jnp.arange(40) != 1]).all()

@@ -27,7 +27,7 @@ def guess(x, means=((0.0, 0.0), (4.0, 6.0))):
     """A start with unit covariances."""
     dtype = x.dtype
     eye = jnp.broadcast_to(jnp.eye(2, dtype=dtype), (2, 2, 2))
-    return jem.MixtureParams(jnp.array([0.5, 0.5], dtype), jem.GaussianParams(jnp.asarray(means, dtype), eye))
+    return jem.Mixture.Params(jnp.array([0.5, 0.5], dtype), jem.Gaussian.Params(jnp.asarray(means, dtype), eye))
 
 
 def test_ordinary_data_converges(dtype):
@@ -74,7 +74,7 @@ def test_a_nan_start(dtype):
 
 def test_rows_no_component_can_produce():
     """A likelihood of zero is not finite either."""
-    params = jem.MixtureParams(jnp.array([0.5, 0.5]), jem.BernoulliParams(jnp.zeros((2, 1))))
+    params = jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Bernoulli.Params(jnp.zeros((2, 1))))
     assert fit(jem.Mixture(jem.Bernoulli(), 2), params, jnp.ones((4, 1))).status == Status.NONFINITE
 
 
@@ -89,11 +89,11 @@ DEGENERATE = {
 
 ONE = [[1.0, 2.0]]
 SINGLE = {
-    "spherical": jem.Mixture(jem.Gaussian(jem.Spherical()), 2),
-    "diagonal": jem.Gaussian(jem.Diagonal()),
+    "spherical": jem.Mixture(jem.Gaussian(jem.covariance.Spherical()), 2),
+    "diagonal": jem.Gaussian(jem.covariance.Diagonal()),
     "full": jem.Mixture(jem.Gaussian(), 2),
-    "student": jem.StudentT(jem.Spherical()),
-    "factor": jem.FactorAnalysis(1, jem.Spherical()),
+    "student": jem.StudentT(jem.covariance.Spherical()),
+    "factor": jem.FactorAnalysis(1, jem.covariance.Spherical()),
 }
 
 
@@ -144,13 +144,13 @@ def test_as_many_components_as_rows(dtype):
     fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=3, max_steps=STEPS)
     assert set(fits.status.tolist()) <= {Status.DEGENERATE, Status.CONVERGED, Status.MAX_STEPS}
     assert fits.best().status == Status.DEGENERATE or float(fits.best().log_likelihood) < -4
-    hard = jem.MixtureParams(jnp.full(4, 0.25, dtype), jem.GaussianParams(x, jnp.stack([10 * jnp.eye(2, dtype=dtype)] * 4)))
+    hard = jem.Mixture.Params(jnp.full(4, 0.25, dtype), jem.Gaussian.Params(x, jnp.stack([10 * jnp.eye(2, dtype=dtype)] * 4)))
     result = fit(model, hard, x)
     assert result.status == Status.DEGENERATE
     check_valid(result.params)
 
 
-@pytest.mark.parametrize("prior", [None, jem.InverseWishart()], ids=["no prior", "prior"])
+@pytest.mark.parametrize("prior", [None, jem.priors.InverseWishart()], ids=["no prior", "prior"])
 def test_one_row(prior, dtype):
     x = clusters(dtype)[:1]
     model = jem.Mixture(jem.Gaussian(prior=prior), 1)
@@ -178,7 +178,7 @@ def test_scales_of_1e30(power, dtype):
     start = guess(x)
     moved = start.components._replace(mean=start.components.mean * scale, whitening=start.components.whitening / scale)
     assert fit(MODEL, start._replace(components=moved), x * scale).status == Status.CONVERGED
-    run = functools.partial(jem.fit, solver=jem.EM(), stop=jem.NeverStop(), max_steps=20)
+    run = functools.partial(jem.fit, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=20)
     plain, scaled = run(MODEL, start, x), run(MODEL, start._replace(components=moved), x * scale)
     tight = 4 * jnp.finfo(dtype).eps * 2 * abs(power)  # a log-density carries log|W| of this size in its digits
     np.testing.assert_allclose(scaled.params.weights, plain.params.weights, rtol=tight)
@@ -193,7 +193,7 @@ def test_scales_of_1e30(power, dtype):
 
 def test_an_offset_of_1e4_in_float32():
     """mean/sd = 1e4: the float32 fit is the float64 one of the same numbers, up to what a float32 can write."""
-    run = functools.partial(jem.fit, MODEL, solver=jem.EM(), stop=jem.NeverStop(), max_steps=20)
+    run = functools.partial(jem.fit, MODEL, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=20)
     x = clusters(jnp.float32) + jnp.float32(1e4)
     start = guess(x, ((1e4, 1e4), (1e4 + 4, 1e4 + 6)))
     single = run(start, x)
@@ -215,7 +215,7 @@ def test_an_offset_of_1e4_in_float32():
 def test_steps_run_out(dtype):
     x = clusters(dtype)
     start = guess(x)
-    result = fit(MODEL, start, x, solver=jem.EM(), stop=jem.NeverStop())
+    result = fit(MODEL, start, x, solver=jem.solvers.EM(), stop=jem.stop.NeverStop())
     assert (result.status, result.num_steps) == (Status.MAX_STEPS, STEPS)
     with pytest.raises(jem.FitError, match="MAX_STEPS: .*raise max_steps"):
         result.check()
@@ -260,13 +260,13 @@ def test_the_door_says_what_is_wrong(change, message):
 
 
 def test_values_outside_of_the_support():
-    poisson = jem.PoissonParams(jnp.ones(1))
+    poisson = jem.Poisson.Params(jnp.ones(1))
     with pytest.raises(ValueError, match="integers >= 0; got -2.0 in row 1, column 0"):
         jem.log_prob(jem.Poisson(), poisson, jnp.array([[1.0], [-2.0]]))
     with pytest.raises(ValueError, match="integers >= 0; got 0.5 in row 0, column 0"):
         jem.log_prob(jem.Poisson(), poisson, jnp.array([[0.5]]))
     with pytest.raises(ValueError, match=r"integers 0 .. 2; got 3 in row 2"):
-        jem.log_prob(jem.Categorical(3), jem.CategoricalParams(jnp.ones(3) / 3), jnp.array([0, 1, 3]))
+        jem.log_prob(jem.Categorical(3), jem.Categorical.Params(jnp.ones(3) / 3), jnp.array([0, 1, 3]))
     with pytest.raises(ValueError, match="positive definite"):
         jem.Gaussian().params([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]])
     # a row of weight 0 may hold anything

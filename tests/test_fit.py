@@ -23,7 +23,7 @@ def faithful():
         x = jnp.asarray(jem.datasets.old_faithful())
         means = jnp.array([[2.0, 50.0], [4.5, 80.0]])
         whitening = jnp.broadcast_to(jnp.diag(jnp.array([1.0, 0.1])), (2, 2, 2))
-        return x, jem.MixtureParams(jnp.array([0.5, 0.5]), jem.GaussianParams(means, whitening))
+        return x, jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Gaussian.Params(means, whitening))
 
 
 def assert_same(got, want, rtol=1e-9):
@@ -34,7 +34,7 @@ def assert_same(got, want, rtol=1e-9):
 
 def test_what_a_fit_says(x64, faithful):
     x, start = faithful
-    fit = run(start, x, solver=jem.EM(), stop=jem.RelativeGain()).check()
+    fit = run(start, x, solver=jem.solvers.EM(), stop=jem.stop.RelativeGain()).check()
     steps = int(fit.num_steps)
     assert fit.status == Status.CONVERGED
     assert jax.tree.structure(fit.params) == jax.tree.structure(start)
@@ -58,7 +58,7 @@ def test_a_fit_is_its_steps(x64, faithful):
     params = start
     for _ in range(3):
         params, _ = jem.em_step(MODEL, params, x, weights)
-    fit = run(start, x, weights=weights, solver=jem.EM(), stop=jem.NeverStop(), max_steps=3)
+    fit = run(start, x, weights=weights, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=3)
     assert_same(fit.params, params)
     stats_, _ = jem.e_step(MODEL, params, x, weights)
     assert_same(jem.m_step(jem.bind(MODEL, x, weights), params, stats_), jem.em_step(MODEL, params, x, weights)[0])
@@ -67,7 +67,7 @@ def test_a_fit_is_its_steps(x64, faithful):
 def test_tolerance(x64, faithful):
     """A smaller one takes more steps and gets higher; zero ends at rounding."""
     x, start = faithful
-    fits = [run(start, x, stop=jem.RelativeGain(tol), max_steps=300) for tol in (1e-4, 1e-8, 0.0)]
+    fits = [run(start, x, stop=jem.stop.RelativeGain(tol), max_steps=300) for tol in (1e-4, 1e-8, 0.0)]
     assert [f.status for f in fits] == [Status.CONVERGED] * 3
     assert fits[0].num_steps < fits[1].num_steps < fits[2].num_steps < 300
     assert fits[0].objective < fits[1].objective <= fits[2].objective
@@ -82,7 +82,7 @@ def test_weights_and_their_scale(x64, faithful):
     weighted = run(start, spoilt, weights=weights)
     assert_same(weighted, run(start, np.repeat(x, repeats, 0)), rtol=1e-7)
     model = jem.Mixture(jem.Gaussian(prior=None), 2)
-    stop = jem.RelativeGain(1e-9)  # nats are as many more as the weights are
+    stop = jem.stop.RelativeGain(1e-9)  # nats are as many more as the weights are
     one, ten = (jem.fit(model, start, x, weights=weights * c, stop=stop, max_steps=STEPS) for c in (1, 10))
     assert one.num_steps == ten.num_steps
     assert_same(one.params, ten.params)
@@ -131,7 +131,7 @@ def test_inside_vmap_over_hyper_parameters(x64, faithful):
     x, start = faithful
 
     def fit(strength):
-        model = jem.Mixture(jem.Gaussian(prior=jem.InverseWishart(strength)), 2)
+        model = jem.Mixture(jem.Gaussian(prior=jem.priors.InverseWishart(strength)), 2)
         return jem.fit(model, start, x, max_steps=STEPS).params.components.covariance
 
     many = jax.vmap(fit)(jnp.array([0.0, 1.0, 100.0]))
@@ -145,7 +145,7 @@ def test_inside_jvp(x64, faithful):
     moved = lambda shift: x + shift * jnp.sin(x)
 
     def fit(shift):
-        return run(start, moved(shift), solver=jem.EM(), stop=jem.NeverStop()).params
+        return run(start, moved(shift), solver=jem.solvers.EM(), stop=jem.stop.NeverStop()).params
 
     def steps(shift):
         step = lambda params, _: (jem.em_step(MODEL, params, moved(shift))[0], None)
@@ -179,7 +179,7 @@ def test_inside_scan(x64, faithful):
 
 def test_restarts_inside_jit_and_vmap(x64, faithful):
     x, _ = faithful
-    model = jem.Mixture(jem.Gaussian(jem.Diagonal()), 2, seeding=jem.RandomResponsibilities())
+    model = jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), 2, seeding=jem.starts.RandomResponsibilities())
     restarts = lambda x: jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2, max_steps=STEPS).best()
     with jax.debug_key_reuse(False):  # JAX takes vmap of a scan over keys for a reuse of them, in 0.12 at least
         many = jax.jit(jax.vmap(restarts))(jnp.stack([x, 2 * x]))
@@ -271,12 +271,12 @@ def test_samples_have_the_moments_of_the_model():
     u, x = jem.sample(jem.StudentT(), next(keys), jem.StudentT().params(mean, covariance, 12.0), num)
     assert u.shape == (num,)
     np.testing.assert_allclose(moments(x)[1], covariance * 12 / 10, atol=3 * error)
-    _, x = jem.sample(jem.Poisson(), next(keys), jem.PoissonParams(jnp.array([0.5, 9.0])), num)
+    _, x = jem.sample(jem.Poisson(), next(keys), jem.Poisson.Params(jnp.array([0.5, 9.0])), num)
     np.testing.assert_allclose(moments(x)[0], [0.5, 9.0], atol=3 * error)
     np.testing.assert_allclose(np.diag(moments(x)[1]), [0.5, 9.0], rtol=2 * error)
-    _, x = jem.sample(jem.Bernoulli(), next(keys), jem.BernoulliParams(jnp.array([0.0, 0.3, 1.0])), num)
+    _, x = jem.sample(jem.Bernoulli(), next(keys), jem.Bernoulli.Params(jnp.array([0.0, 0.3, 1.0])), num)
     np.testing.assert_allclose(moments(x)[0], [0, 0.3, 1], atol=error)
-    _, x = jem.sample(jem.Categorical(3), next(keys), jem.CategoricalParams(jnp.array([0.2, 0.0, 0.8])), num)
+    _, x = jem.sample(jem.Categorical(3), next(keys), jem.Categorical.Params(jnp.array([0.2, 0.0, 0.8])), num)
     np.testing.assert_allclose(np.bincount(x, minlength=3) / num, [0.2, 0, 0.8], atol=error)
 
 
@@ -285,24 +285,24 @@ def test_a_mixture_is_sampled_by_composition():
     num = 20_000
     model = jem.Mixture(jem.Product(place=jem.Gaussian(), kind=jem.Categorical(2)), 2)
     place = jem.Gaussian().params(np.array([[0.0], [9.0]]), np.ones((2, 1, 1)))
-    kind = jem.CategoricalParams(jnp.array([[1.0, 0.0], [0.0, 1.0]]))
-    params = jem.MixtureParams(jnp.array([0.3, 0.7]), {"place": place, "kind": kind})
+    kind = jem.Categorical.Params(jnp.array([[1.0, 0.0], [0.0, 1.0]]))
+    params = jem.Mixture.Params(jnp.array([0.3, 0.7]), {"place": place, "kind": kind})
     (labels, _), x = jem.sample(model, jax.random.key(0), params, num)
     assert (x["place"].shape, x["kind"].shape) == ((num, 1), (num,))
     np.testing.assert_array_equal(x["kind"], labels)
     np.testing.assert_array_equal(x["place"][:, 0] > 4.5, labels == 1)
     assert np.mean(labels) == pytest.approx(0.7, abs=5 * np.sqrt(0.21 / num))
-    other = jem.Mixture(jem.OneOf(jem.Stack(jem.Gaussian(), 2), jem.Gaussian(jem.Diagonal())))
-    parts = place, jem.Gaussian(jem.Diagonal()).params([-9.0], [0.01])
-    params = jem.MixtureParams(jnp.array([0.2, 0.3, 0.5]), parts)
+    other = jem.Mixture(jem.OneOf(jem.Stack(jem.Gaussian(), 2), jem.Gaussian(jem.covariance.Diagonal())))
+    parts = place, jem.Gaussian(jem.covariance.Diagonal()).params([-9.0], [0.01])
+    params = jem.Mixture.Params(jnp.array([0.2, 0.3, 0.5]), parts)
     (labels, _), x = jem.sample(other, jax.random.key(1), params, num)
     np.testing.assert_array_equal(np.digitize(x[:, 0], [-5, 4.5]), np.array([1, 2, 0])[labels])
 
 
 def test_a_sample_is_fitted_back():
     """Simulate, fit, and find the parameters: the round trip of a latent class model."""
-    truth = jem.MixtureParams(
-        jnp.array([0.35, 0.65]), jem.BernoulliParams(jnp.array([[0.9, 0.8, 0.7, 0.1, 0.2], [0.2, 0.1, 0.3, 0.8, 0.6]]))
+    truth = jem.Mixture.Params(
+        jnp.array([0.35, 0.65]), jem.Bernoulli.Params(jnp.array([[0.9, 0.8, 0.7, 0.1, 0.2], [0.2, 0.1, 0.3, 0.8, 0.6]]))
     )
     model = jem.Mixture(jem.Bernoulli(), 2)
     _, x = jem.sample(model, jax.random.key(0), truth, 5000)
@@ -314,7 +314,7 @@ def test_a_sample_is_fitted_back():
 
 def test_sweep(x64, faithful):
     x, _ = faithful
-    models = {f"K={k}": jem.Mixture(jem.Gaussian(jem.Diagonal()), k) for k in (1, 2, 3)}
+    models = {f"K={k}": jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), k) for k in (1, 2, 3)}
     table = jem.sweep(models, jax.random.key(0), x, num_restarts=3, max_steps=300)
     assert [row.name for row in table.rows] == list(models) == list(table.fits)
     assert [row.num_parameters for row in table.rows] == [4, 9, 14]
@@ -337,8 +337,8 @@ def test_sweep(x64, faithful):
 
 COUNTS = {
     "full": (jem.Mixture(jem.Gaussian(), 3), 2 + 3 * (2 + 3)),
-    "diagonal": (jem.Mixture(jem.Gaussian(jem.Diagonal()), 3), 2 + 3 * 4),
-    "spherical": (jem.Mixture(jem.Gaussian(jem.Spherical()), 3), 2 + 3 * 3),
+    "diagonal": (jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), 3), 2 + 3 * 4),
+    "spherical": (jem.Mixture(jem.Gaussian(jem.covariance.Spherical()), 3), 2 + 3 * 3),
     "tied": (jem.Mixture(jem.Tied(jem.Gaussian(), 3, "whitening")), 2 + 3 * 2 + 3),
     "all tied": (jem.Mixture(jem.Tied(jem.Gaussian(), 3)), 2 + 5),
     "student": (jem.Mixture(jem.StudentT(), 2), 1 + 2 * 6),

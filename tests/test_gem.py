@@ -16,7 +16,7 @@ COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, _, **__: COMPILED.append(name) if name.endswith("backend_compile_duration") else None
 )
-LBFGS = jem.GEM(optax.lbfgs, linesearch=None)
+LBFGS = jem.solvers.GEM(optax.lbfgs, linesearch=None)
 
 
 def log_laplace(params, x):
@@ -30,7 +30,7 @@ def log_normal(params, x):
     return jnp.sum(-0.5 * z**2 - jnp.log(params["scale"]) - 0.5 * jnp.log(2 * jnp.pi))
 
 
-WHERE = {"mean": jem.Real(), "scale": jem.Positive()}
+WHERE = {"mean": jem.supports.Real(), "scale": jem.supports.Positive()}
 
 
 def leaf(log_prob, dim=1, **options):
@@ -64,9 +64,9 @@ def test_equals_the_closed_form(x64, name):
         row = build(name, "float64")
         node, params, x, weights = row.row.node, row.params, row.x, row.weights
     args = {"weights": weights, "max_steps": 4000}
-    params = jem.fit(node, params, x, solver=jem.EM(), stop=jem.RelativeGain(1e-5), **args).params
-    want = jem.fit(node, params, x, solver=jem.EM(), stop=jem.RelativeGain(1e-15), **args)
-    got = jem.fit(node, params, x, stop=jem.RelativeGain(1e-15), solver=LBFGS, **args).check()
+    params = jem.fit(node, params, x, solver=jem.solvers.EM(), stop=jem.stop.RelativeGain(1e-5), **args).params
+    want = jem.fit(node, params, x, solver=jem.solvers.EM(), stop=jem.stop.RelativeGain(1e-15), **args)
+    got = jem.fit(node, params, x, stop=jem.stop.RelativeGain(1e-15), solver=LBFGS, **args).check()
     assert got.objective == pytest.approx(float(want.objective), rel=1e-9)
     close(got.params, want.params, 1e-6)
 
@@ -76,10 +76,10 @@ def test_a_leaf_equals_the_family_it_writes_out(x64):
     x = jem.datasets.old_faithful()[:, :1]
     node = jem.Mixture(jem.Gaussian(prior=None), 2)
     params = node.components.child.params(jnp.array([[2.0], [4.5]]), jnp.array([[[0.1]], [[0.2]]]))
-    want = jem.fit(node, jem.MixtureParams(jnp.array([0.5, 0.5]), params), x, stop=jem.RelativeGain(1e-15)).check()
+    want = jem.fit(node, jem.Mixture.Params(jnp.array([0.5, 0.5]), params), x, stop=jem.stop.RelativeGain(1e-15)).check()
     model = jem.Mixture(leaf(log_normal), 2)
-    start = jem.MixtureParams(jnp.array([0.5, 0.5]), {"mean": jnp.array([[2.0], [4.5]]), "scale": jnp.array([[0.3], [0.4]])})
-    fit = jem.fit(model, start, x, stop=jem.RelativeGain(1e-15), solver=LBFGS).check()
+    start = jem.Mixture.Params(jnp.array([0.5, 0.5]), {"mean": jnp.array([[2.0], [4.5]]), "scale": jnp.array([[0.3], [0.4]])})
+    fit = jem.fit(model, start, x, stop=jem.stop.RelativeGain(1e-15), solver=LBFGS).check()
     np.testing.assert_allclose(fit.params.weights, want.params.weights, atol=1e-6)
     np.testing.assert_allclose(fit.params.components["mean"], want.params.components.mean, rtol=1e-6)
     np.testing.assert_allclose(fit.params.components["scale"][:, 0] ** 2, want.params.components.covariance[:, 0, 0], rtol=1e-6)
@@ -89,10 +89,10 @@ def test_a_leaf_equals_the_family_it_writes_out(x64):
 # The safeguard -------------------------------------------------------------------------------------
 
 FAR = {
-    "adam": lambda **o: jem.GEM(optax.adam, learning_rate=1e3, **o),
-    "sgd": lambda **o: jem.GEM(optax.sgd, learning_rate=1e6, **o),
-    "several steps": lambda **o: jem.GEM(optax.adam, learning_rate=1e3, num_steps=3, **o),
-    "refused at once": lambda **o: jem.GEM(optax.adam, learning_rate=1e3, num_halvings=0, **o),
+    "adam": lambda **o: jem.solvers.GEM(optax.adam, learning_rate=1e3, **o),
+    "sgd": lambda **o: jem.solvers.GEM(optax.sgd, learning_rate=1e6, **o),
+    "several steps": lambda **o: jem.solvers.GEM(optax.adam, learning_rate=1e3, num_steps=3, **o),
+    "refused at once": lambda **o: jem.solvers.GEM(optax.adam, learning_rate=1e3, num_halvings=0, **o),
 }
 
 
@@ -111,10 +111,10 @@ def two_groups(kind):
     x, weights = jem.datasets.old_faithful()[:, :1], jnp.array([0.5, 0.5])
     if kind == "statistics":
         model = jem.Mixture(jem.Poisson(), 2)
-        x, start = np.round(10 * x), jem.MixtureParams(weights, jem.PoissonParams(jnp.array([[10.0], [50.0]])))
+        x, start = np.round(10 * x), jem.Mixture.Params(weights, jem.Poisson.Params(jnp.array([[10.0], [50.0]])))
     else:
         model = jem.Mixture(leaf(log_laplace), 2)
-        start = jem.MixtureParams(weights, {"mean": jnp.array([[1.0], [5.0]]), "scale": jnp.ones((2, 1))})
+        start = jem.Mixture.Params(weights, {"mean": jnp.array([[1.0], [5.0]]), "scale": jnp.ones((2, 1))})
     return model, x, start, float(jem.fit(model, start, x, solver=LBFGS, max_steps=300).objective)
 
 
@@ -143,7 +143,7 @@ def test_a_refused_step_is_not_convergence(x64):
     """Where every step is refused the lane runs out of steps, refusals counted, and does not say that it has converged."""
     x = jem.datasets.old_faithful()[:, :1]
     model = leaf(log_laplace)
-    fit = jem.fit(model, model.start, x, solver=jem.GEM(optax.sgd, learning_rate=1e12, num_halvings=0), max_steps=10)
+    fit = jem.fit(model, model.start, x, solver=jem.solvers.GEM(optax.sgd, learning_rate=1e12, num_halvings=0), max_steps=10)
     assert fit.status == jem.Status.MAX_STEPS
     assert fit.num_refusals == 11  # the last one is made when the steps are used up
     assert float(fit.objective) == float(fit.trace[0])
@@ -153,7 +153,9 @@ def test_a_direction_that_leads_down_is_replaced(x64):
     """An optimiser that ascends the loss: the gradient takes over."""
     x = jem.datasets.old_faithful()[:, :1]
     model = leaf(log_normal)
-    fit = jem.fit(model, model.start, x, solver=jem.GEM(optax.sgd, learning_rate=-0.1), stop=jem.RelativeGain(1e-12)).check()
+    fit = jem.fit(
+        model, model.start, x, solver=jem.solvers.GEM(optax.sgd, learning_rate=-0.1), stop=jem.stop.RelativeGain(1e-12)
+    ).check()
     np.testing.assert_allclose(fit.params["mean"], x.mean(0), rtol=1e-3)
 
 
@@ -166,8 +168,8 @@ def log_gamma(params, x):
     return k * jnp.log(k / m) + (k - 1) * jnp.log(x) - k * x / m - jax.scipy.special.gammaln(k)
 
 
-GAMMA = jem.Density(log_gamma, {"shape": jnp.ones(()), "mean": 100 * jnp.ones(())}, supports=jem.Positive())
-ADAM = {rate: jem.GEM(optax.adam, learning_rate=rate) for rate in (0.0, 1e-12, 0.1)}
+GAMMA = jem.Density(log_gamma, {"shape": jnp.ones(()), "mean": 100 * jnp.ones(())}, supports=jem.supports.Positive())
+ADAM = {rate: jem.solvers.GEM(optax.adam, learning_rate=rate) for rate in (0.0, 1e-12, 0.1)}
 
 
 def log_linear(params, u):
@@ -182,7 +184,10 @@ def test_raw_columns(x64, solver):
     rng = np.random.default_rng(0)
     x = np.column_stack([np.ones(50), rng.normal(60, 9, 50), rng.normal(20, 3, 50), rng.normal(86, 5, 50)])
     y = x @ [-40, 0.7, 1.3, -0.15] + 3 * rng.normal(size=50)
-    start, where = {"slope": jnp.zeros(4), "scale": jnp.ones(())}, {"slope": jem.Real(), "scale": jem.Positive()}
+    start, where = (
+        {"slope": jnp.zeros(4), "scale": jnp.ones(())},
+        {"slope": jem.supports.Real(), "scale": jem.supports.Positive()},
+    )
     fit = jem.fit(jem.Density(log_linear, start, supports=where), start, {"x": x, "y": y}, solver=solver, max_steps=200).check()
     rest = y - x @ np.linalg.lstsq(x, y)[0]
     best = -25 * (1 + np.log(2 * np.pi * np.mean(rest**2)))
@@ -203,9 +208,9 @@ def test_schedules_that_are_zero_for_a_while(x64):
     x = np.random.default_rng(0).gamma(3.0, 30.0, 60)
     best = jem.fit(GAMMA, GAMMA.start, x, solver=ADAM[0.1], max_steps=300).check().objective
     up, down = optax.linear_schedule(0.0, 0.1, 20), optax.linear_schedule(0.02, 0.0, 5)
-    fit = jem.fit(GAMMA, GAMMA.start, x, solver=jem.GEM(optax.adam, learning_rate=up), max_steps=300).check()
+    fit = jem.fit(GAMMA, GAMMA.start, x, solver=jem.solvers.GEM(optax.adam, learning_rate=up), max_steps=300).check()
     assert fit.objective == pytest.approx(float(best), abs=1e-3)
-    short = jem.fit(GAMMA, GAMMA.start, x, solver=jem.GEM(optax.adam, learning_rate=down), max_steps=300)
+    short = jem.fit(GAMMA, GAMMA.start, x, solver=jem.solvers.GEM(optax.adam, learning_rate=down), max_steps=300)
     assert short.status == jem.Status.MAX_STEPS
     assert short.objective < best - 0.1
 
@@ -213,7 +218,7 @@ def test_schedules_that_are_zero_for_a_while(x64):
 def test_the_top_is_reached_to_the_last_digit(x64):
     """Where rounding hides what a step gains its slope decides: no refusals for ever, and no fall where there is none."""
     x = np.random.default_rng(0).gamma(300, 1 / 3, 60)
-    fit = jem.fit(GAMMA, GAMMA.start, x, solver=LBFGS, stop=jem.RelativeGain(1e-14)).check()
+    fit = jem.fit(GAMMA, GAMMA.start, x, solver=LBFGS, stop=jem.stop.RelativeGain(1e-14)).check()
     assert fit.num_steps < 30
     assert fit.num_refusals < 5
     np.testing.assert_allclose(fit.params["mean"], x.mean(), rtol=1e-9)
@@ -227,7 +232,7 @@ def test_float32_sees_slopes_where_it_sees_no_gain():
     np.testing.assert_allclose(fit.params["shape"], (3 + np.sqrt(9 + 12 * ratio)) / (12 * ratio), rtol=1e-2)
 
 
-@pytest.mark.parametrize("solver", [LBFGS, jem.GEM(optax.sgd, learning_rate=30.0)], ids=["lbfgs", "sgd"])
+@pytest.mark.parametrize("solver", [LBFGS, jem.solvers.GEM(optax.sgd, learning_rate=30.0)], ids=["lbfgs", "sgd"])
 def test_steps_into_nan_recover(x64, solver):
     """A rate on the real line, NaN below zero: steps halved there do not end the climb."""
     x = np.random.default_rng(0).exponential(1 / 50, 40)
@@ -243,7 +248,7 @@ def test_a_top_that_recedes(x64, last, recedes):
     y = np.r_[np.arange(20) % 2, np.ones(19), last]
     model = jem.Density(lambda b, u: jax.nn.log_sigmoid((2 * u["y"] - 1) * (b[0] + b[1] * u["x"])), jnp.zeros(2))
     data = {"x": x, "y": y}
-    fit = jem.fit(model, model.start, data, solver=LBFGS, stop=jem.NeverStop(), max_steps=6)
+    fit = jem.fit(model, model.start, data, solver=LBFGS, stop=jem.stop.NeverStop(), max_steps=6)
     score = jax.grad(lambda b: jnp.sum(jem.log_prob(model, b, data)))
     step = jnp.linalg.solve(-jax.jacfwd(score)(fit.params), score(fit.params))
     step = outward(model, fit.params, step)
@@ -279,7 +284,7 @@ def test_separated_classes_are_told(dtype, name):
 
 def test_what_may_run_away():
     """Real numbers and growing positive ones; a probability or a rate at 0 is an answer."""
-    where = {"a": jem.Interval(), "b": jem.Positive(), "c": jem.Real()}
+    where = {"a": jem.supports.Interval(), "b": jem.supports.Positive(), "c": jem.supports.Real()}
     model = jem.Density(lambda p, x: x * p["a"], {name: jnp.full(1, 0.5) for name in where}, supports=where)
     assert outward(model, model.start, jnp.array([5.0, -5.0, -5.0])).tolist() == [0, 0, -5]
     assert outward(model, model.start, jnp.array([5.0, 5.0, 5.0])).tolist() == [0, 5, 5]
@@ -287,17 +292,19 @@ def test_what_may_run_away():
 
 def test_plain_em_refuses_what_it_cannot_fit():
     model = jem.Mixture(leaf(log_laplace), 2)
-    with pytest.raises(ValueError, match=r"components\['mean'\].*solver=jem.GEM"):
+    with pytest.raises(ValueError, match=r"components\['mean'\].*solver=jem.solvers.GEM"):
         jem.fit_restarts(model, jax.random.key(0), np.ones((5, 1), np.float32), num_restarts=2)
 
 
 # Optimisers x models x transformations -------------------------------------------------------------
 
 OPTIMISERS = {
-    "adam": jem.GEM(optax.adam, learning_rate=0.05),
-    "lbfgs": jem.GEM(optax.lbfgs),
-    "chain": jem.GEM(lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate, momentum=0.9)), rate=0.5),
-    "schedule": jem.GEM(optax.adam, learning_rate=optax.exponential_decay(0.1, 50, 0.5), num_steps=2, gradient_tol=1e-5),
+    "adam": jem.solvers.GEM(optax.adam, learning_rate=0.05),
+    "lbfgs": jem.solvers.GEM(optax.lbfgs),
+    "chain": jem.solvers.GEM(lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate, momentum=0.9)), rate=0.5),
+    "schedule": jem.solvers.GEM(
+        optax.adam, learning_rate=optax.exponential_decay(0.1, 50, 0.5), num_steps=2, gradient_tol=1e-5
+    ),
 }
 MODELS = ["mixture_poisson", "mixture_laplace", "logjoint"]  # from statistics, closed forms beside units, units alone
 TABLE = [(name, optimiser) for name in MODELS for optimiser in OPTIMISERS if (name, optimiser) != ("mixture_poisson", "lbfgs")]
@@ -323,7 +330,7 @@ def test_jit_and_vmap(name):
     @jax.vmap
     def alone(key):
         start = jem.init(node, key, x, weights)
-        return jem.fit(node, start, x, weights=weights, solver=solver, max_steps=8, stop=jem.NeverStop()).trace
+        return jem.fit(node, start, x, weights=weights, solver=solver, max_steps=8, stop=jem.stop.NeverStop()).trace
 
     np.testing.assert_allclose(alone(jax.random.split(jax.random.key(1), 2)), restarts(name, "adam"), rtol=2e-5)
 
@@ -332,7 +339,7 @@ def test_jit_and_vmap(name):
 def restarts(name, optimiser):
     """Traces of two starts."""
     model = build(name, "float32")
-    options = {"weights": model.weights, "solver": OPTIMISERS[optimiser], "max_steps": 8, "stop": jem.NeverStop()}
+    options = {"weights": model.weights, "solver": OPTIMISERS[optimiser], "max_steps": 8, "stop": jem.stop.NeverStop()}
     return jem.fit_restarts(model.row.node, jax.random.key(1), model.x, num_restarts=2, **options).trace
 
 
@@ -351,7 +358,7 @@ def test_learning_rates_are_values():
     model = jem.Mixture(leaf(counted, 2), 2)
 
     def run(rate):
-        solver = jem.GEM(optax.adam, learning_rate=rate, gradient_tol=rate)
+        solver = jem.solvers.GEM(optax.adam, learning_rate=rate, gradient_tol=rate)
         jem.fit_restarts(model, jax.random.key(0), x + np.float32(rate), num_restarts=2, solver=solver, max_steps=3)
 
     run(0.1)
@@ -379,13 +386,13 @@ def test_closed_forms_and_gradients_in_one_model(x64):
     }
     model = jem.Mixture(jem.Product(size=leaf(log_normal), count=jem.Poisson()), 2)
     start = jem.init(model, jax.random.key(0), x)
-    one = jem.fit(model, start, x, solver=LBFGS, max_steps=1, stop=jem.NeverStop())
+    one = jem.fit(model, start, x, solver=LBFGS, max_steps=1, stop=jem.stop.NeverStop())
     closed = jem.em_step(model, start, x)[0]
     close(one.params.components["count"], closed.components["count"], 1e-12)
     close(closed.components["size"], start.components["size"], 0)
     assert np.abs(one.params.components["size"]["mean"] - start.components["size"]["mean"]).max() > 1e-3
     held = jem.Mixture(jem.Product(size=jem.Frozen(leaf(log_normal), "mean"), count=jem.Poisson()), 2)
-    kept = jem.fit(held, start, x, solver=LBFGS, max_steps=3, stop=jem.NeverStop())
+    kept = jem.fit(held, start, x, solver=LBFGS, max_steps=3, stop=jem.stop.NeverStop())
     close(kept.params.components["size"]["mean"], start.components["size"]["mean"], 0)
     assert jem.num_parameters(held, start) == jem.num_parameters(model, start) - 2
 
@@ -393,11 +400,11 @@ def test_closed_forms_and_gradients_in_one_model(x64):
 def test_tied_leaves_share_their_parameters(x64):
     x = jem.datasets.old_faithful()[:, :1]
     model = jem.Mixture(jem.Tied(leaf(log_normal), 2, "scale"))
-    start = jem.MixtureParams(jnp.array([0.5, 0.5]), {"mean": jnp.array([[2.0], [4.5]]), "scale": jnp.array([0.4])})
-    fit = jem.fit(model, start, x, solver=LBFGS, stop=jem.RelativeGain(1e-13)).check()
+    start = jem.Mixture.Params(jnp.array([0.5, 0.5]), {"mean": jnp.array([[2.0], [4.5]]), "scale": jnp.array([0.4])})
+    fit = jem.fit(model, start, x, solver=LBFGS, stop=jem.stop.RelativeGain(1e-13)).check()
     node = jem.Mixture(jem.Tied(jem.Gaussian(prior=None), 2, "whitening"))
-    params = jem.GaussianParams(jnp.array([[2.0], [4.5]]), jnp.array([[2.5]]))
-    want = jem.fit(node, jem.MixtureParams(start.weights, params), x, stop=jem.RelativeGain(1e-13)).check()
+    params = jem.Gaussian.Params(jnp.array([[2.0], [4.5]]), jnp.array([[2.5]]))
+    want = jem.fit(node, jem.Mixture.Params(start.weights, params), x, stop=jem.stop.RelativeGain(1e-13)).check()
     np.testing.assert_allclose(1 / fit.params.components["scale"], want.params.components.whitening[0], rtol=1e-5)
 
 
@@ -406,7 +413,7 @@ def test_a_penalty_is_a_prior(x64):
     x = jem.datasets.old_faithful()[:, :1]
     prior = lambda params: -0.5 * 100.0 * jnp.sum(params["mean"] ** 2)
     model = jem.Density(lambda params, x: jnp.sum(-0.5 * (x - params["mean"]) ** 2), {"mean": jnp.zeros(1)}, log_prior=prior)
-    fit = jem.fit(model, model.start, x, solver=LBFGS, stop=jem.RelativeGain(1e-14)).check()
+    fit = jem.fit(model, model.start, x, solver=LBFGS, stop=jem.stop.RelativeGain(1e-14)).check()
     np.testing.assert_allclose(fit.params["mean"], x.sum(0) / (len(x) + 100), rtol=1e-6)
     assert float(fit.objective) < float(fit.log_likelihood)
 
@@ -447,7 +454,7 @@ WRONG = {
     "nan": (lambda: jem.Density(always_nan, MEAN), X, "always_nan is NaN at the node's start, in row 0"),
     "slope": (lambda: jem.Density(nan_slope, MEAN), X, r"gradient of nan_slope.*\['mean'\] is not finite"),
     "support": (
-        lambda: jem.LogJoint(off_the_end, jem.Finite(3), {"mean": jnp.ones(2)}), X, "off_the_end looks outside an array"
+        lambda: jem.LogJoint(off_the_end, jem.spaces.Finite(3), {"mean": jnp.ones(2)}), X, "off_the_end looks outside an array"
     ),
     "sum": (
         lambda: jem.Density(twice, {"p": jnp.array(0.5)}, observations=jnp.arange(2)), np.array([0, 1]),
@@ -456,14 +463,14 @@ WRONG = {
     "integers": (lambda: jem.Density(vector_valued, {"mean": jnp.zeros(1, int)}), X, r"\['mean'\] must hold real numbers"),
     "chain": (
         lambda: jem.LogJoint(
-            lambda p, x, z: -x[0], jem.ChainOf(2, lambda p: jnp.log(p["start"]), lambda p: jnp.zeros((2, 2))),
+            lambda p, x, z: -x[0], jem.spaces.ChainOf(2, lambda p: jnp.log(p["start"]), lambda p: jnp.zeros((2, 2))),
             {"start": jnp.ones(3)},
         ),
         X[None], r"must return an array of shape \(2,\)",
     ),
     "maximize": (
         lambda: jem.LogJoint(
-            lambda p, x, z: -x[0] * p[z], jem.Finite(2), jnp.ones(2), statistics=lambda x, z: x, maximize=lambda s: s
+            lambda p, x, z: -x[0] * p[z], jem.spaces.Finite(2), jnp.ones(2), statistics=lambda x, z: x, maximize=lambda s: s
         ),
         X, r"must return parameters of the shapes \(2,\); got \(2, 1\)",
     ),
@@ -494,7 +501,7 @@ def later_nan(params, x):
 def test_nan_on_the_way_ends_the_lane_not_the_fit(x64):
     """Steps into NaN are shortened; where there is only NaN the status says so."""
     model = jem.Density(later_nan, {"mean": jnp.zeros(1)})
-    fit = jem.fit(model, model.start, X.astype(float), solver=jem.GEM(optax.sgd, learning_rate=0.5), max_steps=50)
+    fit = jem.fit(model, model.start, X.astype(float), solver=jem.solvers.GEM(optax.sgd, learning_rate=0.5), max_steps=50)
     assert np.isfinite(fit.objective) and fit.params["mean"] < 0.6
     inside = jem.fit(model, {"mean": jnp.array([0.7])}, X.astype(float), solver=LBFGS, max_steps=50)
     assert inside.status == jem.Status.NONFINITE
@@ -502,10 +509,10 @@ def test_nan_on_the_way_ends_the_lane_not_the_fit(x64):
 
 def test_wrong_solvers():
     with pytest.raises(ValueError, match="optimizer must be a function"):
-        jem.GEM(0.1)
+        jem.solvers.GEM(0.1)
     with pytest.raises(ValueError, match="ready made"):
-        jem.GEM(optax.adam(0.1), learning_rate=0.1)
+        jem.solvers.GEM(optax.adam(0.1), learning_rate=0.1)
     with pytest.raises(ValueError, match="num_steps must be an integer of at least 1"):
-        jem.GEM(optax.adam, num_steps=0, learning_rate=0.1)
+        jem.solvers.GEM(optax.adam, num_steps=0, learning_rate=0.1)
     with pytest.raises(ValueError, match="both or neither"):
-        jem.LogJoint(off_the_end, jem.Finite(2), MEAN, maximize=lambda s: s)
+        jem.LogJoint(off_the_end, jem.spaces.Finite(2), MEAN, maximize=lambda s: s)

@@ -13,7 +13,7 @@ from scipy import stats
 
 import jem
 
-ADAM, LBFGS = jem.GEM(optax.adam, learning_rate=0.01), jem.GEM(optax.lbfgs, linesearch=None)
+ADAM, LBFGS = jem.solvers.GEM(optax.adam, learning_rate=0.01), jem.solvers.GEM(optax.lbfgs, linesearch=None)
 SHORT = 2e-3  # nats
 
 
@@ -39,11 +39,13 @@ def log_inverse(p, u):
 
 
 ONE = jnp.ones(())
-GAMMA = jem.Density(log_gamma, {"shape": ONE, "mean": ONE}, supports=jem.Positive())
-REAL_AND_POSITIVE = {"mean": jem.Real(), "scale": jem.Positive(), "nu": jem.Positive()}
+GAMMA = jem.Density(log_gamma, {"shape": ONE, "mean": ONE}, supports=jem.supports.Positive())
+REAL_AND_POSITIVE = {"mean": jem.supports.Real(), "scale": jem.supports.Positive(), "nu": jem.supports.Positive()}
 
 
-@pytest.mark.parametrize("rule", [jem.Remaining(), jem.RelativeGain(1e-10), jem.Aitken(1e-8)], ids=["left", "gain", "limit"])
+@pytest.mark.parametrize(
+    "rule", [jem.stop.Remaining(), jem.stop.RelativeGain(1e-10), jem.stop.Aitken(1e-8)], ids=["left", "gain", "limit"]
+)
 @pytest.mark.parametrize("solver", [ADAM, LBFGS], ids=["adam", "lbfgs"])
 def test_columns_of_very_different_scales(x64, solver, rule):
     """Poisson regression on columns about 1, 300 and 20,000, against Newton's method on standardised ones."""
@@ -87,8 +89,8 @@ def test_a_mixture_reaches_its_last_digit(x64):
     rng = np.random.default_rng(3)
     x = np.r_[rng.gamma(5, 2, 80), rng.gamma(30, 1.2, 70)]
     model = jem.Mixture(GAMMA, 2)
-    start = jem.MixtureParams(jnp.array([0.5, 0.5]), {"shape": jnp.array([2.0, 9.0]), "mean": jnp.array([8.0, 30.0])})
-    fit = jem.fit(model, start, x, solver=jem.GEM(optax.lbfgs))
+    start = jem.Mixture.Params(jnp.array([0.5, 0.5]), {"shape": jnp.array([2.0, 9.0]), "mean": jnp.array([8.0, 30.0])})
+    fit = jem.fit(model, start, x, solver=jem.solvers.GEM(optax.lbfgs))
 
     def loss(z):
         w, k, m = 1 / (1 + np.exp(-z[0])), np.exp(z[1:3]), np.exp(z[3:])
@@ -108,7 +110,7 @@ def test_gamma_regression_in_float32(cases, lot):
     case = json.loads((cases / "gamma_glm_clotting.json").read_text())
     u, y = np.array(case["data"]["u"], float), np.array(case["data"][lot], float)
     row = np.column_stack([np.ones_like(u), np.log(u)])
-    where = {"beta": jem.Real(), "shape": jem.Positive()}
+    where = {"beta": jem.supports.Real(), "shape": jem.supports.Positive()}
     model = jem.Density(log_inverse, {"beta": jnp.array([0.02, 0.005]), "shape": ONE}, supports=where)
     data = {"row": row.astype(np.float32), "y": y.astype(np.float32)}
     fit = jem.fit(model, model.start, data, solver=LBFGS)
@@ -126,6 +128,6 @@ def test_missing_cells_at_the_default_stop(x64, law):
     x[rng.random(x.shape) < 0.25] = np.nan
     model, data = jem.Mixture(jem.Product(a=jem.Missing(law), b=jem.Missing(law)), 2), {"a": x[:, :1], "b": x[:, 1:]}
     fit = jem.fit(model, jem.init(model, jax.random.key(0), data), data)
-    on = jem.fit(model, fit.params, data, solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000)
+    on = jem.fit(model, fit.params, data, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=3000)
     assert fit.status == jem.Status.CONVERGED
     assert float(on.objective) - float(fit.objective) < SHORT

@@ -17,10 +17,10 @@ from jem.node import node
 # Inside jit nothing raises: what a door would refuse ends in a status.
 
 INSIDE = {
-    "poisson": (jem.Poisson(), jem.PoissonParams(jnp.array([2.0])), [[[1.0], [2.0]], [[0.5], [2.0]], [[-1.0], [2.0]]]),
-    "bernoulli": (jem.Bernoulli(), jem.BernoulliParams(jnp.array([0.4])), [[[1.0], [0.0]], [[0.5], [0.0]], [[2.0], [0.0]]]),
+    "poisson": (jem.Poisson(), jem.Poisson.Params(jnp.array([2.0])), [[[1.0], [2.0]], [[0.5], [2.0]], [[-1.0], [2.0]]]),
+    "bernoulli": (jem.Bernoulli(), jem.Bernoulli.Params(jnp.array([0.4])), [[[1.0], [0.0]], [[0.5], [0.0]], [[2.0], [0.0]]]),
     "categorical": (
-        jem.Categorical(3), jem.CategoricalParams(jnp.ones(3) / 3), [[0.0, 1.0], [3.0, 1.0], [-1.0, 1.0], [0.5, 1.0]],
+        jem.Categorical(3), jem.Categorical.Params(jnp.ones(3) / 3), [[0.0, 1.0], [3.0, 1.0], [-1.0, 1.0], [0.5, 1.0]],
     ),
 }  # fmt: skip
 
@@ -39,7 +39,7 @@ def test_values_inside_jit(name):
 def test_weights_inside_jit():
     weights = jnp.array([[1.0, 1.0, 0.0], [1.0, -1.0, 1.0], [1.0, jnp.nan, 1.0], [0.0, 0.0, 0.0], [1.0, jnp.inf, 1.0]])
     x = jnp.array([[1.0], [4.0], [9.0]])
-    fit = jax.jit(jax.vmap(lambda w: jem.fit(jem.Poisson(), jem.PoissonParams(jnp.array([2.0])), x, weights=w, max_steps=5)))
+    fit = jax.jit(jax.vmap(lambda w: jem.fit(jem.Poisson(), jem.Poisson.Params(jnp.array([2.0])), x, weights=w, max_steps=5)))
     assert fit(weights).status.tolist() == [Status.CONVERGED] + [Status.NONFINITE] * 4
 
 
@@ -54,7 +54,7 @@ def test_labels_inside_jit():
 
 def test_gradients_at_an_impossible_category():
     """A probability of zero has a finite gradient, whether its category occurs or not."""
-    total = lambda p, x: jem.log_prob(jem.Categorical(3), jem.CategoricalParams(p), x).sum()  # noqa: E731
+    total = lambda p, x: jem.log_prob(jem.Categorical(3), jem.Categorical.Params(p), x).sum()  # noqa: E731
     p = jnp.array([0.0, 0.25, 0.75])
     np.testing.assert_allclose(jax.grad(total)(p, jnp.array([1, 2, 2])), [0.0, 4.0, 8 / 3], rtol=1e-6)
     assert jnp.isfinite(jax.grad(total)(p, jnp.array([0, 1, 2]))).all()
@@ -136,24 +136,24 @@ def test_a_wrapper_is_its_child():
     assert jem.Mixture(Plain(jem.Stack(G, 3))).components.size == 3
     x = jem.sequences([[[1], [2], [9], [8]]])
     params, held = jem.init(HMM, next(KEYS), x), jem.Frozen(HMM, "initial")
-    for question, args in {jem.viterbi: (), jem.predict: (2,)}.items():
+    for question, args in {jem.decode: (), jem.predict: (2,)}.items():
         jax.tree.map(np.testing.assert_array_equal, question(held, params, x, *args), question(HMM, params, x, *args))
-    raises(lambda: jem.viterbi(jem.Frozen(G), G.params([0.0, 0.0], np.eye(2)), REALS), ["Frozen has no viterbi"])
+    raises(lambda: jem.decode(jem.Frozen(G), G.params([0.0, 0.0], np.eye(2)), REALS), ["Frozen has no decode"])
 
 
 def test_hard_em_of_a_gate_and_of_a_chain_that_stays():
     """The rule sets their variables as it does a mixture's and a chain's."""
-    gate = jem.Mixture(G, 2, weights=jem.Gate(lambda p, u: jnp.stack([p[0] * u[0], 0.0]), jnp.zeros(1)))
+    gate = jem.Mixture(G, 2, weights=jem.laws.Gate(lambda p, u: jnp.stack([p[0] * u[0], 0.0]), jnp.zeros(1)))
     x = jem.Given(REALS, np.zeros((6, 1)))
-    start = jem.MixtureParams(jnp.zeros(1), START.components)
+    start = jem.Mixture.Params(jnp.zeros(1), START.components)
     frozen = jem.Frozen(gate, "weights")
-    hard = jem.fit(frozen, start, x, solver=jem.Hard(), max_steps=20)
-    want = jem.fit(jem.Frozen(MIXTURE, "weights"), START, REALS, solver=jem.Hard(), max_steps=20)
+    hard = jem.fit(frozen, start, x, solver=jem.solvers.Hard(), max_steps=20)
+    want = jem.fit(jem.Frozen(MIXTURE, "weights"), START, REALS, solver=jem.solvers.Hard(), max_steps=20)
     np.testing.assert_allclose(hard.params.components.mean, want.params.components.mean, rtol=1e-5)
-    stays = jem.Frozen(jem.HMM(HMM.emission, initial=jem.Stationary()), "transition")
+    stays = jem.Frozen(jem.HMM(HMM.emission, initial=jem.laws.Stationary()), "transition")
     y = jem.sequences([[[1], [2], [9], [8], [1], [0]]])
-    begin = jem.HMMParams((), jem.Cells().params([[0.5, 0.5], [0.5, 0.5]]), HMM_START.emission)
-    fit = jem.fit(stays, begin, y, solver=jem.Hard(), max_steps=20)
+    begin = jem.HMM.Params((), jem.laws.Cells().params([[0.5, 0.5], [0.5, 0.5]]), HMM_START.emission)
+    fit = jem.fit(stays, begin, y, solver=jem.solvers.Hard(), max_steps=20)
     np.testing.assert_allclose(fit.params.emission.rate, [[4 / 4], [17 / 2]], rtol=1e-5)
 
 
@@ -182,5 +182,5 @@ def test_checks_inside_a_trace():
     """Data that are known while something else is traced are looked at."""
     x = jnp.array([[0.5]])
     with pytest.raises(ValueError, match="got 0.5 in row 0"):
-        jax.jit(lambda rate: jem.log_prob(jem.Poisson(), jem.PoissonParams(rate), x))(jnp.ones(1))
+        jax.jit(lambda rate: jem.log_prob(jem.Poisson(), jem.Poisson.Params(rate), x))(jnp.ones(1))
     assert not found(jnp.isnan, jnp.zeros(2))

@@ -13,23 +13,23 @@ from jem.composite import Wrapper
 from jem.node import replaced
 
 A = jnp.array
-DIAGONAL = jem.Gaussian(jem.Diagonal(), None)
+DIAGONAL = jem.Gaussian(jem.covariance.Diagonal(), None)
 
 
 def mixture(weights, *components):
-    return jem.MixtureParams(A(weights), jax.tree.map(lambda *leaves: jnp.stack(leaves), *components))
+    return jem.Mixture.Params(A(weights), jax.tree.map(lambda *leaves: jnp.stack(leaves), *components))
 
 
 def zeros():
     """By name: model, parameters with exact zeros, data, and by hand the gradient of the sum of `log_prob`."""
-    probs, rates = jem.CategoricalParams, jem.PoissonParams
+    probs, rates = jem.Categorical.Params, jem.Poisson.Params
     three, poisson = jem.Categorical(3), jem.Poisson()
     either = jem.OneOf(jem.Stack(poisson, 2), jem.Frozen(poisson))
-    chain = jem.HMMParams(A([1.0, 0.0]), jem.Cells().params([[0.5, 0.5], [0.0, 1.0]]), probs(A([[0.0, 1.0], [0.5, 0.5]])))
+    chain = jem.HMM.Params(A([1.0, 0.0]), jem.laws.Cells().params([[0.5, 0.5], [0.0, 1.0]]), probs(A([[0.0, 1.0], [0.5, 0.5]])))
     return {
         "categorical": (three, probs(A([0.0, 0.25, 0.75])), A([1, 2, 1]), [[0, 8, 4 / 3]]),
         "poisson": (poisson, rates(A([0.0, 2.0])), A([[0.0, 1.0], [0.0, 3.0]]), [[-2, 0]]),
-        "bernoulli": (jem.Bernoulli(), jem.BernoulliParams(A([0.0, 1.0, 0.5])), A([[0, 1, 1], [0, 1, 0]]), [[-2, 2, 0]]),
+        "bernoulli": (jem.Bernoulli(), jem.Bernoulli.Params(A([0.0, 1.0, 0.5])), A([[0, 1, 1], [0, 1, 0]]), [[-2, 2, 0]]),
         "weight": (
             jem.Mixture(poisson, 2), mixture([0.0, 1.0], rates(A([1.0])), rates(A([3.0]))), A([[1.0], [2.0]]),
             [[0, 2], [[0], [-1]]],
@@ -39,7 +39,7 @@ def zeros():
             [[3, 3], [[0, 1, 2], [2, 1, 0]]],
         ),
         "one of": (
-            jem.Mixture(either), jem.MixtureParams(A([0.0, 0.5, 0.5]), (rates(A([[0.0], [3.0]])), rates(A([1.0])))),
+            jem.Mixture(either), jem.Mixture.Params(A([0.0, 0.5, 0.5]), (rates(A([[0.0], [3.0]])), rates(A([1.0])))),
             A([[0.0], [2.0]]), None,
         ),
         "impossible": (jem.Mixture(three, 2), mixture([1.0, 0.0], *[probs(A([0.0, 0.5, 0.5]))] * 2), A([0, 1, 2]), None),
@@ -61,7 +61,7 @@ def test_a_zero_probability_has_a_finite_gradient(x64, name):
         np.testing.assert_allclose(leaf, hand, atol=1e-12)
 
 
-@jem.node
+@jem.author.node
 class From(Wrapper):
     """A model that starts at one of several given parameters, as the key says."""
 
@@ -85,7 +85,7 @@ def test_what_is_lost_or_empty_has_no_say_in_the_others(x64):
         at([0.5, 0.5], 0.0, 5.0), at([1 - 1e-19, 1e-19], 2.0, 90.0), at([1.0, 0.0], 2.0, 9.0), at([1.0, jnp.nan], 0.0, 5.0)
     ]  # fmt: skip
     model = From(jem.Mixture(DIAGONAL, 2), jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
-    options = dict(num_restarts=8, solver=jem.EM(), stop=jem.RelativeGain(1e-13), max_steps=300)
+    options = dict(num_restarts=8, solver=jem.solvers.EM(), stop=jem.stop.RelativeGain(1e-13), max_steps=300)
 
     @jax.jit
     def answers(x):
@@ -96,17 +96,17 @@ def test_what_is_lost_or_empty_has_no_say_in_the_others(x64):
     slopes, fits = jax.jit(jax.jacrev(answers, has_aux=True))(x)
     status = np.asarray(fits.adjoint.status)
     first = np.asarray(fits.params.components.mean[:, 1, 0])
-    want = np.where(np.isnan(fits.params.weights[:, 1]), jem.AdjointStatus.FAILED, jem.AdjointStatus.SOLVED)
+    want = np.where(np.isnan(fits.params.weights[:, 1]), jem.adjoints.AdjointStatus.FAILED, jem.adjoints.AdjointStatus.SOLVED)
     assert set(first.round()) == {5, 9, 90}
-    np.testing.assert_array_equal(status, np.where(first > 6, jem.AdjointStatus.SINGULAR, want))
-    assert (np.asarray(fits.status)[first > 6] == jem.Status.DEGENERATE).all() and jem.AdjointStatus.FAILED in status
+    np.testing.assert_array_equal(status, np.where(first > 6, jem.adjoints.AdjointStatus.SINGULAR, want))
+    assert (np.asarray(fits.status)[first > 6] == jem.Status.DEGENERATE).all() and jem.adjoints.AdjointStatus.FAILED in status
 
     direction, h = rng.standard_normal(x.shape), 1e-5
     ends = [answers(x + s * direction)[0] for s in (h, -h)]
     for name, slope in slopes.items():
         got = np.tensordot(slope, direction, 2)
         change = (np.asarray(ends[0][name]) - ends[1][name]) / (2 * h)
-        lost = (status == jem.AdjointStatus.FAILED) if name == "each" else np.zeros(np.shape(change), bool)
+        lost = (status == jem.adjoints.AdjointStatus.FAILED) if name == "each" else np.zeros(np.shape(change), bool)
         np.testing.assert_allclose(got, np.where(lost, 0, change), atol=1e-6)
 
 
@@ -116,13 +116,13 @@ def test_an_encoder_outlives_a_component():
     x = jnp.asarray(rng.standard_normal((24, 3)), jnp.float32)
     network = {"in": 0.5 * rng.standard_normal((3, 4)), "out": 0.5 * rng.standard_normal((4, 1)), "to": np.array([2.0])}
     network = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network)
-    model = jem.Mixture(jem.Gaussian(jem.Diagonal()), 2)
+    model = jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), 2)
     start = mixture([0.5, 0.5], DIAGONAL.params([0.0], [1.0]), DIAGONAL.params([3.0], [0.01]))
     optimiser = optax.adam(0.05)
 
     def loss(network):
         rows = jnp.tanh(x @ network["in"]) @ network["out"] + network["to"][None, :]
-        fit = jem.fit(model, start, rows, solver=jem.EM(), stop=jem.RelativeGain(1e-6), max_steps=30)
+        fit = jem.fit(model, start, rows, solver=jem.solvers.EM(), stop=jem.stop.RelativeGain(1e-6), max_steps=30)
         return jnp.mean(rows**2) - 0.01 * fit.log_likelihood / 24, fit
 
     def train(state, _):
@@ -140,7 +140,7 @@ def test_an_encoder_outlives_a_component():
 
 CONSTANT = {
     "full": jem.Gaussian(),
-    "diagonal": jem.Mixture(jem.Gaussian(jem.Diagonal()), 2),
+    "diagonal": jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), 2),
     "factor": jem.FactorAnalysis(1),
     "student": jem.StudentT(),
     "LDS": jem.LDS(1, 2),
@@ -165,7 +165,7 @@ def test_a_constant_column_has_a_finite_gradient(name):
     alone, (_, adjoint) = jax.jit(jax.grad(total, has_aux=True))(pair[1])
     assert status[0] != jem.Status.CONVERGED
     assert np.isfinite(slopes).all()
-    if adjoint == jem.AdjointStatus.SOLVED:
+    if adjoint == jem.adjoints.AdjointStatus.SOLVED:
         np.testing.assert_allclose(slopes[1], alone, rtol=1e-2, atol=1e-2 * float(jnp.abs(alone).max()))
         assert np.abs(alone).max() > 0
     else:

@@ -29,7 +29,7 @@ def enumerate_paths(initial, transition, e):
     return paths, p
 
 
-@pytest.mark.parametrize("form", [jem.Sequential(), jem.Blocks(2), jem.Blocks(3), jem.Blocks()])
+@pytest.mark.parametrize("form", [jem.forms.Sequential(), jem.forms.Blocks(2), jem.forms.Blocks(3), jem.forms.Blocks()])
 def test_smoothing_equals_enumeration(x64, form):
     initial, transition, e = random_chain()
     paths, p = enumerate_paths(initial, transition, e)
@@ -69,21 +69,21 @@ def test_long_float32_chain_agrees_with_float64(states):
     for dtype in ("float32", "float64"):
         with jax.enable_x64(dtype == "float64"):
             args = [jnp.asarray(a, dtype) for a in (initial, transition, np.log(e))]
-            for form in (jem.Sequential(), jem.Blocks()):
+            for form in (jem.forms.Sequential(), jem.forms.Blocks()):
                 s = chain.smooth(args[0], Table(args[1]), args[2], form)
                 results[dtype, form] = np.asarray(s.smoothed, np.float64), float(s.log_normalizer[0])
-    gamma, value = results["float64", jem.Sequential()]
-    np.testing.assert_allclose(results["float64", jem.Blocks()][0], gamma, atol=1e-11)
-    for form in (jem.Sequential(), jem.Blocks()):
+    gamma, value = results["float64", jem.forms.Sequential()]
+    np.testing.assert_allclose(results["float64", jem.forms.Blocks()][0], gamma, atol=1e-11)
+    for form in (jem.forms.Sequential(), jem.forms.Blocks()):
         assert np.abs(results["float32", form][0] - gamma).max() < 1e-5
         assert abs(results["float32", form][1] / value - 1) < 1e-6
 
 
 def model_and_data(seed=0, num=4, steps=12):
     node = jem.HMM(jem.Gaussian(), 2, length=steps)
-    params = jem.HMMParams(
+    params = jem.HMM.Params(
         jnp.array([0.6, 0.4]),
-        jem.TransitionParams(jnp.array([[0.8, 0.2], [0.3, 0.7]])),
+        jem.laws.Cells.Params(jnp.array([[0.8, 0.2], [0.3, 0.7]])),
         jem.Gaussian().params([[0.0], [2.0]], [[[1.0]], [[0.5]]]),
     )
     return node, params, jem.sample(node, jax.random.key(seed), params, num)[1]
@@ -101,9 +101,9 @@ def test_padding_changes_nothing(x64):
         np.testing.assert_allclose(jem.log_prob(node, params, seqs), want, atol=1e-12)
     a, b = jem.fit(node, params, short, max_steps=5), jem.fit(node, params, long, max_steps=5)
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, atol=1e-10), a.params, b.params)
-    paths, log_joint = jem.viterbi(node, params, long)
+    paths, log_joint = jem.decode(node, params, long)
     for i, one in enumerate(alone):
-        path, value = jem.viterbi(node, params, one)
+        path, value = jem.decode(node, params, one)
         n = int(lengths[i])
         np.testing.assert_array_equal(paths[i, :n], path[0])
         assert (np.asarray(paths[i, n:]) == -1).all()
@@ -112,10 +112,10 @@ def test_padding_changes_nothing(x64):
 
 def test_a_missing_step_is_summed_out(x64):
     node = jem.HMM(jem.Categorical(2), 2)
-    params = jem.HMMParams(
+    params = jem.HMM.Params(
         jnp.array([0.3, 0.7]),
-        jem.TransitionParams(jnp.array([[0.8, 0.2], [0.3, 0.7]])),
-        jem.CategoricalParams(jnp.array([[0.9, 0.1], [0.4, 0.6]])),
+        jem.laws.Cells.Params(jnp.array([[0.8, 0.2], [0.3, 0.7]])),
+        jem.Categorical.Params(jnp.array([[0.9, 0.1], [0.4, 0.6]])),
     )
     values = [jnp.array([[0.0, m, 1.0, 1.0]]) for m in (0.0, 1.0, jnp.nan)]
     zero, one, missing = (jem.log_prob(node, params, v)[0] for v in values)
@@ -155,7 +155,7 @@ def test_known_states(x64):
 def test_fixed_and_forbidden_cells_survive_the_m_step(x64):
     nan = np.nan
     fixed = [[nan, nan, 0.0], [0.0, nan, nan], [0.0, 0.25, nan]]
-    node = jem.HMM(jem.Gaussian(), 3, transition=jem.Cells(fixed, concentration=1.5))
+    node = jem.HMM(jem.Gaussian(), 3, transition=jem.laws.Cells(fixed, concentration=1.5))
     x = model_and_data(2, 5, 30)[2]
     fit = jem.fit_restarts(node, jax.random.key(0), x, num_restarts=2, max_steps=30)
     probs = np.asarray(fit.params.transition.probs)
@@ -180,9 +180,9 @@ def test_predict_powers_the_transition(x64):
     ("make", "message"),
     [
         (lambda: jem.sequences([]), "the list is empty"),
-        (lambda: jem.Cells([[0.5, 0.6], [0.5, 0.5]]), "row 0 sum to 1.1"),
-        (lambda: jem.Cells().params([[0.5, 0.5], [0.9, 0.3]]), "must sum to one; got 1.2 in row 1"),
-        (lambda: jem.Cells().params([[0.5, 0.5], [1.2, -0.2]]), r"got -0.2\S* at \(1, 1\)"),
+        (lambda: jem.laws.Cells([[0.5, 0.6], [0.5, 0.5]]), "row 0 sum to 1.1"),
+        (lambda: jem.laws.Cells().params([[0.5, 0.5], [0.9, 0.3]]), "must sum to one; got 1.2 in row 1"),
+        (lambda: jem.laws.Cells().params([[0.5, 0.5], [1.2, -0.2]]), r"got -0.2\S* at \(1, 1\)"),
         (lambda: jem.init(jem.HMM(jem.Poisson(), 2), jax.random.key(0), jnp.zeros((0, 5, 1))), "no rows"),
         (lambda: jem.init(jem.HMM(jem.Poisson(), 2), jax.random.key(0), jnp.array([[[1], [-2]]])), "-2 in row 1, column 0"),
         (
@@ -208,12 +208,12 @@ def test_earthquakes(x64, cases, num_states):
     case = json.loads((cases / "hmm_earthquakes_free.json").read_text())
     start, expected = case["init"][str(num_states)], case["expected"]
     x = jnp.asarray(case["data"]["counts"])[None, :, None]
-    params = jem.HMMParams(
+    params = jem.HMM.Params(
         jnp.asarray(start["pi"]),
-        jem.TransitionParams(jnp.asarray(start["A"])),
-        jem.PoissonParams(jnp.asarray(start["lambda"], float)[:, None]),
+        jem.laws.Cells.Params(jnp.asarray(start["A"])),
+        jem.Poisson.Params(jnp.asarray(start["lambda"], float)[:, None]),
     )
-    fit = jem.fit(jem.HMM(jem.Poisson(), num_states), params, x, stop=jem.RelativeGain(0.0), max_steps=5000).check()
+    fit = jem.fit(jem.HMM(jem.Poisson(), num_states), params, x, stop=jem.stop.RelativeGain(0.0), max_steps=5000).check()
     rates, probs = fit.params.emission.rate[:, 0], fit.params.transition.probs
     for name, got in (("loglik", fit.log_likelihood), ("A", probs), ("lambda", rates)):
         want = expected[f"m{num_states}_{name}"]
@@ -228,9 +228,9 @@ def test_speed_accuracy(x64, cases):
     x = jem.sequences([{"rt": rt[:, None], "correct": c[:, None]} for rt, c in parts])
     node = jem.HMM(jem.Product(rt=jem.Gaussian(prior=None), correct=jem.Bernoulli()), 2)
     rt = jem.Gaussian().params(np.array(start["mu"])[:, None], np.array(start["sd"])[:, None, None] ** 2)
-    emission = {"rt": rt, "correct": jem.BernoulliParams(jnp.asarray(start["p_correct"])[:, None])}
-    params = jem.HMMParams(jnp.asarray(start["pi"]), jem.TransitionParams(jnp.asarray(start["A"])), emission)
-    fit = jem.fit(node, params, x, stop=jem.RelativeGain(0.0), max_steps=5000).check()
+    emission = {"rt": rt, "correct": jem.Bernoulli.Params(jnp.asarray(start["p_correct"])[:, None])}
+    params = jem.HMM.Params(jnp.asarray(start["pi"]), jem.laws.Cells.Params(jnp.asarray(start["A"])), emission)
+    fit = jem.fit(node, params, x, stop=jem.stop.RelativeGain(0.0), max_steps=5000).check()
     got = {
         "loglik": fit.log_likelihood,
         "mu": fit.params.emission["rt"].mean[:, 0],
@@ -250,25 +250,25 @@ def test_ice_cream_with_and_without_stop(x64, cases):
     # Stopping is a third state that emits a fourth symbol, once: structural zeros stay zero through EM.
     probs = np.block([[a, stop[:, None]], [np.zeros((1, 2)), np.ones((1, 1))]])
     symbols = np.block([[b, np.zeros((2, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
-    params = jem.HMMParams(
-        jnp.array([*start["pi"], 0.0]), jem.TransitionParams(jnp.asarray(probs)), jem.CategoricalParams(jnp.asarray(symbols))
+    params = jem.HMM.Params(
+        jnp.array([*start["pi"], 0.0]), jem.laws.Cells.Params(jnp.asarray(probs)), jem.Categorical.Params(jnp.asarray(symbols))
     )
     x = jnp.concatenate([cones, jnp.full((1, 1), 3)], 1)
     node = jem.HMM(jem.Categorical(4), 3)
     np.testing.assert_allclose(jem.log_prob(node, params, x)[0], expected["stop_loglik_iter0"], atol=1e-8)
     hot = jem.infer(node, params, x)[0].smoothed[0, :-1, 1]
     np.testing.assert_allclose(hot, expected["posterior_hot_iter0"], atol=1e-8)
-    fit = jem.fit(node, params, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=10)
+    fit = jem.fit(node, params, x, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=10)
     np.testing.assert_allclose(fit.params.transition.probs[:2, :2], expected["stop_iter10_A"], atol=1e-8)
     np.testing.assert_allclose(fit.params.transition.probs[:2, 2], expected["stop_iter10_stop"], atol=1e-8)
     np.testing.assert_allclose(fit.params.emission.probs[:2, :3], expected["stop_iter10_B"], atol=1e-8)
 
 
-@pytest.mark.parametrize("ask", [jem.fit, jem.log_prob, jem.infer, jem.e_step, jem.viterbi])
+@pytest.mark.parametrize("ask", [jem.fit, jem.log_prob, jem.infer, jem.e_step, jem.decode])
 def test_rows_that_do_not_sum_to_one_are_named(ask):
     model, x = jem.HMM(jem.Poisson(), 2), np.array([[[1], [2], [9], [8]]])
     good = jem.init(model, jax.random.key(0), x)
-    bad = good._replace(transition=jem.TransitionParams(jnp.array([[0.5, 0.5], [0.5, 0.6]])))
+    bad = good._replace(transition=jem.laws.Cells.Params(jnp.array([[0.5, 0.5], [0.5, 0.6]])))
     with pytest.raises(ValueError, match=r"params\.transition\.probs: .* sum to one; row 1 sums to 1\.1"):
         ask(model, bad, x)
     jem.log_prob(model, good, x)

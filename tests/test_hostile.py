@@ -82,9 +82,11 @@ def test_inside_jit(what):
 def test_supports_of_a_users_density_inside_jit():
     """They lie around the coordinates that go by gradient, and around cells of which some are held."""
     coin = lambda p, u: u * jnp.log(p) + (1 - u) * jnp.log1p(-p)  # noqa: E731
-    model = jem.Density(coin, jnp.array(0.5), supports=jem.Interval())
+    model = jem.Density(coin, jnp.array(0.5), supports=jem.supports.Interval())
     x = jnp.array([0.0, 1.0, 0.0])
-    fit = jax.jit(lambda p: jem.fit(model, p, x, solver=jem.GEM(optax.sgd, learning_rate=0.1), max_steps=2))(jnp.array(1.5))
+    fit = jax.jit(lambda p: jem.fit(model, p, x, solver=jem.solvers.GEM(optax.sgd, learning_rate=0.1), max_steps=2))(
+        jnp.array(1.5)
+    )
     assert fit.status == jem.Status.NONFINITE
     assert np.isnan(jax.jit(lambda p: jem.log_prob(model, p, x))(jnp.array(1.5))).all()
     cells = support.HeldCells(np.array([True, False, False]), support.Positive())
@@ -117,7 +119,7 @@ def test_settings_are_looked_at_where_there_are_values():
     """Inside jit and vmap there are none; a tree that is rebuilt is not looked at again."""
     assert jax.vmap(lambda c: jem.Poisson(shape=c).shape + 1)(jnp.array([1.0, -1.0])).tolist() == [2.0, 0.0]
     assert jax.tree.map(lambda _: -1.0, jem.Poisson()).shape == -1.0
-    rates = jax.vmap(lambda rule: rule.tol * 2)(jem.RelativeGain(jnp.array([1.0, 2.0])))
+    rates = jax.vmap(lambda rule: rule.tol * 2)(jem.stop.RelativeGain(jnp.array([1.0, 2.0])))
     assert rates.tolist() == [2.0, 4.0]
 
 

@@ -38,25 +38,25 @@ def test_zoo(x64, name):
     change = jnp.asarray(rng.uniform(-1, 1, m.weights.shape))
 
     def fit(h, start, **options):
-        options = {"solver": jem.EM(), "stop": jem.RelativeGain(), **options}
+        options = {"solver": jem.solvers.EM(), "stop": jem.stop.RelativeGain(), **options}
         return jem.fit(m.row.node, start, moved(m.x, direction, h), weights=m.weights + h * change, **options)
 
     slope = jax.jit(jax.vmap(lambda h: jax.jvp(lambda h: fit(h, m.params, max_steps=500), (h,), (1.0,))))
     fits, tangents = slope(jnp.array([0.0, STEP, -STEP]))
     status = {int(code) for code in fits.adjoint.status}
     if name in FLAT:
-        assert status == {jem.AdjointStatus.SINGULAR}
+        assert status == {jem.adjoints.AdjointStatus.SINGULAR}
         return
     if name in NOWHERE:
-        assert not status & {jem.AdjointStatus.SOLVED}
+        assert not status & {jem.adjoints.AdjointStatus.SOLVED}
         return
-    assert status == {jem.AdjointStatus.SOLVED}
+    assert status == {jem.adjoints.AdjointStatus.SOLVED}
     difference = lambda a: (a[1] - a[2]) / (2 * STEP)
     np.testing.assert_allclose(tangents.log_likelihood[0], difference(fits.log_likelihood), rtol=1e-5, atol=1e-5)
-    loop = jem.UnrolledAdjoint()
+    loop = jem.adjoints.Unrolled()
     unrolled = jax.jit(
         lambda p: jax.jvp(
-            lambda h: fit(h, p, max_steps=SLOW.get(name, 2000), stop=jem.NeverStop(), adjoint=loop), (0.0,), (1.0,)
+            lambda h: fit(h, p, max_steps=SLOW.get(name, 2000), stop=jem.stop.NeverStop(), adjoint=loop), (0.0,), (1.0,)
         )[1]
     )(m.params)
     leaves = zip(*map(jax.tree.leaves, (fits.params, tangents.params, unrolled.params)), strict=True)
@@ -76,8 +76,8 @@ def closed_form(x, weights, strength):
 
 
 def fitted(x, weights, strength):
-    model = jem.Gaussian(prior=jem.InverseWishart(strength))
-    start = jem.GaussianParams(jnp.zeros(2), jnp.eye(2))
+    model = jem.Gaussian(prior=jem.priors.InverseWishart(strength))
+    start = jem.Gaussian.Params(jnp.zeros(2), jnp.eye(2))
     params = jem.fit(model, start, x, weights=weights).params
     return params.mean, params.covariance
 
@@ -97,7 +97,7 @@ def test_a_prior_relative_to_the_data_is_differentiated_too(x64):
 def rate(x, weights, shape, start=2.0):
     """The posterior mode of a Poisson rate."""
     model = jem.Poisson(shape=shape, inverse_scale=0.5)
-    return jem.fit(model, jem.PoissonParams(jnp.array([start])), x[:, None], weights=weights).params.rate[0]
+    return jem.fit(model, jem.Poisson.Params(jnp.array([start])), x[:, None], weights=weights).params.rate[0]
 
 
 def mode(x, weights, shape):
@@ -130,7 +130,7 @@ def deaths():
     """Counts from two rates, a slow climb: the model and the data."""
     rng = np.random.default_rng(3)
     x = rng.poisson(np.where(rng.random(150) < 0.4, 1.0, 4.0))[:, None].astype(float)
-    start = jem.MixtureParams(np.array([0.3, 0.7]), jem.PoissonParams(np.array([[0.7], [5.0]])))
+    start = jem.Mixture.Params(np.array([0.3, 0.7]), jem.Poisson.Params(np.array([[0.7], [5.0]])))
     return x, start
 
 
@@ -142,14 +142,14 @@ def lower_rate(concentration, deaths, **options):
 
 
 def test_a_loose_stop_does_not_spoil_the_derivative(x64, deaths):
-    loose = dict(stop=jem.RelativeGain(1e-4))
+    loose = dict(stop=jem.stop.RelativeGain(1e-4))
     (value, fit), got = jax.jit(jax.value_and_grad(lambda c: lower_rate(c, deaths, **loose), has_aux=True))(3.0)
-    assert fit.adjoint.check().status == jem.AdjointStatus.SOLVED and fit.adjoint.error < 1e-9
-    ends = [lower_rate(3.0 + h, deaths, stop=jem.NeverStop(), max_steps=4000)[0] for h in (1e-4, -1e-4, 0.0)]
+    assert fit.adjoint.check().status == jem.adjoints.AdjointStatus.SOLVED and fit.adjoint.error < 1e-9
+    ends = [lower_rate(3.0 + h, deaths, stop=jem.stop.NeverStop(), max_steps=4000)[0] for h in (1e-4, -1e-4, 0.0)]
     assert float(got) == pytest.approx(float(ends[0] - ends[1]) / 2e-4, rel=1e-6)
     assert float(value) == pytest.approx(float(ends[2]), rel=1e-9)  # what a differentiated fit returns is polished
     plain, fit = lower_rate(3.0, deaths, **loose)
-    assert abs(float(plain - value)) > 1e-3 and int(fit.adjoint.status) == jem.AdjointStatus.NOT_TAKEN
+    assert abs(float(plain - value)) > 1e-3 and int(fit.adjoint.status) == jem.adjoints.AdjointStatus.NOT_TAKEN
 
 
 def slope_by(deaths, **options):
@@ -159,9 +159,9 @@ def slope_by(deaths, **options):
 
 def test_the_unrolled_loop_and_products_alone_give_the_same(x64, deaths):
     want = float(slope_by(deaths)(3.0))
-    steps = dict(max_steps=1500, solver=jem.EM(), stop=jem.NeverStop(), adjoint=jem.UnrolledAdjoint())
+    steps = dict(max_steps=1500, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), adjoint=jem.adjoints.Unrolled())
     assert float(slope_by(deaths, **steps)(3.0)) == pytest.approx(want, rel=1e-6)
-    assert float(slope_by(deaths, adjoint=jem.ImplicitAdjoint(dense_limit=0))(3.0)) == pytest.approx(want, rel=1e-8)
+    assert float(slope_by(deaths, adjoint=jem.adjoints.Implicit(dense_limit=0))(3.0)) == pytest.approx(want, rel=1e-8)
 
     def rates(concentration):
         model = jem.Mixture(jem.Poisson(), 2, concentration=concentration)
@@ -183,7 +183,7 @@ def test_second_order(x64, deaths):
 def test_equal_components_are_said_to_be_flat(x64, deaths):
     """Two components that are one: what does not depend on how they share has a derivative, and the status says the rest."""
     x, _ = deaths
-    start = jem.MixtureParams(jnp.array([0.5, 0.5]), jem.PoissonParams(jnp.array([[2.0], [2.0]])))
+    start = jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Poisson.Params(jnp.array([[2.0], [2.0]])))
     weights = jnp.ones(len(x))
 
     def mean(weights):
@@ -191,13 +191,13 @@ def test_equal_components_are_said_to_be_flat(x64, deaths):
         return fit.params.weights @ fit.params.components.rate[:, 0], fit
 
     (value, fit), got = jax.jit(jax.value_and_grad(mean, has_aux=True))(weights)
-    assert int(fit.adjoint.status) == jem.AdjointStatus.SINGULAR and int(fit.adjoint.num_flat) > 0
+    assert int(fit.adjoint.status) == jem.adjoints.AdjointStatus.SINGULAR and int(fit.adjoint.num_flat) > 0
     np.testing.assert_allclose(got, (x[:, 0] - float(value)) / len(x), atol=1e-10)
     with pytest.raises(jem.FitError, match="flat"):
         fit.adjoint.check()
 
 
-@jem.node
+@jem.author.node
 class HalfLost(jem.Poisson):
     """Poisson counts, half of whose starts are not finite."""
 
@@ -217,7 +217,7 @@ def test_a_lost_lane_spoils_no_other(x64):
     (_, fits), got = jax.jit(jax.value_and_grad(best, has_aux=True))(3.0)
     lost = np.asarray(fits.status) == jem.Status.NONFINITE
     assert 0 < lost.sum() < 4
-    assert set(np.asarray(fits.adjoint.status)[lost]) == {jem.AdjointStatus.FAILED}
+    assert set(np.asarray(fits.adjoint.status)[lost]) == {jem.adjoints.AdjointStatus.FAILED}
     assert float(got) == pytest.approx(1 / 3.5, rel=1e-12)
 
 
@@ -231,8 +231,8 @@ def test_a_fit_that_is_not_differentiated_costs_nothing_more(deaths):
 
 
 def test_a_solver_that_ends_elsewhere_is_refused(deaths):
-    with pytest.raises(ValueError, match="stationary; got jem.Hard"):
-        jax.grad(lambda c: lower_rate(c, deaths, solver=jem.Hard())[0])(3.0)
+    with pytest.raises(ValueError, match="stationary; got jem.solvers.Hard"):
+        jax.grad(lambda c: lower_rate(c, deaths, solver=jem.solvers.Hard())[0])(3.0)
 
 
 @slow
@@ -242,18 +242,18 @@ def test_cells_that_the_model_holds(x64):
     nan = jnp.nan
 
     def chain(stay):
-        transition = jem.Cells(fixed=jnp.array([[nan, nan], [1 - stay, stay]]))
+        transition = jem.laws.Cells(fixed=jnp.array([[nan, nan], [1 - stay, stay]]))
         model = jem.HMM(jem.Poisson(shape=2.0, inverse_scale=0.5), 2, transition=transition, concentration=2.0)
-        start = jem.HMMParams(
+        start = jem.HMM.Params(
             jnp.array([0.5, 0.5]),
-            jem.TransitionParams(jnp.array([[0.7, 0.3], [1 - stay, stay]])),
-            jem.PoissonParams(jnp.array([[2.0], [6.0]])),
+            jem.laws.Cells.Params(jnp.array([[0.7, 0.3], [1 - stay, stay]])),
+            jem.Poisson.Params(jnp.array([[2.0], [6.0]])),
         )
         return jem.fit(model, start, x, max_steps=3000)
 
     slope = jax.jit(jax.vmap(lambda s: jax.jvp(chain, (s,), (1.0,))))
     fits, tangents = slope(0.6 + jnp.array([0.0, 1e-5, -1e-5]))
-    assert set(np.asarray(fits.adjoint.status)) == {jem.AdjointStatus.SOLVED}
+    assert set(np.asarray(fits.adjoint.status)) == {jem.adjoints.AdjointStatus.SOLVED}
     for value, tangent in zip(jax.tree.leaves(fits.params), jax.tree.leaves(tangents.params), strict=True):
         np.testing.assert_allclose(tangent[0], (value[1] - value[2]) / 2e-5, atol=1e-6)
 

@@ -72,16 +72,16 @@ def test_factors_for_authors(dtype):
     """Of many matrices, with derivatives; NaN where one is not positive definite, and there alone."""
     a, b = (leaf.astype(dtype) for leaf in inputs())
     eps = float(jnp.finfo(dtype).eps)
-    factors = jem.cholesky(a.at[1].multiply(-1))
+    factors = jem.author.cholesky(a.at[1].multiply(-1))
     np.testing.assert_allclose(factors[::2], np.linalg.cholesky(a[::2]), atol=64 * eps)
     assert np.isnan(factors[1]).all()
     large = np.random.default_rng(1).normal(size=(40, 40))
     large = jnp.asarray(large @ large.T + np.eye(40), dtype)
-    np.testing.assert_allclose(jem.cholesky(large), np.linalg.cholesky(large), atol=1e4 * eps)
+    np.testing.assert_allclose(jem.author.cholesky(large), np.linalg.cholesky(large), atol=1e4 * eps)
 
     def log_density(a):
-        factor = jem.cholesky(a)
-        return -0.5 * jnp.sum(jem.solve_lower(factor, b[0]) ** 2) - jnp.sum(jnp.log(jnp.diagonal(factor)))
+        factor = jem.author.cholesky(a)
+        return -0.5 * jnp.sum(jem.author.solve_lower(factor, b[0]) ** 2) - jnp.sum(jnp.log(jnp.diagonal(factor)))
 
     inverse = np.linalg.inv(np.asarray(a[0], float))
     half = 0.5 * (inverse @ np.outer(b[0], b[0]) @ inverse - inverse)
@@ -97,11 +97,11 @@ def cells(p, u):  # a normal with missing cells
     z = jax.scipy.linalg.solve_triangular(factor, u["seen"] * (u["x"] - p["m"]), lower=True)
     return -.5 * (jnp.sum(u["seen"]) * jnp.log(2 * jnp.pi) + z @ z) - jnp.sum(jnp.log(jnp.diagonal(factor)))
 start = {"m": jnp.zeros(4), "S": jnp.eye(4)}
-model = jem.Mixture(jem.Density(cells, start, supports={"m": jem.Real(), "S": jem.PositiveDefinite()}), 2)
+model = jem.Mixture(jem.Density(cells, start, supports={"m": jem.supports.Real(), "S": jem.supports.PositiveDefinite()}), 2)
 rng = np.random.default_rng(0)
 u = {"x": rng.normal(size=(300, 4)).astype("f4"), "seen": (rng.random((300, 4)) < .8).astype("f4")}
 params = jem.init(model, jax.random.key(0), u)
-print(jem.InformationStatus(int(jem.standard_errors(model, params, u).status)).name)
+print(jem.uncertainty.InformationStatus(int(jem.standard_errors(model, params, u).status)).name)
 """
 
 

@@ -16,7 +16,7 @@ import jem
 from jem.kernels import durations as tables
 
 CASE = json.loads((CASES / "hsmm_durations.json").read_text())
-LBFGS = jem.GEM(optax.lbfgs, linesearch=None)
+LBFGS = jem.solvers.GEM(optax.lbfgs, linesearch=None)
 LONGEST = 3
 STAYS = {
     "categorical": jem.durations.Categorical(LONGEST),
@@ -30,25 +30,25 @@ def key(n=0):
 
 
 def semi_markov(stays, num=3, **options):
-    return jem.HMM(jem.Poisson(), num, transition=jem.Durations(stays, **options))
+    return jem.HMM(jem.Poisson(), num, transition=jem.laws.Durations(stays, **options))
 
 
 def stay_params(name, num=3, longest=LONGEST):
     rng = np.random.default_rng(1)
     if name == "categorical":
-        return jem.durations.CategoricalParams(jnp.asarray(rng.dirichlet(np.ones(longest), num)))
+        return jem.durations.Categorical.Params(jnp.asarray(rng.dirichlet(np.ones(longest), num)))
     if name == "poisson":
-        return jem.durations.PoissonParams(jnp.linspace(0.7, 2.0, num))
-    return jem.durations.NegativeBinomialParams(jnp.linspace(0.7, 2.0, num), jnp.linspace(0.6, 5.0, num))
+        return jem.durations.Poisson.Params(jnp.linspace(0.7, 2.0, num))
+    return jem.durations.NegativeBinomial.Params(jnp.linspace(0.7, 2.0, num), jnp.linspace(0.6, 5.0, num))
 
 
 def semi_params(name, num=3, longest=LONGEST):
     moves = np.random.default_rng(2).dirichlet(np.ones(num), num)
     moves = moves * (1 - np.eye(num)) if num > 1 else np.ones((1, 1))
-    moves = jem.TransitionParams(jnp.asarray(moves / moves.sum(1, keepdims=True)))
-    laws = jem.DurationsParams(moves, stay_params(name, num, longest))
-    emission = jem.PoissonParams(jnp.linspace(1.0, 7.0, num)[:, None])
-    return jem.HMMParams(jnp.arange(1.0, num + 1) / jnp.arange(1.0, num + 1).sum(), laws, emission)
+    moves = jem.laws.Cells.Params(jnp.asarray(moves / moves.sum(1, keepdims=True)))
+    laws = jem.laws.Durations.Params(moves, stay_params(name, num, longest))
+    emission = jem.Poisson.Params(jnp.linspace(1.0, 7.0, num)[:, None])
+    return jem.HMM.Params(jnp.arange(1.0, num + 1) / jnp.arange(1.0, num + 1).sum(), laws, emission)
 
 
 # How long: tables, and their M-step ------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_sequences_that_never_leave_a_state(x64, name):
     want = stats.poisson(rows).logpmf(rows).sum() - 2 * np.log(2)
     model = semi_markov(dataclasses.replace(STAYS[name], longest=12), 2)
     start = jem.init(model, key(), rows)
-    for x, solver in ((jem.Labelled(rows, np.repeat([[0], [1]], 12, 1)), jem.Anderson()), (rows, jem.Hard())):
+    for x, solver in ((jem.Labelled(rows, np.repeat([[0], [1]], 12, 1)), jem.solvers.Anderson()), (rows, jem.solvers.Hard())):
         fit = jem.fit(model, start, x, solver=solver).check()
         assert float(fit.log_likelihood) == pytest.approx(want, abs=2e-3)
 
@@ -128,7 +128,7 @@ def test_stays_of_one_step(x64):
 def test_sizes_keep_their_range(x64):
     """Stays far over D with moves to the same state say nothing of the size: no step takes it out of its range."""
     x = np.random.default_rng(1).poisson(np.repeat([1.0, 12.0], [30, 30]), (4, 60)).astype(float)[..., None]
-    model = semi_markov(jem.durations.NegativeBinomial(2), 2, moves=jem.Cells())
+    model = semi_markov(jem.durations.NegativeBinomial(2), 2, moves=jem.laws.Cells())
     fit = jem.fit(model, jem.init(model, key(), x), x, max_steps=300).check()
     assert (fit.params.transition.stays.size <= 1e4).all()
 
@@ -198,7 +198,7 @@ def test_best_path_of_stays(x64, censored):
     model, params = semi_markov(STAYS["categorical"], censored=censored), semi_params("categorical")
     for y in np.random.default_rng(0).poisson(3.0, (4, 4)).astype(float):
         logs, paths = by_enumeration(params, STAYS["categorical"], jnp.asarray(y), censored)
-        best, log_prob = jem.viterbi(model, params, y[None, :, None])
+        best, log_prob = jem.decode(model, params, y[None, :, None])
         assert float(log_prob[0]) == pytest.approx(float(logs.max()), rel=1e-12)
         np.testing.assert_array_equal(best[0], paths[int(jnp.argmax(logs))])
 
@@ -212,9 +212,9 @@ def test_geometric_durations_are_an_ordinary_chain(x64):
     leave = jnp.array([0.3, 0.2])
     chain = jem.HMM(jem.Poisson(), 2)
     matrix = jnp.array([[0.7, 0.3], [0.2, 0.8]])
-    plain = jem.HMMParams(jnp.array([0.4, 0.6]), jem.TransitionParams(matrix), jem.PoissonParams(jnp.array([[1.0], [7.0]])))
-    stays = jem.durations.NegativeBinomialParams((1 - leave) / leave, jnp.ones(2))
-    laws = jem.DurationsParams(jem.TransitionParams(jnp.array([[0.0, 1.0], [1.0, 0.0]])), stays)
+    plain = jem.HMM.Params(jnp.array([0.4, 0.6]), jem.laws.Cells.Params(matrix), jem.Poisson.Params(jnp.array([[1.0], [7.0]])))
+    stays = jem.durations.NegativeBinomial.Params((1 - leave) / leave, jnp.ones(2))
+    laws = jem.laws.Durations.Params(jem.laws.Cells.Params(jnp.array([[0.0, 1.0], [1.0, 0.0]])), stays)
     model, params = semi_markov(jem.durations.NegativeBinomial(20), 2), plain._replace(transition=laws)
     np.testing.assert_allclose(jem.log_prob(model, params, x), jem.log_prob(chain, plain, x), rtol=1e-12)
     within = np.arange(20)[None, :] < np.asarray(x.lengths)[:, None]
@@ -222,7 +222,7 @@ def test_geometric_durations_are_an_ordinary_chain(x64):
     np.testing.assert_allclose(got, want, atol=1e-12)
     far = semi_markov(jem.durations.NegativeBinomial(120), 2)  # what is left of a stay must not end at the last cell
     np.testing.assert_allclose(jem.predict(far, params, x, 4), jem.predict(chain, plain, x, 4), atol=1e-10)
-    for got, want in zip(jem.viterbi(model, params, x), jem.viterbi(chain, plain, x), strict=True):
+    for got, want in zip(jem.decode(model, params, x), jem.decode(chain, plain, x), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
@@ -232,16 +232,16 @@ def test_reference_case(x64):
 
     def params(initial, moves, rate, chance, size):
         chance, size = jnp.array(chance), jnp.array(size)
-        stays = jem.durations.NegativeBinomialParams(size * (1 - chance) / chance, size)
-        laws = jem.DurationsParams(jem.TransitionParams(jnp.array(moves, float)), stays)
-        return jem.HMMParams(jnp.array(initial), laws, jem.PoissonParams(jnp.array(rate)[:, None]))
+        stays = jem.durations.NegativeBinomial.Params(size * (1 - chance) / chance, size)
+        laws = jem.laws.Durations.Params(jem.laws.Cells.Params(jnp.array(moves, float)), stays)
+        return jem.HMM.Params(jnp.array(initial), laws, jem.Poisson.Params(jnp.array(rate)[:, None]))
 
     x, stays = jnp.array(data["short"], float)[None, :, None], jem.durations.NegativeBinomial(9)
     at = params(start["initial"], start["switch"], start["rate"], start["dur_p"], start["dur_r"])
     posterior, log_prob = jem.infer(semi_markov(stays), at, x)
     assert float(log_prob[0]) == pytest.approx(want["short_nb_censored_loglik"], abs=1e-9)
     np.testing.assert_allclose(posterior.smoothed[0], want["short_nb_censored_posterior"], atol=1e-8)
-    ends = jem.HMM(jem.Poisson(), 3, transition=jem.Durations(stays, censored=False))
+    ends = jem.HMM(jem.Poisson(), 3, transition=jem.laws.Durations(stays, censored=False))
     assert float(jem.log_prob(ends, at, x)[0]) == pytest.approx(want["short_nb_complete_loglik"], abs=1e-9)
     x, begin = jnp.array(data["long"], float)[None, :, None], start["long_start"]
     model = jem.Frozen(semi_markov(jem.durations.NegativeBinomial(240), 2), "initial")
@@ -256,9 +256,9 @@ def test_reference_case(x64):
 
 def test_durations_are_recovered(x64):
     """Simulated stays of 8 and of 3 steps: laws, moves and emissions within three standard errors."""
-    stays = jem.durations.PoissonParams(jnp.array([7.0, 2.0]))
-    laws = jem.DurationsParams(jem.TransitionParams(jnp.array([[0.0, 1.0], [1.0, 0.0]])), stays)
-    truth = jem.HMMParams(jnp.array([0.5, 0.5]), laws, jem.PoissonParams(jnp.array([[2.0], [6.0]])))
+    stays = jem.durations.Poisson.Params(jnp.array([7.0, 2.0]))
+    laws = jem.laws.Durations.Params(jem.laws.Cells.Params(jnp.array([[0.0, 1.0], [1.0, 0.0]])), stays)
+    truth = jem.HMM.Params(jnp.array([0.5, 0.5]), laws, jem.Poisson.Params(jnp.array([[2.0], [6.0]])))
     model = semi_markov(jem.durations.Poisson(30), 2)
     _, x = jem.sample(model, key(), truth, like=jnp.ones((20, 60, 1)))
     fit = jem.fit_restarts(model, key(1), x, num_restarts=4).best().check()
@@ -275,10 +275,10 @@ def test_durations_are_recovered(x64):
 
 def factorial():
     rng = np.random.default_rng(0)
-    matrices = tuple(jem.TransitionParams(jnp.asarray(rng.dirichlet(np.ones(k), k))) for k in (3, 2))
-    emission = jem.PoissonParams(jnp.asarray(rng.uniform(1, 9, (6, 1))))
-    model = jem.HMM(jem.Poisson(), 6, transition=jem.Kronecker(3, 2))
-    return model, jem.HMMParams(jnp.asarray(rng.dirichlet(np.ones(6))), matrices, emission)
+    matrices = tuple(jem.laws.Cells.Params(jnp.asarray(rng.dirichlet(np.ones(k), k))) for k in (3, 2))
+    emission = jem.Poisson.Params(jnp.asarray(rng.uniform(1, 9, (6, 1))))
+    model = jem.HMM(jem.Poisson(), 6, transition=jem.laws.Kronecker(3, 2))
+    return model, jem.HMM.Params(jnp.asarray(rng.dirichlet(np.ones(6))), matrices, emission)
 
 
 def test_factorial_chain_is_the_chain_of_all_combinations(x64):
@@ -286,9 +286,9 @@ def test_factorial_chain_is_the_chain_of_all_combinations(x64):
     y = jnp.asarray(np.random.default_rng(1).poisson(4.0, (3, 7, 1)), float)
     x = jem.Sequences(y, jnp.array([7, 2, 5]))
     matrix = jnp.kron(*(p.probs for p in params.transition))
-    plain, same = jem.HMM(jem.Poisson(), 6), params._replace(transition=jem.TransitionParams(matrix))
+    plain, same = jem.HMM(jem.Poisson(), 6), params._replace(transition=jem.laws.Cells.Params(matrix))
     np.testing.assert_allclose(jem.log_prob(model, params, x), jem.log_prob(plain, same, x), rtol=1e-12)
-    for ask in (jem.viterbi, lambda *a: jem.predict(*a, 3), lambda *a: jem.infer(*a)[0].smoothed):
+    for ask in (jem.decode, lambda *a: jem.predict(*a, 3), lambda *a: jem.infer(*a)[0].smoothed):
         for a, b in zip(*(jax.tree.leaves(ask(m, p, x)) for m, p in ((model, params), (plain, same))), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-12)
     stats, _ = jem.e_step(model, params, x)
@@ -328,7 +328,7 @@ def test_factorial_chain_by_enumeration(x64):
 
 def driven():
     start = {"constant": jnp.array([[1.0, 0.0], [0.0, 1.5]]), "slope": jnp.arange(4.0).reshape(2, 2, 1) / 8}
-    return jem.HMM(jem.Poisson(), 2, transition=jem.Driven(lambda p, u: p["constant"] + p["slope"] @ u, start))
+    return jem.HMM(jem.Poisson(), 2, transition=jem.laws.Driven(lambda p, u: p["constant"] + p["slope"] @ u, start))
 
 
 LAWS = {
@@ -336,7 +336,7 @@ LAWS = {
     "driven": driven,
     "categorical stays": lambda: semi_markov(jem.durations.Categorical(8), 2),
     "negative binomial stays": lambda: semi_markov(jem.durations.NegativeBinomial(8), 2),
-    "kronecker": lambda: jem.HMM(jem.Poisson(), 4, transition=jem.Kronecker(2, 2)),
+    "kronecker": lambda: jem.HMM(jem.Poisson(), 4, transition=jem.laws.Kronecker(2, 2)),
 }
 
 
@@ -351,15 +351,15 @@ def law_data(name):
 def test_every_solver_takes_every_law(x64, name):
     """Hard, annealed and stochastic EM: hard EM's bound never falls, the others end where EM ends; paths are drawn."""
     model, x = LAWS[name](), law_data(name)
-    inner = LBFGS if name == "driven" else jem.EM()
+    inner = LBFGS if name == "driven" else jem.solvers.EM()
     start = jem.init(model, key(), x)
     plain = jem.fit(model, start, x, solver=inner, max_steps=300)
-    hard = jem.fit(model, start, x, solver=jem.Hard(inner), stop=jem.NeverStop(), max_steps=15)
-    path, best = jem.viterbi(model, hard.params, x)
+    hard = jem.fit(model, start, x, solver=jem.solvers.Hard(inner), stop=jem.stop.NeverStop(), max_steps=15)
+    path, best = jem.decode(model, hard.params, x)
     assert (np.diff(hard.trace) > -1e-9).all() and np.isfinite(hard.log_likelihood)
     assert float(hard.bound) == pytest.approx(float(best.sum()), rel=1e-9)
     assert ((path == -1) == (np.arange(12)[None] >= np.asarray(x.lengths)[:, None])).all()
-    for solver in (jem.Annealed(steps=10, solver=inner), jem.Stochastic(key(2), steps=5, solver=inner)):
+    for solver in (jem.solvers.Annealed(steps=10, solver=inner), jem.solvers.Stochastic(key(2), steps=5, solver=inner)):
         fit = jem.fit(model, start, x, solver=solver, max_steps=300)
         assert float(fit.log_likelihood) > float(plain.log_likelihood) - 12 and np.isfinite(fit.log_likelihood)
 
@@ -369,7 +369,7 @@ def test_every_question_of_every_law(x64, name):
     """Fisher's identity, draws, prediction, information by two routes, replicates."""
     model, x = LAWS[name](), law_data(name)
     params = jem.init(model, key(), x)
-    params = jem.fit(model, params, x, solver=LBFGS if name == "driven" else jem.EM(), max_steps=4).params
+    params = jem.fit(model, params, x, solver=LBFGS if name == "driven" else jem.solvers.EM(), max_steps=4).params
     free = jem.unconstrain(model, params)
     at = lambda f: jem.constrain(model, f, params)
     stats, _ = jem.e_step(model, params, x)
@@ -381,9 +381,12 @@ def test_every_question_of_every_law(x64, name):
     assert path.max() < model.emission.size and jem.log_prob(model, params, drawn).shape == (8,)
     ahead = dict(inputs=np.zeros((8, 3, 1))) if name == "driven" else {}
     np.testing.assert_allclose(jem.predict(model, params, x, 3, **ahead).sum(-1), 1, atol=1e-12)
-    routes = [jem.information(model, params, x, method=r).matrix for r in (jem.Hessian(), jem.Oakes())]
+    routes = [
+        jem.uncertainty.information(model, params, x, method=r).matrix
+        for r in (jem.uncertainty.Hessian(), jem.uncertainty.Oakes())
+    ]
     np.testing.assert_allclose(*routes, atol=1e-6 * np.abs(routes[0]).max())
-    solver = LBFGS if name == "driven" else jem.EM()
+    solver = LBFGS if name == "driven" else jem.solvers.EM()
     replicates = jem.bootstrap(model, key(3), params, x, num_replicates=2, max_steps=3, solver=solver)
     assert np.isfinite(replicates.objective).all()
 
@@ -409,7 +412,7 @@ def test_draws_end_with_their_last_stay(x64):
     """Where the last stay ends with its sequence it does so in draws too."""
     model = semi_markov(STAYS["categorical"], censored=False)
     params = semi_params("categorical")
-    stays = jem.durations.CategoricalParams(jnp.array([[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]))
+    stays = jem.durations.Categorical.Params(jnp.array([[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]))
     params = params._replace(transition=params.transition._replace(stays=stays))
     _, x = jem.sample(model, key(), params, like=jem.Sequences(jnp.ones((50, 8, 1)), jnp.arange(50) % 6 + 3))
     assert np.isfinite(jem.log_prob(model, params, x)).all()
@@ -417,22 +420,26 @@ def test_draws_end_with_their_last_stay(x64):
 
 def test_laws_that_do_not_fit():
     stays, square = jem.durations.Poisson(5), np.full((3, 3), np.nan)
-    for make in (lambda: jem.Durations(stays, jem.Kronecker(2, 2)), lambda: jem.Durations(stays, np.eye(2))):
-        with pytest.raises(TypeError, match=r"Durations: moves: expected a jem.Cells"):
+    for make in (lambda: jem.laws.Durations(stays, jem.laws.Kronecker(2, 2)), lambda: jem.laws.Durations(stays, np.eye(2))):
+        with pytest.raises(TypeError, match=r"Durations: moves: expected a jem.laws.Cells"):
             make()
-    for law in (jem.Cells(square), jem.Durations(stays, jem.Cells(square)), jem.Kronecker(2, laws=[jem.Cells(square)])):
+    for law in (
+        jem.laws.Cells(square),
+        jem.laws.Durations(stays, jem.laws.Cells(square)),
+        jem.laws.Kronecker(2, laws=[jem.laws.Cells(square)]),
+    ):
         with pytest.raises(ValueError, match=r"Cells: fixed must have shape \(K, K\) = \(2, 2\); got \(3, 3\)"):
             jem.HMM(jem.Poisson(), 2, transition=law)
     with pytest.raises(ValueError, match=r"Categorical: concentration must be .* shape \(D,\) = \(3,\); got \(5,\)"):
-        jem.HMM(jem.Poisson(), 2, transition=jem.Durations(jem.durations.Categorical(3, concentration=np.ones(5))))
+        jem.HMM(jem.Poisson(), 2, transition=jem.laws.Durations(jem.durations.Categorical(3, concentration=np.ones(5))))
     with pytest.raises(ValueError, match=r"chains of \(3, 2\) states have 6 combinations; the emission has 5"):
-        jem.HMM(jem.Poisson(), 5, transition=jem.Kronecker(3, 2))
+        jem.HMM(jem.Poisson(), 5, transition=jem.laws.Kronecker(3, 2))
     with pytest.raises(ValueError, match="2 sizes and 1 laws"):
-        jem.Kronecker(3, 2, laws=[jem.Cells()])
+        jem.laws.Kronecker(3, 2, laws=[jem.laws.Cells()])
     with pytest.raises(ValueError, match="with Durations transitions there is no law of one state"):
-        jem.HMM(jem.Poisson(), 2, initial=jem.Stationary(), transition=jem.Durations(jem.durations.Poisson(5)))
+        jem.HMM(jem.Poisson(), 2, initial=jem.laws.Stationary(), transition=jem.laws.Durations(jem.durations.Poisson(5)))
     with pytest.raises(TypeError, match="expected a law of durations"):
-        jem.Durations(jem.Poisson())
+        jem.laws.Durations(jem.Poisson())
     with pytest.raises(ValueError, match="longest must be an integer of at least 1"):
         jem.durations.Poisson(0)
     x = law_data("driven")

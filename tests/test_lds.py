@@ -13,7 +13,7 @@ S, T, H = 3, 6, 2
 LENGTHS = np.array([6, 5, 3])
 MODELS = {
     "full": jem.LDS(2, 3, 1),
-    "diagonal": jem.LDS(3, 2, 1, Q=jem.Diagonal(), R=jem.Diagonal(), P0=jem.Diagonal()),
+    "diagonal": jem.LDS(3, 2, 1, Q=jem.covariance.Diagonal(), R=jem.covariance.Diagonal(), P0=jem.covariance.Diagonal()),
 }
 
 
@@ -21,7 +21,7 @@ def covariance(rng, dim, structure):
     """A random covariance, or variances where it is diagonal."""
     root = rng.normal(size=(dim, dim))
     full = root @ root.T + 0.1 * np.eye(dim)
-    return full if isinstance(structure, jem.Full) else np.diag(full)
+    return full if isinstance(structure, jem.covariance.Full) else np.diag(full)
 
 
 def random_params(model, seed=1):
@@ -115,10 +115,12 @@ def assert_same(got, want, tolerance):
 
 
 def test_parallel_in_time_is_sequential(x64):
-    model = jem.LDS(2, 2, 1, Q=jem.Diagonal(), R=jem.Diagonal())
+    model = jem.LDS(2, 2, 1, Q=jem.covariance.Diagonal(), R=jem.covariance.Diagonal())
     params, (y, u) = random_params(model), random_data(model)
     x = sequences_of(y, u[:, :T])
-    parallel, sequential = (jem.e_step(with_form(model, f), params, x) for f in (jem.Associative(), jem.Sequential()))
+    parallel, sequential = (
+        jem.e_step(with_form(model, f), params, x) for f in (jem.forms.Associative(), jem.forms.Sequential())
+    )
     assert_same(parallel, sequential, 1e-11)
 
 
@@ -139,7 +141,7 @@ def test_steady_is_sequential_where_steady_and_elsewhere(x64):
     }
     for name, (params, values, lengths) in cases.items():
         x = jem.Sequences(values, lengths)
-        steady, sequential = (jem.e_step(with_form(base, f), params, x) for f in (jem.Steady(60), jem.Sequential()))
+        steady, sequential = (jem.e_step(with_form(base, f), params, x) for f in (jem.forms.Steady(60), jem.forms.Sequential()))
         try:
             assert_same(steady, sequential, 1e-10)
         except AssertionError as error:
@@ -179,7 +181,7 @@ def test_long_float32_sequence_agrees_with_float64():
     """Q of rank one and a diffuse start; the answer of float64 to the digits of float32."""
     n, m = 2, 1
     rng = np.random.default_rng(3)
-    model = jem.LDS(n, m, form=jem.Sequential())
+    model = jem.LDS(n, m, form=jem.forms.Sequential())
     A, C = 0.98 * np.linalg.qr(rng.normal(size=(n, n)))[0], rng.normal(size=(m, n))
     q, y = rng.normal(size=(n, 1)), 100 + 10 * rng.normal(size=(1, 5000, m))
     found = {}
@@ -198,7 +200,7 @@ def test_fixed_cells_stay(x64):
     """A level that does not move and a wave, both hidden in noise."""
     nan = np.nan
     fixed = {"A": [[1, 0, 0], [0, nan, nan], [0, nan, nan]], "C": [[1, 1, 0]], "Q": [0, nan, nan]}
-    model = jem.LDS(3, 1, Q=jem.Diagonal(), R=jem.Diagonal(), P0=jem.Diagonal(), fixed=fixed)
+    model = jem.LDS(3, 1, Q=jem.covariance.Diagonal(), R=jem.covariance.Diagonal(), P0=jem.covariance.Diagonal(), fixed=fixed)
     t = np.arange(90)
     y = 3 + np.sin(t / 3) + 0.2 * np.random.default_rng(0).normal(size=t.size)
     fits = jem.fit_restarts(model, jax.random.key(0), y[None, :, None], num_restarts=2, max_steps=40)
@@ -230,7 +232,7 @@ def test_a_mixture_of_models(x64):
     child = jem.LDS(1, 1)
     model = jem.Mixture(child, 2)
     components = [child.params(A=[[a]], C=[[1.0]], R=[[0.5]]) for a in (0.9, -0.7)]
-    params = jem.MixtureParams(jnp.array([0.3, 0.7]), jax.tree.map(lambda *a: jnp.stack(a), *components))
+    params = jem.Mixture.Params(jnp.array([0.3, 0.7]), jax.tree.map(lambda *a: jnp.stack(a), *components))
     y = jnp.asarray(np.random.default_rng(0).normal(size=(3, 7, 1))).at[0, 2].set(jnp.nan)
     each = jnp.stack([jem.log_prob(child, p, y) for p in components])
     want = jax.scipy.special.logsumexp(each + jnp.log(params.weights)[:, None], axis=0)
@@ -267,7 +269,7 @@ def test_samples_have_the_models_moments(x64):
 
 # What EM alone cannot do
 
-DIAGONAL = {"Q": jem.Diagonal(), "R": jem.Diagonal(), "P0": jem.Diagonal()}
+DIAGONAL = {"Q": jem.covariance.Diagonal(), "R": jem.covariance.Diagonal(), "P0": jem.covariance.Diagonal()}
 
 
 @pytest.mark.parametrize("held", ["fixed", "frozen"])
@@ -304,9 +306,9 @@ def test_restarts_leave_a_saddle(x64):
     gap = np.nan
     pairs = [(1, 1), (1, -1), (-1, 1), (-1, -1)] + 2 * [(2, gap), (-2, gap), (gap, 2), (gap, -2)]
     fixed = {"A": [[0]], "C": [[0], [0]], "Q": [1], "P0": [1], "m0": [0]}
-    model = jem.LDS(1, 2, Q=jem.Diagonal(), P0=jem.Diagonal(), fixed=fixed)
+    model = jem.LDS(1, 2, Q=jem.covariance.Diagonal(), P0=jem.covariance.Diagonal(), fixed=fixed)
     x = np.array(pairs, float)[None]
-    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=8, stop=jem.RelativeGain(1e-10))
+    fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=8, stop=jem.stop.RelativeGain(1e-10))
     assert fits.converged.all()
     R = np.asarray(fits.params.R)
     np.testing.assert_allclose(R[:, 0, 0], 8 / 3, rtol=1e-3)
@@ -337,8 +339,11 @@ PARAMS = {"C": [[1.0]]}
         (lambda: jem.LDS(2, 1, fixed={"A": [[1]]}), r"fixed\['A'\] must have shape \(2, 2\)"),
         (lambda: jem.LDS(1, 1, fixed={"Z": [[1]]}), "no entry 'Z'"),
         (lambda: jem.LDS(1, 1, fixed={"Q": [1]}), "can be fixed where it is diagonal"),
-        (lambda: jem.LDS(1, 1, Q=jem.Diagonal(), fixed={"Q": [-1.0]}), "variances, finite and at least 0; got -1.0 at"),
-        (lambda: jem.LDS(1, 1, Q=jem.Spherical()), "Q must be jem.Full"),
+        (
+            lambda: jem.LDS(1, 1, Q=jem.covariance.Diagonal(), fixed={"Q": [-1.0]}),
+            "variances, finite and at least 0; got -1.0 at",
+        ),
+        (lambda: jem.LDS(1, 1, Q=jem.covariance.Spherical()), "Q must be jem.covariance.Full"),
         (lambda: ONE.params(), "C is missing"),
         (lambda: ONE.params(C=[[1.0]], R=[[0.0]]), "R must be positive definite"),
         (lambda: ONE.params(C=[[1.0]], A=[[np.nan]]), "A must be finite; got nan"),
@@ -370,7 +375,7 @@ def test_process_noise_that_starts_at_next_to_nothing(x64):
     rng = np.random.default_rng(0)
     y = (np.cumsum(0.3 * rng.normal(size=200)) + rng.normal(size=200))[None, :, None]
     fixed = {"A": [[1.0]], "C": [[1.0]]}
-    model = jem.LDS(1, 1, Q=jem.Diagonal(), R=jem.Diagonal(), P0=jem.Diagonal(), fixed=fixed)
+    model = jem.LDS(1, 1, Q=jem.covariance.Diagonal(), R=jem.covariance.Diagonal(), P0=jem.covariance.Diagonal(), fixed=fixed)
     start = lambda q: model.params(Q=[q], R=[1.0], P0=[1.0])
     starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(start(q) for q in (1e-20, 1e-8, 1e-2)))
     fits = jem.fit_restarts(model, None, y, starts=starts).check()

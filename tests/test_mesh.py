@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 import jem
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = jem.Mixture(jem.Gaussian(), 3, seeding=jem.RandomResponsibilities())
+MODEL = jem.Mixture(jem.Gaussian(), 3, seeding=jem.starts.RandomResponsibilities())
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_no_deadlock_at_128_features():
     from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
     mesh = Mesh(np.array(jax.devices()), ("rows",))
     x = np.random.default_rng(0).standard_normal((600, 128)).astype(np.float32)
-    model = jem.Mixture(jem.Gaussian(), 2, seeding=jem.RandomResponsibilities())
+    model = jem.Mixture(jem.Gaussian(), 2, seeding=jem.starts.RandomResponsibilities())
     for name, spec in [("rows", P("rows")), ("restarts", P())]:
         spread = jax.device_put(x, NamedSharding(mesh, spec))
         fits = jem.fit_restarts(model, jax.random.key(0), spread, num_restarts=2, max_steps=20)
@@ -119,7 +119,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 rows = NamedSharding(Mesh(np.array(jax.devices()), ("rows",)), P("rows"))
 spread = lambda a: jax.make_array_from_callback(a.shape, rows, lambda index: a[index])
 x, weights = np.arange(8, dtype="float32")[:, None], np.ones(8, "float32")
-fit = lambda x, w: jem.fit(jem.Poisson(), jem.PoissonParams(jnp.array([2.0])), spread(x), weights=spread(w), max_steps=5)
+fit = lambda x, w: jem.fit(jem.Poisson(), jem.Poisson.Params(jnp.array([2.0])), spread(x), weights=spread(w), max_steps=5)
 print(fit(x, weights).check().params.rate)
 for bad in ((x + 0.5, weights), (x * np.nan, weights), (x, -weights)):
     try:

@@ -7,20 +7,21 @@ import optax
 import pytest
 
 import jem
+from jem.ask.align import labelled_part
 from jem.data import to_units
-from jem.uncertainty.align import labelled_part
+from jem.uncertainty import InformationStatus, Sandwich, resample
 
 key = lambda: jax.random.key(0)
 MODEL = jem.HMM(jem.Poisson(), 2)
-MOVES = jem.TransitionParams(jnp.array([[0.9, 0.1], [0.2, 0.8]]))
-PARAMS = jem.HMMParams(jnp.array([0.5, 0.5]), MOVES, jem.PoissonParams(jnp.array([[1.0], [8.0]])))
+MOVES = jem.laws.Cells.Params(jnp.array([[0.9, 0.1], [0.2, 0.8]]))
+PARAMS = jem.HMM.Params(jnp.array([0.5, 0.5]), MOVES, jem.Poisson.Params(jnp.array([[1.0], [8.0]])))
 X = jem.sample(jem.HMM(jem.Poisson(), 2, length=60), key(), PARAMS, 1)[1].astype(float)
 UNITS = {
-    "BayesianWeights": lambda x, w: jem.bootstrap(MODEL, key(), PARAMS, x, w, num_replicates=2),
-    "Multinomial": lambda x, w: jem.bootstrap(MODEL, key(), PARAMS, x, num_replicates=2, replicates=jem.Multinomial()),
-    "Sandwich": lambda x, w: jem.standard_errors(MODEL, PARAMS, x, w, method=jem.Sandwich()),
-    "OPG": lambda x, w: jem.information(MODEL, PARAMS, x, w, method=jem.OPG()),
-    "leave_one_out": lambda x, w: jem.leave_one_out(MODEL, PARAMS, x, w),
+    "Weights": lambda x, w: jem.bootstrap(MODEL, key(), PARAMS, x, w, num_replicates=2),
+    "Rows": lambda x, w: jem.bootstrap(MODEL, key(), PARAMS, x, num_replicates=2, replicates=resample.Rows()),
+    "Sandwich": lambda x, w: jem.standard_errors(MODEL, PARAMS, x, w, method=Sandwich()),
+    "OPG": lambda x, w: jem.uncertainty.information(MODEL, PARAMS, x, w, method=jem.uncertainty.OPG()),
+    "leave_one_out": lambda x, w: jem.uncertainty.leave_one_out(MODEL, PARAMS, x, w),
 }
 
 
@@ -29,7 +30,7 @@ def test_what_needs_several_units_refuses(name):
     """One row, or one that counts; the way out is named."""
     with pytest.raises(ValueError, match=f"{name}: needs units.*use .*jem"):
         UNITS[name](X, None)
-    if name != "Multinomial":
+    if name != "Rows":
         with pytest.raises(ValueError, match=f"{name}: needs units"):
             UNITS[name](jnp.concatenate([X, X]), jnp.array([1.0, 0.0]))
 
@@ -38,9 +39,9 @@ def test_inside_jit_it_is_a_status():
     both, weights = jnp.concatenate([X, X])[:, :6], jnp.array([1.0, 0.0])
     found = jax.jit(lambda w: jem.bootstrap(MODEL, key(), PARAMS, both, w, num_replicates=2, max_steps=2))(weights)
     assert (found.status == jem.Status.NONFINITE).all() and np.isnan(found.standard_errors().initial).all()
-    rates = jem.PoissonParams(jnp.array([2.0]))
-    errors = jax.jit(lambda w: jem.standard_errors(jem.Poisson(), rates, jnp.array([[2], [2]]), w, method=jem.Sandwich()))
-    assert int(errors(weights).status) == jem.InformationStatus.NONFINITE and np.isnan(errors(weights).errors.rate).all()
+    rates = jem.Poisson.Params(jnp.array([2.0]))
+    errors = jax.jit(lambda w: jem.standard_errors(jem.Poisson(), rates, jnp.array([[2], [2]]), w, method=Sandwich()))
+    assert int(errors(weights).status) == InformationStatus.NONFINITE and np.isnan(errors(weights).errors.rate).all()
 
 
 def test_number_of_observations():
@@ -51,7 +52,7 @@ def test_number_of_observations():
     assert penalty(MODEL, PARAMS, holed) == pytest.approx(np.log(50), rel=1e-5)
     ragged = jem.Sequences(jnp.concatenate([X, X]), jnp.array([60, 5]))
     assert penalty(MODEL, PARAMS, ragged, jnp.array([1.0, 2.0])) == pytest.approx(np.log(70), rel=1e-5)
-    table = jem.PoissonParams(jnp.array([2.0])), jnp.array([[1], [4]]), jnp.array([9, 3])
+    table = jem.Poisson.Params(jnp.array([2.0])), jnp.array([[1], [4]]), jnp.array([9, 3])
     assert penalty(jem.Poisson(), *table) == pytest.approx(np.log(12), rel=1e-5)
     count = lambda node, x: node.num_observations(to_units(x)).tolist()
     nan = jnp.nan
@@ -62,9 +63,9 @@ def test_number_of_observations():
     assert count(jem.Product(a=part, b=part), {"a": jnp.array([[nan], [1.0]]), "b": jnp.array([[nan], [nan]])}) == [0, 1]
     parts = jem.HMM(jem.Product(a=part, b=part), 2)
     assert count(parts, {"a": jnp.array([[[nan], [1.0]]]), "b": jnp.array([[[2.0], [nan]]])}) == [2]
-    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.ones(2)))
+    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.laws.Gate(lambda p, u: p * u, np.ones(2)))
     assert count(gate, jem.Given(jnp.ones((3, 1)), jnp.ones((3, 1)))) == [1, 1, 1]
-    space = jem.ChainOf(2, lambda p: p[:2], lambda p: jnp.zeros((2, 2)))
+    space = jem.spaces.ChainOf(2, lambda p: p[:2], lambda p: jnp.zeros((2, 2)))
     assert count(jem.LogJoint(lambda p, x, z: x[0], space, np.zeros(2)), ragged) == [60, 5]
 
 
@@ -77,13 +78,14 @@ def test_a_sweep_of_chains():
 
 def test_replicates_are_like_the_data():
     """The errors of one sequence from replicates of its length, close to those of the information."""
-    params = jem.fit(MODEL, PARAMS, X, stop=jem.RelativeGain(1e-6)).params
+    params = jem.fit(MODEL, PARAMS, X, stop=jem.stop.RelativeGain(1e-6)).params
     found = jem.bootstrap(
-        MODEL, key(), params, X, num_replicates=100, replicates=jem.Parametric(), stop=jem.RelativeGain(1e-5), max_steps=60
+        MODEL, key(), params, X, num_replicates=100, replicates=resample.FromModel(), stop=jem.stop.RelativeGain(1e-5),
+        max_steps=60,
     )
     want = jem.standard_errors(MODEL, params, X).errors.emission.rate
     np.testing.assert_allclose(found.standard_errors().emission.rate, want, rtol=0.35)
-    assert float(jnp.abs(jem.influence(MODEL, params, X).derivatives.emission.rate).max()) < 0.05  # a weight moves no maximum
+    assert float(jnp.abs(jem.uncertainty.influence(MODEL, params, X).derivatives.emission.rate).max()) < 0.05
 
 
 def gaps(x):
@@ -102,21 +104,21 @@ def test_draws_like_data():
     path, drawn = jem.sample(MODEL, key(), PARAMS, like=jem.Labelled(ragged, labels))
     assert (drawn.labels == jnp.where(labels >= 0, path, -1)).all() and drawn.values.lengths.tolist() == [4, 2]
 
-    stay = jem.HMM(jem.Poisson(), 2, initial=jem.Stationary())
+    stay = jem.HMM(jem.Poisson(), 2, initial=jem.laws.Stationary())
     assert gaps(jem.sample(stay, key(), PARAMS._replace(initial=()), like=ragged)[1]) == gaps(ragged)
     inputs = jnp.asarray(rng.choice([-1.0, 1.0], (2, 40, 1)))
-    moves = jem.Driven(lambda p, u: p + 20 * u[0] * jnp.array([[1.0, -1.0], [1.0, -1.0]]), np.zeros((2, 2)))
+    moves = jem.laws.Driven(lambda p, u: p + 20 * u[0] * jnp.array([[1.0, -1.0], [1.0, -1.0]]), np.zeros((2, 2)))
     law = jem.HMM(jem.Poisson(), 2, transition=moves)
     driven = jem.Sequences(jem.Given(jnp.ones((2, 40, 1)), inputs), jnp.array([40, 3]))
     path, drawn = jem.sample(law, key(), PARAMS._replace(transition=jnp.zeros((2, 2))), like=driven)
     assert (drawn.values.inputs == inputs).all() and drawn.lengths.tolist() == [40, 3]
     assert (path[0, 1:] == jnp.where(inputs[0, 1:, 0] > 0, 0, 1)).all()  # the input decides
 
-    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.array([20.0, -20.0])))
+    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.laws.Gate(lambda p, u: p * u, np.array([20.0, -20.0])))
     rows = jem.Given(jnp.ones((40, 1)), inputs[0])
-    (labels, _), drawn = jem.sample(gate, key(), jem.MixtureParams(gate.weights.child.start, PARAMS.emission), like=rows)
+    (labels, _), drawn = jem.sample(gate, key(), jem.Mixture.Params(gate.weights.child.start, PARAMS.emission), like=rows)
     assert (labels == jnp.where(inputs[0, :, 0] > 0, 0, 1)).all() and (drawn.inputs == rows.inputs).all()
-    for node, params in ((gate, jem.MixtureParams(gate.weights.child.start, PARAMS.emission)), (law, PARAMS)):
+    for node, params in ((gate, jem.Mixture.Params(gate.weights.child.start, PARAMS.emission)), (law, PARAMS)):
         with pytest.raises(TypeError, match="like=x"):
             jem.sample(node, key(), params, 3)
 
@@ -145,13 +147,13 @@ def test_draws_of_another_form_are_refused():
 
 def test_chains_and_gates_are_put_in_order_where_they_have_none():
     """Replicates of a stationary chain are aligned; where a gate, inputs or held cells name the components, nothing moves."""
-    stays = jem.HMM(jem.Poisson(), 2, initial=jem.Stationary())
+    stays = jem.HMM(jem.Poisson(), 2, initial=jem.laws.Stationary())
     assert labelled_part(stays) is stays
     start = PARAMS._replace(initial=())
     mixed = stays.permute(start, jnp.array([1, 0]))
     assert mixed.initial == () and mixed.transition.probs[0, 0] == 0.8 and mixed.emission.rate[0, 0] == 8
-    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: p * u, np.ones(2)))
-    held = jem.HMM(jem.Poisson(), 2, transition=jem.Cells(fixed=[[jnp.nan, jnp.nan], [0.0, 1.0]]))
+    gate = jem.Mixture(jem.Poisson(), 2, weights=jem.laws.Gate(lambda p, u: p * u, np.ones(2)))
+    held = jem.HMM(jem.Poisson(), 2, transition=jem.laws.Cells(fixed=[[jnp.nan, jnp.nan], [0.0, 1.0]]))
     for model in (gate, held, jem.Frozen(jem.Mixture(jem.Poisson(), 2), "weights")):
         assert labelled_part(model) is None
 
@@ -162,12 +164,12 @@ def test_bootstrap_where_no_components_are_put_in_order(kind):
     rng = np.random.default_rng(0)
     u = rng.normal(size=(80, 1))
     y = rng.poisson(np.where(rng.random((80, 1)) < 1 / (1 + np.exp(-2 * u)), 9.0, 2.0))
-    gated = jem.Mixture(jem.Poisson(), 2, weights=jem.Gate(lambda p, u: jnp.stack([p[0] * u[0], 0.0]), np.ones(1)))
+    gated = jem.Mixture(jem.Poisson(), 2, weights=jem.laws.Gate(lambda p, u: jnp.stack([p[0] * u[0], 0.0]), np.ones(1)))
     model, x, replicates = {
-        "gate": (gated, jem.Given(y * 1.0, u), jem.BayesianWeights()),
-        "stationary": (jem.HMM(jem.Poisson(), 2, initial=jem.Stationary()), X, jem.Parametric()),
+        "gate": (gated, jem.Given(y * 1.0, u), resample.Weights()),
+        "stationary": (jem.HMM(jem.Poisson(), 2, initial=jem.laws.Stationary()), X, resample.FromModel()),
     }[kind]
-    solver = jem.GEM(optax.lbfgs, linesearch=None)
+    solver = jem.solvers.GEM(optax.lbfgs, linesearch=None)
     params = jem.fit(model, jem.init(model, key(), x), x, solver=solver).check().params
     found = jem.bootstrap(model, key(), params, x, num_replicates=4, replicates=replicates, solver=solver, max_steps=60)
     errors = jax.tree.leaves(found.standard_errors())
@@ -176,7 +178,7 @@ def test_bootstrap_where_no_components_are_put_in_order(kind):
 
 def test_a_ratio_test_of_chains():
     """One state against two, by draws of the data's own length."""
-    test = jem.likelihood_ratio_test(
+    test = jem.uncertainty.likelihood_ratio_test(
         jem.HMM(jem.Poisson(), 1), MODEL, key(), X, num_replicates=9, num_restarts=2, max_steps=60
     )
     assert test.p_value <= 0.2 and np.isfinite(test.statistic)

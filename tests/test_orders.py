@@ -10,7 +10,7 @@ import jem
 # As many batches as rows and restarts: a mapped axis in the wrong place would have the right shape.
 X = np.array([[1.0, 4.0], [2.0, 7.0]])
 SHAPES = np.array([2.0, 3.0])
-START = jem.PoissonParams(np.array([2.0]))
+START = jem.Poisson.Params(np.array([2.0]))
 
 
 def model(shape):
@@ -19,12 +19,12 @@ def model(shape):
 
 def one(x, shape):
     """Posterior mode of a Poisson rate, from one start."""
-    return jem.fit(model(shape), START, x[:, None], solver=jem.EM(), stop=jem.RelativeGain(1e-12)).params.rate[0]
+    return jem.fit(model(shape), START, x[:, None], solver=jem.solvers.EM(), stop=jem.stop.RelativeGain(1e-12)).params.rate[0]
 
 
 def restarted(x, shape):
     """The same from two."""
-    options = dict(num_restarts=2, solver=jem.EM(), stop=jem.RelativeGain(1e-12))
+    options = dict(num_restarts=2, solver=jem.solvers.EM(), stop=jem.stop.RelativeGain(1e-12))
     fits = jem.fit_restarts(model(shape), jax.random.key(0), x[:, None], **options)
     return fits.best().params.rate[0] + jnp.sum(fits.params.rate) / 2
 

@@ -1,22 +1,30 @@
 """The package as a whole: what it imports and when, what it declares, and that its front page tells the truth."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+import jem
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
-FOUNDATION = {"tree", "settings", "reading", "checks", "data", "series"}
+FOUNDATION = {"documented", "tree", "settings", "reading", "checks", "data", "series"}
 MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates", "composite"}, {"families"}, {"parts", "plates"}, {"latents"}]
 MODELS = {"families", "parts", "plates", "latents"}
-ABOVE = {"asking", "fit", "inference", "selection", "streaming", "uncertainty"}
-OUTSIDE = {"__init__", "__main__", "cli"}  # these may import anything
+ABOVE = {"ask", "fit", "streaming"}
+NAMESPACES = {
+    "adjoints", "author", "covariance", "durations", "forms", "laws", "priors", "rotations", "schedules", "solvers", "spaces",
+    "starts", "stop", "supports", "uncertainty",
+}  # fmt: skip
+OUTSIDE = {"__init__", "__main__", "cli", *NAMESPACES}  # these may import anything
 
 
 def allowed_imports(part: str) -> set[str]:
@@ -32,7 +40,7 @@ def allowed_imports(part: str) -> set[str]:
 
 
 def imported_modules(path: Path, package: str = "jem") -> set[str]:
-    """Full names of the modules a file imports, wherever in the file; `from jem import x` counts as jem.x."""
+    """Full names of the modules a file imports, wherever in the file; `from jem import y` counts as `y` of jem."""
     modules = set()
     for item in ast.walk(ast.parse(path.read_text())):
         if isinstance(item, ast.Import):
@@ -83,7 +91,7 @@ def test_the_walk_sees_an_import_that_goes_up(tmp_path, file, line):
 
 
 def test_what_is_imported_is_declared():
-    """jax runs everything, on jaxlib; optax is what users hand to `jem.GEM`. Extras are imported where they are used."""
+    """jax runs everything, on jaxlib; optax is what users hand to `jem.solvers.GEM`. Extras are where they are used."""
     files = parts(ROOT / "jem")
     imported = {module.split(".")[0] for path in files for module in imported_modules(path)}
     assert "jax" in imported
@@ -139,3 +147,59 @@ def test_links_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def public(module) -> dict[str, object]:
+    """What a namespace offers, modules apart."""
+    return {n: v for n, v in vars(module).items() if not n.startswith("_") and not inspect.ismodule(v)}
+
+
+def test_the_surface():
+    """A screen of names in `jem`; all others in namespaces that say what they are for, each name in one place."""
+    names = public(jem)
+    assert len(names) <= 60
+    assert {n for n, v in vars(jem).items() if inspect.ismodule(v)} >= {*NAMESPACES, "datasets"}
+    seen = {id(value): name for name, value in names.items()}
+    for namespace in sorted(NAMESPACES):
+        module = getattr(jem, namespace)
+        assert f"`jem.{namespace}`" in README, namespace
+        for name, value in public(module).items():
+            assert id(value) not in seen, f"{namespace}.{name} is {seen[id(value)]} too"
+            seen[id(value)] = f"{namespace}.{name}"
+            assert inspect.getdoc(value), f"{namespace}.{name} has no docstring"
+
+
+def test_records_are_on_their_nodes():
+    """The parameters of every node that has a record of its own are `Node.Params`."""
+    for cls in (jem.Bernoulli, jem.Categorical, jem.FactorAnalysis, jem.Gaussian, jem.HMM, jem.LDS, jem.Mixture, jem.Poisson,
+                jem.StudentT, jem.laws.Cells, jem.laws.Durations, jem.durations.Poisson):  # fmt: skip
+        assert cls.Params._fields and cls.Params.__doc__
+
+
+def test_every_name_spoken_of_exists():
+    """What docs, docstrings, messages, tests, notebooks and benches call by its full name is found there."""
+    missing = set()
+    for path in [p for kind in ("*.md", "*.py", "*.ipynb") for p in ROOT.rglob(kind) if not {".venv", "cases"} & set(p.parts)]:
+        for name in re.findall(r"(?<![\w./\"'@-])jem((?:\.[A-Za-z]\w*)+)", path.read_text()):
+            found = jem
+            for part in name.removesuffix(".py").removesuffix(".md").split(".")[1:]:
+                if inspect.ismodule(found) and not hasattr(found, part) and find_spec(f"{found.__name__}.{part}"):
+                    break
+                found = getattr(found, part, None)
+                if found is None:
+                    missing.add(f"{path.relative_to(ROOT)}: jem{name}")
+                if not (inspect.ismodule(found) or inspect.isclass(found)):
+                    break
+    assert missing == set()
+
+
+def test_every_method_says_what_it_does():
+    """Its own docstring or that of its contract, which it inherits."""
+    bare = {
+        f"{namespace}.{cls.__name__}.{name}"
+        for namespace in ("", *sorted(NAMESPACES))
+        for cls in public(getattr(jem, namespace) if namespace else jem).values() if inspect.isclass(cls)
+        for name, member in vars(cls).items()
+        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)) and not member.__doc__
+    }  # fmt: skip
+    assert bare == set()

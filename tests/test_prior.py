@@ -39,7 +39,7 @@ def test_fewer_rows_than_columns(dtype):
     x = jnp.asarray(np.random.default_rng(1).standard_normal((12, 16)), dtype)
     fits = jem.fit_restarts(jem.Gaussian(), jax.random.key(0), x, num_restarts=1)
     assert fits.status[0] == Status.DEGENERATE and fits.cause[0] == HELD
-    chosen = jem.Gaussian(prior=jem.InverseWishart(4.0))
+    chosen = jem.Gaussian(prior=jem.priors.InverseWishart(4.0))
     assert jem.fit_restarts(chosen, jax.random.key(0), x, num_restarts=1).converged.all()
 
 
@@ -55,7 +55,11 @@ def test_the_default_moves_nothing_that_is_tight(noise, x64):
         np.testing.assert_allclose(c[0, 0] + c[1, 1] - 2 * c[0, 1], (x[:, 1] - x[:, 0]).var(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("covariance", [jem.Full(), jem.Diagonal(), jem.Spherical()], ids=["full", "diagonal", "spherical"])
+@pytest.mark.parametrize(
+    "covariance",
+    [jem.covariance.Full(), jem.covariance.Diagonal(), jem.covariance.Spherical()],
+    ids=["full", "diagonal", "spherical"],
+)
 def test_the_default_moves_nothing_that_is_far(covariance, x64):
     """Two clusters of 500 rows, up to 10^7 deviations apart: each has its own variance."""
     z = 0.3 * np.random.default_rng(2).standard_normal((2, 500, 2))
@@ -71,7 +75,7 @@ def test_the_default_moves_nothing_that_is_far(covariance, x64):
 def test_a_prior_that_was_chosen_is_no_degeneracy():
     x = np.random.default_rng(3).standard_normal((40, 2)) + 6 * (np.arange(40) % 2)[:, None]
     for strength in (1e-3, 8.0, 100.0):
-        model = jem.Mixture(jem.Gaussian(prior=jem.InverseWishart(strength)), 2)
+        model = jem.Mixture(jem.Gaussian(prior=jem.priors.InverseWishart(strength)), 2)
         fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2)
         assert fits.converged.all() and (fits.cause == 0).all()
 
@@ -81,7 +85,7 @@ def test_a_collapsed_lane_does_not_win():
     x = jnp.asarray(np.random.default_rng(4).standard_normal((60, 1)))
     model = jem.Mixture(jem.Gaussian(), 2)
     family = jem.Gaussian()
-    pair = lambda *p: jem.MixtureParams(jnp.ones(2) / 2, jax.tree.map(lambda *s: jnp.stack(s), *p))
+    pair = lambda *p: jem.Mixture.Params(jnp.ones(2) / 2, jax.tree.map(lambda *s: jnp.stack(s), *p))
     spike = pair(family.params(x[0], [[1e-6]]), family.params([0.0], [[1.0]]))
     sound = pair(family.params([-1.0], [[1.0]]), family.params([1.0], [[1.0]]))
     fits = jax.vmap(lambda p: jem.fit(model, p, x, max_steps=3000))(jax.tree.map(lambda *s: jnp.stack(s), spike, sound))
@@ -94,7 +98,7 @@ def test_every_cause_has_its_text():
     x = np.random.default_rng(5).standard_normal((50, 2)).astype(np.float32)
     g = jem.Gaussian()
     far = jax.tree.map(lambda *p: jnp.stack(p), g.params([0.0, 0.0], np.eye(2)), g.params([1e4, 1e4], np.eye(2)))
-    fit = jem.fit(jem.Mixture(g, 2), jem.MixtureParams(jnp.ones(2) / 2, far), x)
+    fit = jem.fit(jem.Mixture(g, 2), jem.Mixture.Params(jnp.ones(2) / 2, far), x)
     assert fit.cause == EMPTY
     with pytest.raises(jem.FitError, match="^DEGENERATE: nothing belongs to") as error:
         fit.check()
@@ -123,19 +127,19 @@ BAD = [[1.0, 0.9], [0.0, 1.0]]
         (lambda: jem.StudentT().params([0.0, 0.0], BAD, 3.0), "covariance must be symmetric"),
         (lambda: jem.Gaussian().params(np.zeros((2, 2)), [np.eye(2), BAD]), r"at \(1, 0, 1\)"),
         (lambda: jem.Gaussian().params([0.0, 0.0], [[1.0, np.nan], [np.nan, 1.0]]), "covariance must be finite"),
-        (lambda: jem.InverseWishart(-1), "strength must be >= 0; got -1"),
-        (lambda: jem.InverseWishart(np.inf), "strength must be >= 0; got inf"),
-        (lambda: jem.InverseWishart(deviation=-1), "deviation must be > 0; got -1"),
-        (lambda: jem.InverseWishart("weak"), "strength: expected a number, >= 0; got the string 'weak'"),
+        (lambda: jem.priors.InverseWishart(-1), "strength must be >= 0; got -1"),
+        (lambda: jem.priors.InverseWishart(np.inf), "strength must be >= 0; got inf"),
+        (lambda: jem.priors.InverseWishart(deviation=-1), "deviation must be > 0; got -1"),
+        (lambda: jem.priors.InverseWishart("weak"), "strength: expected a number, >= 0; got the string 'weak'"),
         (lambda: jem.StudentT(df=0), "df must be > 0; got 0"),
-        (lambda: jem.Gaussian("diag"), r"covariance: expected jem.Full\(\), .*; got the string 'diag'"),
-        (lambda: jem.StudentT(jem.Diagonal), "covariance: expected jem.Full"),
-        (lambda: jem.Gaussian(prior=0.1), "prior: expected a jem.InverseWishart"),
+        (lambda: jem.Gaussian("diag"), r"covariance: expected jem.covariance.Full\(\), .*; got the string 'diag'"),
+        (lambda: jem.StudentT(jem.covariance.Diagonal), "covariance: expected jem.covariance.Full"),
+        (lambda: jem.Gaussian(prior=0.1), "prior: expected a jem.priors.InverseWishart"),
         (lambda: jem.init(jem.Gaussian(), jax.random.key(0), np.zeros((4, 0))), r"its shape is \(4, 0\)"),
     ],
 )
 def test_settings_that_are_refused(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
-    strength = jax.jit(lambda s: jem.InverseWishart(s).strength)(2.0)  # a traced one is not looked at
+    strength = jax.jit(lambda s: jem.priors.InverseWishart(s).strength)(2.0)  # a traced one is not looked at
     assert strength == 2

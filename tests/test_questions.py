@@ -14,10 +14,10 @@ key = lambda: jax.random.key(0)
 MODEL, CHAIN = jem.Mixture(jem.Bernoulli(), 2), jem.HMM(jem.Bernoulli(), 2)
 X = jnp.asarray(np.random.default_rng(0).integers(0, 2, (12, 2)), float)
 SERIES = X.reshape(2, 6, 2)
-PROBS = jem.BernoulliParams(jnp.array([[0.2, 0.4], [0.7, 0.6]]))
-GOOD = jem.MixtureParams(jnp.array([0.4, 0.6]), PROBS)
-MOVES = jem.TransitionParams(jnp.array([[0.9, 0.1], [0.2, 0.8]]))
-SPOKEN = jem.HMMParams(jnp.array([0.4, 0.6]), MOVES, PROBS)
+PROBS = jem.Bernoulli.Params(jnp.array([[0.2, 0.4], [0.7, 0.6]]))
+GOOD = jem.Mixture.Params(jnp.array([0.4, 0.6]), PROBS)
+MOVES = jem.laws.Cells.Params(jnp.array([[0.9, 0.1], [0.2, 0.8]]))
+SPOKEN = jem.HMM.Params(jnp.array([0.4, 0.6]), MOVES, PROBS)
 FIRST = lambda p: p.weights[0]
 
 # What is asked of a mixture (params, x), and of a chain.
@@ -34,17 +34,17 @@ QUESTIONS = {
     "bic": lambda p, x: jem.bic(MODEL, p, x),
     "icl": lambda p, x: jem.icl(MODEL, p, x),
     "standard_errors": lambda p, x: jem.standard_errors(MODEL, p, x),
-    "delta_method": lambda p, x: jem.delta_method(FIRST, MODEL, p, x),
-    "information": lambda p, x: jem.information(MODEL, p, x),
+    "delta_method": lambda p, x: jem.uncertainty.delta_method(FIRST, MODEL, p, x),
+    "information": lambda p, x: jem.uncertainty.information(MODEL, p, x),
     "bootstrap": lambda p, x: jem.bootstrap(MODEL, key(), p, x, num_replicates=2),
-    "influence": lambda p, x: jem.influence(MODEL, p, x),
-    "leave_one_out": lambda p, x: jem.leave_one_out(MODEL, p, x),
-    "profile_interval": lambda p, x: jem.profile_interval(FIRST, MODEL, p, x),
-    "log_density": lambda p, x: jem.log_density(MODEL, p, x),
+    "influence": lambda p, x: jem.uncertainty.influence(MODEL, p, x),
+    "leave_one_out": lambda p, x: jem.uncertainty.leave_one_out(MODEL, p, x),
+    "profile_interval": lambda p, x: jem.uncertainty.profile_interval(FIRST, MODEL, p, x),
+    "log_density": lambda p, x: jem.uncertainty.log_density(MODEL, p, x),
     "fit_stream": lambda p, x: jem.fit_stream(MODEL, p, [x], total_weight=12),
 }
 CHAIN_QUESTIONS = {
-    "viterbi": lambda p, x: jem.viterbi(CHAIN, p, x),
+    "decode": lambda p, x: jem.decode(CHAIN, p, x),
     "predict": lambda p, x: jem.predict(CHAIN, p, x, 2),
 }
 ELSEWHERE = {"m_step", "num_parameters", "constrain", "unconstrain", "fit"}  # no data to look at; a start has its own door
@@ -55,7 +55,7 @@ def with_weights(*weights):
 
 
 def with_probs(probs):
-    return GOOD._replace(components=jem.BernoulliParams(jnp.array(probs)))
+    return GOOD._replace(components=jem.Bernoulli.Params(jnp.array(probs)))
 
 
 def fit_of(params):
@@ -67,8 +67,8 @@ WRONG = {
     "a fit": (fit_of(GOOD), "pass fit.params"),
     "restarts": (Fit(STACKED, *(jnp.zeros(3) for _ in Fit._fields[1:])), r"best\(\)"),
     "their parameters": (STACKED, r"one fit|best\(\)"),
-    "three components": (jem.MixtureParams(jnp.ones(3) / 3, jem.BernoulliParams(jnp.full((3, 2), 0.5))), "params|posterior_at"),
-    "another model": (jem.PoissonParams(jnp.ones(2)), "params|posterior_at"),
+    "three components": (jem.Mixture.Params(jnp.ones(3), jem.Bernoulli.Params(jnp.ones((3, 2)) / 2)), "params|posterior_at"),
+    "another model": (jem.Poisson.Params(jnp.ones(2)), "params|posterior_at"),
     "nothing": (None, "params|posterior_at"),
     "weights of two": (with_weights(1.0, 1.0), "weights.*sum"),
     "a negative weight": (with_weights(-0.5, 1.5), "weights.*sum"),
@@ -98,7 +98,7 @@ def test_wrong_parameters_of_a_chain(question):
     ask = CHAIN_QUESTIONS[question]
     for params in (
         fit_of(SPOKEN), jax.tree.map(lambda leaf: leaf[None], SPOKEN), GOOD, SPOKEN._replace(initial=jnp.array([1.0, 1.0])),
-        SPOKEN._replace(transition=jem.TransitionParams(jnp.ones((2, 2)))), SPOKEN._replace(emission=ONE_FEATURE.components),
+        SPOKEN._replace(transition=jem.laws.Cells.Params(jnp.ones((2, 2)))), SPOKEN._replace(emission=ONE_FEATURE.components),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="params"):
             ask(params, SERIES)
@@ -107,7 +107,7 @@ def test_wrong_parameters_of_a_chain(question):
 def test_every_question_is_in_the_table():
     """All that is public and takes parameters of a model."""
     found = {
-        name for name, value in vars(jem).items()
+        name for name, value in {**vars(jem), **vars(jem.uncertainty)}.items()
         if inspect.isfunction(value) and {"params", "node"} <= set(inspect.signature(value).parameters)
     }  # fmt: skip
     assert found - ELSEWHERE <= {*QUESTIONS, *CHAIN_QUESTIONS}
@@ -126,7 +126,7 @@ def test_inside_a_transformation_nothing_raises_but_shapes_do():
 
 
 def test_numbers_in_lists_are_arrays():
-    params = jem.MixtureParams([0.4, 0.6], jem.BernoulliParams([[0.2, 0.4], [0.7, 0.6]]))
+    params = jem.Mixture.Params([0.4, 0.6], jem.Bernoulli.Params([[0.2, 0.4], [0.7, 0.6]]))
     np.testing.assert_allclose(jem.log_prob(MODEL, params, X), jem.log_prob(MODEL, GOOD, X), rtol=1e-6)
 
 
@@ -169,32 +169,32 @@ def test_an_alternative_below_the_null_model():
     """It says so: the models are exchanged, or not nested."""
     x = jnp.array([[1], [2], [1], [9], [8], [9], [2], [8]])
     options = {"num_replicates": 2, "num_restarts": 2, "max_steps": 50}
-    found = jem.likelihood_ratio_test(jem.Mixture(jem.Poisson(), 2), jem.Poisson(), key(), x, **options)
-    assert int(found.status) == jem.TestStatus.NOT_ABOVE and np.isnan(found.p_value)
+    found = jem.uncertainty.likelihood_ratio_test(jem.Mixture(jem.Poisson(), 2), jem.Poisson(), key(), x, **options)
+    assert int(found.status) == jem.uncertainty.TestStatus.NOT_ABOVE and np.isnan(found.p_value)
     with pytest.raises(jem.FitError, match="NOT_ABOVE"):
         found.check()
     with pytest.raises(ValueError, match="Bernoulli"):
-        jem.likelihood_ratio_test(jem.Poisson(), jem.Bernoulli(), key(), x, **options)
+        jem.uncertainty.likelihood_ratio_test(jem.Poisson(), jem.Bernoulli(), key(), x, **options)
 
 
 def test_an_alternative_without_a_maximum():
     """Rows of one place each: every start of the alternative collapses onto one, and there is nothing to compare with."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(20, 1)))
     models = jem.Mixture(jem.Gaussian(prior=None), 1), jem.Mixture(jem.Gaussian(prior=None), 8)
-    found = jem.likelihood_ratio_test(*models, key(), x, num_replicates=2, num_restarts=2)
-    assert int(found.status) == jem.TestStatus.FAILED and np.isnan(found.p_value)
+    found = jem.uncertainty.likelihood_ratio_test(*models, key(), x, num_replicates=2, num_restarts=2)
+    assert int(found.status) == jem.uncertainty.TestStatus.FAILED and np.isnan(found.p_value)
 
 
 @pytest.mark.parametrize("level", [95, 0, 1, -1, np.nan, np.array([0.9, 0.95])])
 def test_levels_lie_between_zero_and_one(level):
     node, x = jem.Poisson(), jnp.array([[1], [4], [2]])
-    params = jem.fit(node, jem.PoissonParams(jnp.array([1.0])), x).params
+    params = jem.fit(node, jem.Poisson.Params(jnp.array([1.0])), x).params
     errors = jem.standard_errors(node, params, x)
     replicates = jem.bootstrap(node, key(), params, x, num_replicates=3)
     for ask in (
         errors.interval,
         replicates.interval,
-        lambda level: jem.profile_interval(lambda p: p.rate[0], node, params, x, confidence=level),
+        lambda level: jem.uncertainty.profile_interval(lambda p: p.rate[0], node, params, x, confidence=level),
     ):
         with pytest.raises(ValueError, match="must lie between 0 and 1"):
             ask(level)

@@ -11,8 +11,8 @@ from jem.kernels import chain
 from jem.kernels.moves import Table
 from jem.latents.hmm import HMMParams
 
-FORMS = (jem.Sequential(), jem.Blocks(3))
-FORMS_OF_MANY = (jem.Sequential(), jem.Blocks())
+FORMS = (jem.forms.Sequential(), jem.forms.Blocks(3))
+FORMS_OF_MANY = (jem.forms.Sequential(), jem.forms.Blocks())
 
 
 def log_sum(a, axis):
@@ -128,7 +128,7 @@ def test_the_only_path_survives_an_outlier(dtype, form, spike):
     model = jem.HMM(jem.Gaussian(), 2, form=form)
     params = HMMParams(
         jnp.array([1.0, 0.0], dtype),
-        jem.TransitionParams(jnp.array([[0.95, 0.05], [0.0, 1.0]], dtype)),
+        jem.laws.Cells.Params(jnp.array([[0.95, 0.05], [0.0, 1.0]], dtype)),
         gaussians([0, 10], 1, dtype),
     )
     log_e = -0.5 * (y[:, None] - np.array([0.0, 10.0])) ** 2 - 0.5 * np.log(2 * np.pi)
@@ -145,7 +145,7 @@ def test_three_states_in_a_row(x64, form):
     """Far apart, left by one in five steps: right is what every path summed in logarithms gives."""
     x = jnp.array([0.1, -0.2, 8.0, 0.3, 9.8, 10.1, 20.2, 19.9])[None, :, None]
     model = jem.HMM(jem.Gaussian(), 3, form=form)
-    moves = jem.TransitionParams(jnp.array([[0.8, 0.2, 0.0], [0.0, 0.8, 0.2], [0.0, 0.0, 1.0]]))
+    moves = jem.laws.Cells.Params(jnp.array([[0.8, 0.2, 0.0], [0.0, 0.8, 0.2], [0.0, 0.0, 1.0]]))
     params = HMMParams(jnp.array([1.0, 0.0, 0.0]), moves, gaussians([0, 10, 20], 0.5, "float64"))
     assert float(jem.log_prob(model, params, x)[0]) == pytest.approx(-134.398, abs=1e-3)
     fit = jem.fit(model, params, x, max_steps=20)
@@ -157,8 +157,8 @@ def test_fits_and_restarts_of_an_outlier(x64):
     y = np.zeros(60)
     y[1], y[40:] = 80.0, 10.0
     x = jnp.asarray(y)[None, :, None]
-    model = jem.HMM(jem.Gaussian(prior=jem.InverseWishart(0.1)), 2)
-    moves = jem.TransitionParams(jnp.array([[0.95, 0.05], [0.0, 1.0]]))
+    model = jem.HMM(jem.Gaussian(prior=jem.priors.InverseWishart(0.1)), 2)
+    moves = jem.laws.Cells.Params(jnp.array([[0.95, 0.05], [0.0, 1.0]]))
     fit = jem.fit(model, HMMParams(jnp.array([1.0, 0.0]), moves, gaussians([0, 10], 1, "float64")), x)
     assert fit.converged and fit.num_steps > 1
     fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=4)
@@ -169,8 +169,8 @@ def test_fits_and_restarts_of_an_outlier(x64):
 def coins(probs, dtype):
     return HMMParams(
         jnp.array([1.0, 0.0], dtype),
-        jem.TransitionParams(jnp.array([[0.5, 0.5], [0.5, 0.5]], dtype)),
-        jem.BernoulliParams(probs),
+        jem.laws.Cells.Params(jnp.array([[0.5, 0.5], [0.5, 0.5]], dtype)),
+        jem.Bernoulli.Params(probs),
     )
 
 
@@ -184,9 +184,11 @@ def test_two_groups_without_a_common_symbol(dtype):
     )
     both = lambda a: jnp.asarray(np.stack([a, a]), dtype)
     chains = HMMParams(
-        both([0.6, 0.4]), jem.TransitionParams(both([[0.9, 0.1], [0.2, 0.8]])), jem.CategoricalParams(jnp.asarray(half, dtype))
+        both([0.6, 0.4]),
+        jem.laws.Cells.Params(both([[0.9, 0.1], [0.2, 0.8]])),
+        jem.Categorical.Params(jnp.asarray(half, dtype)),
     )
-    params = jem.MixtureParams(jnp.array([0.5, 0.5], dtype), chains)
+    params = jem.Mixture.Params(jnp.array([0.5, 0.5], dtype), chains)
     posterior, log_prob = jem.infer(model, params, x)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((posterior, log_prob)))
     np.testing.assert_array_equal(posterior.responsibilities[:, 0], [1.0] * 6 + [0.0] * 5)
@@ -206,8 +208,8 @@ def test_impossible_sequences_have_no_posterior(dtype):
     model = jem.HMM(jem.Categorical(2), 2)
     params = HMMParams(
         jnp.array([1.0, 0.0], dtype),
-        jem.TransitionParams(jnp.array([[0.5, 0.5], [0.5, 0.5]], dtype)),
-        jem.CategoricalParams(jnp.eye(2, dtype=dtype)),
+        jem.laws.Cells.Params(jnp.array([[0.5, 0.5], [0.5, 0.5]], dtype)),
+        jem.Categorical.Params(jnp.eye(2, dtype=dtype)),
     )
     x = jnp.array([[1, 0, 1, 0], [0, 1, 1, 0]], jnp.int32)
     posterior, log_prob = jem.infer(model, params, x)
@@ -218,9 +220,9 @@ def test_impossible_sequences_have_no_posterior(dtype):
     stats, total = jem.e_step(model, params, x)
     assert total == -jnp.inf
     np.testing.assert_array_equal(stats.emission.counts, [[2, 0], [0, 2]])
-    assert jem.viterbi(model, params, x)[1][0] == -jnp.inf
+    assert jem.decode(model, params, x)[1][0] == -jnp.inf
     assert jem.fit(model, params, x).status == jem.Status.NONFINITE
-    score = jax.grad(lambda a: jnp.sum(jem.log_prob(model, params._replace(transition=jem.TransitionParams(a)), x)))(
+    score = jax.grad(lambda a: jnp.sum(jem.log_prob(model, params._replace(transition=jem.laws.Cells.Params(a)), x)))(
         params.transition.probs
     )
     np.testing.assert_allclose(score, [[0, 2], [2, 2]], rtol=1e-5)
@@ -256,16 +258,16 @@ def test_a_million_steps_in_float32(zeros):
 
 def test_zero_cells_stay_closed_under_a_prior(x64):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 20, 1)) + np.repeat([0.0, 4.0], 10)[None, :, None])
-    model = jem.HMM(jem.Gaussian(prior=None), 2, transition=jem.Cells(concentration=1.1), concentration=1.1)
+    model = jem.HMM(jem.Gaussian(prior=None), 2, transition=jem.laws.Cells(concentration=1.1), concentration=1.1)
     start = HMMParams(
-        jnp.array([1.0, 0.0]), jem.TransitionParams(jnp.array([[0.9, 0.1], [0.0, 1.0]])), gaussians([0, 4], 1, "float64")
+        jnp.array([1.0, 0.0]), jem.laws.Cells.Params(jnp.array([[0.9, 0.1], [0.0, 1.0]])), gaussians([0, 4], 1, "float64")
     )
-    fit = jem.fit(model, start, x, stop=jem.RelativeGain(1e-12))
+    fit = jem.fit(model, start, x, stop=jem.stop.RelativeGain(1e-12))
     assert fit.status == jem.Status.CONVERGED
     assert fit.params.initial[1] == 0 and fit.params.transition.probs[1, 0] == 0
     assert jem.fit(model, fit.params, x).status == jem.Status.CONVERGED
     held = jem.Mixture(jem.Gaussian(prior=None), 2, concentration=2.0)
-    closed = jem.MixtureParams(jnp.array([1.0, 0.0]), start.emission)
+    closed = jem.Mixture.Params(jnp.array([1.0, 0.0]), start.emission)
     after, _ = jem.em_step(held, closed, x[:, :, 0].reshape(-1, 1))
     np.testing.assert_array_equal(after.weights, [1.0, 0.0])
     assert jnp.isfinite(held.log_prior(closed))
@@ -273,24 +275,24 @@ def test_zero_cells_stay_closed_under_a_prior(x64):
 
 def driven_model():
     law = {"constant": jnp.zeros((2, 2)), "slope": jnp.zeros((2, 2, 1))}
-    moves = jem.Driven(lambda p, u: p["constant"] + p["slope"] @ u, law, spread=0.0)
+    moves = jem.laws.Driven(lambda p, u: p["constant"] + p["slope"] @ u, law, spread=0.0)
     return jem.HMM(jem.Poisson(), 2, transition=moves)
 
 
 def gated_model():
     gate = {"constant": jnp.zeros(2), "slope": jnp.zeros((2, 1))}
-    law = jem.Gate(lambda p, u: p["constant"] + p["slope"] @ u, gate, spread=0.0)
+    law = jem.laws.Gate(lambda p, u: p["constant"] + p["slope"] @ u, gate, spread=0.0)
     return jem.Mixture(jem.Missing(jem.Poisson()), 2, weights=law)
 
 
 def test_states_and_experts_that_nobody_uses(x64):
     """Nothing belongs to the second state: as with an empty component, the answer is DEGENERATE."""
     counts = jnp.asarray(np.random.default_rng(0).poisson(2.0, (2, 12, 1)), float)
-    emission = jem.PoissonParams(jnp.array([[2.0], [500.0]]))
-    plain = HMMParams(jnp.array([1.0, 0.0]), jem.TransitionParams(jnp.array([[1.0, 0.0], [0.5, 0.5]])), emission)
+    emission = jem.Poisson.Params(jnp.array([[2.0], [500.0]]))
+    plain = HMMParams(jnp.array([1.0, 0.0]), jem.laws.Cells.Params(jnp.array([[1.0, 0.0], [0.5, 0.5]])), emission)
     model = jem.HMM(jem.Poisson(), 2)
     assert jem.fit(model, plain, counts).status == jem.Status.DEGENERATE
-    far = HMMParams(jnp.array([0.5, 0.5]), jem.TransitionParams(jnp.full((2, 2), 0.5)), emission)
+    far = HMMParams(jnp.array([0.5, 0.5]), jem.laws.Cells.Params(jnp.full((2, 2), 0.5)), emission)
     assert model.degenerate(far, jem.e_step(model, far, counts)[0])  # a fit may bring it back
     x = jem.Given(counts, jnp.ones((2, 12, 1)))
     driven, gated = driven_model(), gated_model()
@@ -307,7 +309,7 @@ def test_states_and_experts_that_nobody_uses(x64):
         with pytest.raises(TypeError, match="(Driven|Gate) does not define recentre"):
             node.recentre(s, params, params)
         with pytest.raises(TypeError, match="does not define recentre"):
-            jem.fit(node, params, data, solver=jem.Online(2, solver=jem.GEM(optax.lbfgs, linesearch=None)))
+            jem.fit(node, params, data, solver=jem.solvers.Online(2, solver=jem.solvers.GEM(optax.lbfgs, linesearch=None)))
 
 
 @pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, 1e30])
@@ -322,7 +324,7 @@ def test_nothing_is_seen_beyond_the_ends(x64, junk):
     )
     model = driven_model()
     params = jem.init(model, jax.random.key(0), clean)
-    for ask in (jem.log_prob, jem.infer, jem.e_step, jem.viterbi):
+    for ask in (jem.log_prob, jem.infer, jem.e_step, jem.decode):
         jax.tree.map(np.testing.assert_array_equal, ask(model, params, clean), ask(model, params, dirty))
     jax.tree.map(np.testing.assert_array_equal, params, jem.init(model, jax.random.key(0), dirty))
     score = jax.grad(lambda p: jnp.sum(jem.log_prob(model, p, dirty)))(params)

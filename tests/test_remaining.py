@@ -18,7 +18,7 @@ from jem.node import replaced
 
 def gap(fits, node, x, **options):
     """What a long climb from the end of each lane still gains."""
-    run = lambda p: jem.fit(node, p, x, stop=jem.Remaining(1e-10), max_steps=2000, **options)
+    run = lambda p: jem.fit(node, p, x, stop=jem.stop.Remaining(1e-10), max_steps=2000, **options)
     more = jax.jit(jax.vmap(run))(fits.params)
     return np.asarray(more.objective - more.trace[:, 0])
 
@@ -32,9 +32,9 @@ def test_starts_beside_a_saddle(x64, size, distance, num):
     mean, noise = jnp.mean(x, 0), 10.0 ** -rng.integers(1, 5, num)
     places = np.asarray(mean) + noise[:, None, None] * rng.normal(size=(num, size, 2))
     whole = jem.init(jem.Mixture(jem.Gaussian(), 1), jax.random.key(0), x).components.whitening
-    starts = jem.MixtureParams(
+    starts = jem.Mixture.Params(
         jnp.full((num, size), 1 / size),
-        jem.GaussianParams(jnp.asarray(places), jnp.broadcast_to(whole, (num, size, *whole.shape[1:]))),
+        jem.Gaussian.Params(jnp.asarray(places), jnp.broadcast_to(whole, (num, size, *whole.shape[1:]))),
     )
     fits = jax.jit(jax.vmap(lambda p: jem.fit(node, p, x)))(starts)
     left = gap(fits, node, x)
@@ -55,7 +55,7 @@ def shrunk(start, sizes):
 
 
 @pytest.mark.parametrize("name", ["hmm_of_mixtures", "mixture_poisson"])
-@pytest.mark.parametrize("solver", [jem.Anderson(), jem.SQUAREM()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("solver", [jem.solvers.Anderson(), jem.solvers.SQUAREM()], ids=lambda s: type(s).__name__)
 def test_starts_beside_saddles_of_every_kind(name, solver, x64):
     """As ten steps looked back on do not show: 13 and 63 nats short with the hidden chain."""
     row = next(row for row in ZOO if row.name == name)
@@ -90,7 +90,7 @@ def test_a_probability_on_its_way_back(dtype):
         assert float(fit.log_likelihood) == pytest.approx(-988.4872, abs=2e-3)
 
 
-@jem.node
+@jem.author.node
 class Stubborn(jem.Poisson):
     """Its M-step never moves the second rate."""
 
@@ -101,17 +101,17 @@ class Stubborn(jem.Poisson):
 
 def test_a_parameter_that_no_step_moves(x64):
     x = jnp.asarray(np.random.default_rng(0).poisson(3.0, (50, 2)), float)
-    fit = jem.fit(Stubborn(), jem.PoissonParams(jnp.array([1.0, 1.0])), x)
+    fit = jem.fit(Stubborn(), jem.Poisson.Params(jnp.array([1.0, 1.0])), x)
     assert fit.status == Status.STUCK
     with pytest.raises(jem.FitError, match="STUCK: the steps do not move"):
         fit.check()
 
 
-@jem.node
+@jem.author.node
 class Broken(jem.Poisson):
     """Statistics that are NaN, or an M-step that is."""
 
-    where: str = jem.static(default="stats")
+    where: str = jem.author.static(default="stats")
 
     def expect(self, params, posterior, x, weights):
         stats = super().expect(params, posterior, x, weights)
@@ -122,12 +122,14 @@ class Broken(jem.Poisson):
 
 
 @pytest.mark.parametrize("where", ["stats", "params"])
-@pytest.mark.parametrize("solver", [jem.EM(), jem.Anderson(), jem.SQUAREM()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "solver", [jem.solvers.EM(), jem.solvers.Anderson(), jem.solvers.SQUAREM()], ids=lambda s: type(s).__name__
+)
 def test_what_is_not_finite(where, solver):
     """Neither statistics nor parameters that are NaN are the end of a climb; the start is kept."""
     x = jnp.asarray(np.random.default_rng(0).poisson(3.0, (50, 2)), jnp.float32)
-    start = jem.PoissonParams(jnp.array([1.0, 1.0]))
-    for stop in (jem.Remaining(), jem.RelativeGain()):
+    start = jem.Poisson.Params(jnp.array([1.0, 1.0]))
+    for stop in (jem.stop.Remaining(), jem.stop.RelativeGain()):
         fit = jem.fit(replaced(Broken(), where=where), start, x, solver=solver, stop=stop)
         assert fit.status == Status.NONFINITE
         np.testing.assert_array_equal(fit.params.rate, start.rate)
@@ -137,10 +139,10 @@ def test_slow_climbs_end_at_their_end(cases, x64):
     """Deaths in the Times, where plain EM takes two thousand steps: at default settings, and with EM alone."""
     case = json.loads((cases / "poisson_mixture_times.json").read_text())
     p, *rates = case["init"]["p_lambda1_lambda2"]
-    start = jem.MixtureParams(jnp.array([p, 1 - p]), jem.PoissonParams(jnp.array(rates)[:, None]))
+    start = jem.Mixture.Params(jnp.array([p, 1 - p]), jem.Poisson.Params(jnp.array(rates)[:, None]))
     args = jem.Mixture(jem.Poisson(), 2), start, jnp.arange(10.0)[:, None]
     best, weights = case["expected"]["loglik"]["value"], jnp.array(case["data"]["freq"], float)
-    for solver, most in ((jem.Anderson(), 40), (jem.SQUAREM(), 200), (jem.EM(), 3000)):
+    for solver, most in ((jem.solvers.Anderson(), 40), (jem.solvers.SQUAREM(), 200), (jem.solvers.EM(), 3000)):
         fit = jem.fit(*args, weights=weights, solver=solver, max_steps=3000)
         assert fit.converged and fit.num_steps <= most
         assert -1e-9 < best - fit.log_likelihood < 2e-3
@@ -152,7 +154,7 @@ def test_a_tolerance_is_in_nats(x64):
     x = jnp.asarray(jem.datasets.old_faithful())
     model = jem.Mixture(jem.Gaussian(), 3)
     start = jem.init(model, jax.random.key(0), x)
-    fits = [jem.fit(model, start, x, solver=jem.EM(), stop=jem.Remaining(tol)) for tol in (1e-1, 1e-3, 1e-5, 1e-9)]
+    fits = [jem.fit(model, start, x, solver=jem.solvers.EM(), stop=jem.stop.Remaining(tol)) for tol in (1e-1, 1e-3, 1e-5, 1e-9)]
     left = np.array([float(fits[-1].objective - fit.objective) for fit in fits[:-1]])
     assert (left < 2 * np.array([1e-1, 1e-3, 1e-5])).all() and left[0] > left[1] > left[2]
     for fit, true in zip(fits, left):
@@ -193,7 +195,7 @@ def test_sixty_random_problems(name, x64):
     starts = jax.vmap(lambda key, x: jem.init(model, key, x))(jax.random.split(jax.random.key(0), len(x)), x)
     fits = jax.jit(jax.vmap(lambda start, x: jem.fit(model, start, x)))(starts, x)
     exact = jax.tree.map(lambda p: p.astype(jnp.float64), (fits.params, x))
-    long = jax.jit(jax.vmap(lambda s, x: jem.fit(model, s, x, stop=jem.Remaining(1e-9), max_steps=3000)))(*exact)
+    long = jax.jit(jax.vmap(lambda s, x: jem.fit(model, s, x, stop=jem.stop.Remaining(1e-9), max_steps=3000)))(*exact)
     left = np.asarray(long.objective - long.trace[:, 0])
     assert np.mean(fits.converged) > 0.9
     assert left[np.asarray(fits.converged)].max() < 2e-3
@@ -205,18 +207,18 @@ def test_what_vanished_comes_back(cell, x64):
     rng = np.random.default_rng(0)
     group = np.arange(60) % 2  # told apart by the second column; the first is alike in both
     if cell == "rate":
-        family, params, tiny = jem.Poisson(), jem.PoissonParams, 1e-30
+        family, params, tiny = jem.Poisson(), jem.Poisson.Params, 1e-30
         x, leaf = rng.poisson(np.stack([np.full(60, 0.5), 1 + 20.0 * group], 1)) * 1.0, np.array([[tiny, 1.0], [0.5, 20.0]])
     else:
-        family, params, tiny = jem.Bernoulli(), jem.BernoulliParams, 1e-30
+        family, params, tiny = jem.Bernoulli(), jem.Bernoulli.Params, 1e-30
         x = np.stack([rng.random(60) < 0.3, *(rng.random((3, 60)) < 0.1 + 0.8 * group)], 1) * 1.0
         leaf = np.array([[tiny, 0.1, 0.1, 0.1], [0.3, 0.9, 0.9, 0.9]])
         if cell == "other side":
             x, leaf = 1 - x, 1 - np.maximum(leaf, 1e-15)
     model = jem.Mixture(family, 2)
-    start = jem.MixtureParams(jnp.array([0.5, 0.5]), params(jnp.asarray(leaf)))
+    start = jem.Mixture.Params(jnp.array([0.5, 0.5]), params(jnp.asarray(leaf)))
     fit = jem.fit(model, start, jnp.asarray(x))
-    long = jem.fit(model, start, jnp.asarray(x), solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000)
+    long = jem.fit(model, start, jnp.asarray(x), solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=3000)
     assert fit.converged
     assert fit.objective > long.objective - 2e-3
 
@@ -226,20 +228,20 @@ def test_weights_categories_and_transitions_come_back(x64):
     rng, tiny = np.random.default_rng(0), 1e-50
     group = np.arange(60) % 2
     count, kind = jnp.asarray(rng.poisson(1 + 20.0 * group)[:, None] * 1.0), jnp.asarray(rng.integers(0, 2, 60))
-    rates = jem.PoissonParams(jnp.array([[1.0], [20.0]]))
-    weight = jem.Mixture(jem.Poisson(), 2), jem.MixtureParams(jnp.array([tiny, 1.0]), rates), count
+    rates = jem.Poisson.Params(jnp.array([[1.0], [20.0]]))
+    weight = jem.Mixture(jem.Poisson(), 2), jem.Mixture.Params(jnp.array([tiny, 1.0]), rates), count
     category = jem.Mixture(jem.Product(count=jem.Poisson(), kind=jem.Categorical(2)), 2)
     x = {"count": count, "kind": kind}
     begun = jem.init(category, jax.random.key(0), x)
-    parts = {"count": rates, "kind": jem.CategoricalParams(jnp.array([[tiny, 1.0], [0.5, 0.5]]))}
+    parts = {"count": rates, "kind": jem.Categorical.Params(jnp.array([[tiny, 1.0], [0.5, 0.5]]))}
     parts = type(begun.components)(**parts) if hasattr(begun.components, "_fields") else parts
     chain = jem.HMM(jem.Poisson(), 2)
-    moves = jem.TransitionParams(jnp.array([[1 - tiny, tiny], [0.3, 0.7]]))
-    told = jem.HMMParams(jnp.array([0.5, 0.5]), moves, rates)
+    moves = jem.laws.Cells.Params(jnp.array([[1 - tiny, tiny], [0.3, 0.7]]))
+    told = jem.HMM.Params(jnp.array([0.5, 0.5]), moves, rates)
     cases = weight, (category, begun._replace(components=parts), x), (chain, told, count[None])
     for model, start, data in cases:
         fit = jem.fit(model, start, data)
-        long = jem.fit(model, start, data, solver=jem.EM(), stop=jem.NeverStop(), max_steps=1000)
+        long = jem.fit(model, start, data, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=1000)
         assert fit.converged
         assert fit.objective > long.objective - 2e-3
         assert long.objective > long.trace[1] + 1  # there is something to come back for
@@ -249,16 +251,16 @@ def test_parameters_with_nothing_in_places(x64):
     """A tree of which a part is None, as of a network whose functions are kept apart: it is no parameter, and nothing rises."""
     x = jnp.asarray(np.random.default_rng(0).normal(2.0, 1.0, 30))
     model = jem.Density(lambda p, u: -0.5 * (u - p["mean"]) ** 2, {"mean": jnp.array(0.0), "function": None})
-    fit = jem.fit(model, model.start, x, solver=jem.GEM(optax.lbfgs, linesearch=None))
+    fit = jem.fit(model, model.start, x, solver=jem.solvers.GEM(optax.lbfgs, linesearch=None))
     assert fit.converged and fit.params["function"] is None
     np.testing.assert_allclose(fit.params["mean"], x.mean(), atol=1e-3)
     mixed = jem.Mixture(model, 2)
-    adam = jem.GEM(optax.adam, learning_rate=0.1)
+    adam = jem.solvers.GEM(optax.adam, learning_rate=0.1)
     found = jem.fit_restarts(mixed, jax.random.key(0), x, num_restarts=2, solver=adam, max_steps=5)
     assert np.isfinite(found.objective).all()
 
 
-@jem.node
+@jem.author.node
 class Kinked(Wrapper):
     """Its Q has no derivative where the statistics were gathered."""
 
@@ -272,6 +274,6 @@ class Kinked(Wrapper):
 def test_a_score_that_is_never_finite_says_nothing(x64):
     """No point is known then, and no climb has ended: it was CONVERGED after one step."""
     x = jnp.arange(10.0)[:, None]
-    start = jem.MixtureParams(jnp.array([0.5, 0.5]), jem.PoissonParams(jnp.array([[1.0], [2.0]])))
+    start = jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Poisson.Params(jnp.array([[1.0], [2.0]])))
     fit = jem.fit(Kinked(jem.Mixture(jem.Poisson(), 2)), start, x, max_steps=30)
     assert fit.status == Status.MAX_STEPS and fit.remaining == jnp.inf

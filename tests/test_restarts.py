@@ -12,8 +12,8 @@ from jem.data import to_units
 from jem.node import node
 
 NUM = 12
-MODEL = jem.Mixture(jem.Gaussian(jem.Diagonal()), 3, seeding=jem.RandomResponsibilities())
-PLAIN = {"solver": jem.EM(), "stop": jem.RelativeGain(), "max_steps": 300}  # rounding does not grow along its path
+MODEL = jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), 3, seeding=jem.starts.RandomResponsibilities())
+PLAIN = {"solver": jem.solvers.EM(), "stop": jem.stop.RelativeGain(), "max_steps": 300}  # rounding does not grow along its path
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_starts_are_those_of_init(x64, problem):
 
 def test_halving(x64, problem):
     x, alone = problem
-    fits = restarts(x, schedule=jem.Halving(first=4, keep=3))
+    fits = restarts(x, schedule=jem.schedules.Halving(first=4, keep=3))
     kept = np.flatnonzero(fits.status != Status.SCREENED)
     assert len(kept) == 3
     assert set(fits.status[kept].tolist()) == {Status.CONVERGED}
@@ -80,7 +80,9 @@ def test_halving(x64, problem):
 
 
 @pytest.mark.parametrize("batch_size", [1, NUM])
-@pytest.mark.parametrize("schedule", [jem.PruneByLimit(), jem.MergeDuplicates()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "schedule", [jem.schedules.PruneByLimit(), jem.schedules.MergeDuplicates()], ids=lambda s: type(s).__name__
+)
 def test_screening(x64, problem, schedule, batch_size):
     """Lanes that go end below the best or beside it; all others end as without the schedule; the best stays."""
     x, alone = problem
@@ -122,7 +124,9 @@ def test_one_failing_lane_touches_no_other(x64, problem):
         fits.check()
 
 
-@pytest.mark.parametrize("seeding", [jem.KMeansPlusPlus(), jem.RandomResponsibilities(1.0)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "seeding", [jem.starts.KMeansPlusPlus(), jem.starts.RandomResponsibilities(1.0)], ids=lambda s: type(s).__name__
+)
 def test_starts_differ_and_are_usable(seeding):
     x = jnp.asarray(jem.datasets.old_faithful(), jnp.float32)
     model = jem.Mixture(jem.Gaussian(), 3, seeding=seeding)
@@ -139,7 +143,7 @@ def test_seeding_finds_clear_clusters(dtype):
     x = jnp.asarray(rng.standard_normal((60, 2)) + 50.0 * np.stack([np.arange(60) % 4, (np.arange(60) % 4) ** 2], 1), dtype)
     units = to_units(x)
     node, weights = jem.Gaussian(), jnp.asarray(rng.uniform(0.1, 2, 60), dtype)
-    seed_fn = jax.jit(lambda key: jem.KMeansPlusPlus().responsibilities(key, node, units, weights, 4))
+    seed_fn = jax.jit(lambda key: jem.starts.KMeansPlusPlus().responsibilities(key, node, units, weights, 4))
     for seed in range(5):
         r = seed_fn(jax.random.key(seed))
         blocks = np.asarray(r.argmax(0)).reshape(-1, 4)

@@ -49,7 +49,7 @@ def test_samples_follow_the_density():
 
 
 def test_mixture_of_two():
-    truth = jem.MixtureParams(jnp.array([0.3, 0.7]), ExponentialParams(jnp.array([[0.1], [5.0]])))
+    truth = jem.Mixture.Params(jnp.array([0.3, 0.7]), ExponentialParams(jnp.array([[0.1], [5.0]])))
     model = jem.Mixture(Exponential(), 2)
     _, x = jem.sample(model, jax.random.key(0), truth, 4000)
     fits = jem.fit_restarts(model, jax.random.key(1), x, num_restarts=4).check()

@@ -14,12 +14,12 @@ from jem import Status
 from jem.coordinates import ravel
 
 RULES = {
-    "gain": jem.RelativeGain(1e-8),
-    "aitken": jem.Aitken(1e-8),
-    "change": jem.ParameterChange(1e-5),
-    "residual": jem.Residual(1e-5),
+    "gain": jem.stop.RelativeGain(1e-8),
+    "aitken": jem.stop.Aitken(1e-8),
+    "change": jem.stop.ParameterChange(1e-5),
+    "residual": jem.stop.Residual(1e-5),
 }
-plain = functools.partial(jem.fit, solver=jem.EM())
+plain = functools.partial(jem.fit, solver=jem.solvers.EM())
 
 
 @pytest.fixture
@@ -27,13 +27,17 @@ def times(cases, x64):
     """Deaths in the Times: the case, and the arguments of a fit."""
     case = json.loads((cases / "poisson_mixture_times.json").read_text())
     p, *rates = case["init"]["p_lambda1_lambda2"]
-    start = jem.MixtureParams(jnp.array([p, 1 - p]), jem.PoissonParams(jnp.array(rates)[:, None]))
+    start = jem.Mixture.Params(jnp.array([p, 1 - p]), jem.Poisson.Params(jnp.array(rates)[:, None]))
     args = jem.Mixture(jem.Poisson(), 2), start, jnp.arange(10.0)[:, None]
-    return case["expected"], args, {"weights": jnp.array(case["data"]["freq"], float), "max_steps": 4000, "solver": jem.EM()}
+    return (
+        case["expected"],
+        args,
+        {"weights": jnp.array(case["data"]["freq"], float), "max_steps": 4000, "solver": jem.solvers.EM()},
+    )
 
 
-@jem.node
-class Move(jem.Rule):
+@jem.author.node
+class Move(jem.author.Rule):
     """Stops where (p, l1, l2) moves by no more than `tol`: a rule of a user's."""
 
     tol: float
@@ -56,7 +60,7 @@ def test_rate_and_forecast(times):
     """After 400 of some 2,000 steps the rate is known, and how many more it takes by each rule, to a tenth."""
     expected, args, options = times
     largest = max(expected["em_rate_eigenvalues"]["value"])
-    for rule in (RULES["aitken"], RULES["change"], jem.AllOf(RULES["gain"], RULES["residual"])):
+    for rule in (RULES["aitken"], RULES["change"], jem.stop.AllOf(RULES["gain"], RULES["residual"])):
         full = jem.fit(*args, stop=rule, **options)
         part = jem.fit(*args, stop=rule, **{**options, "max_steps": 400})
         assert full.converged and full.steps_left == 0
@@ -67,11 +71,11 @@ def test_rate_and_forecast(times):
         assert part.rate == pytest.approx(largest, abs=4e-4)
         with pytest.raises(jem.FitError, match=rf"about {int(part.steps_left)} more would do \(rate of convergence 0.99"):
             part.check()
-    done = jem.fit(*args, stop=jem.Residual(1e-8), **options)
+    done = jem.fit(*args, stop=jem.stop.Residual(1e-8), **options)
     assert done.rate == pytest.approx(largest, abs=3e-4)
-    never = jem.fit(*args, stop=jem.NeverStop(), **{**options, "max_steps": 20})
+    never = jem.fit(*args, stop=jem.stop.NeverStop(), **{**options, "max_steps": 20})
     assert np.isnan(never.steps_left)
-    accelerated = jem.fit(*args, stop=jem.Residual(1e-8), **{**options, "solver": jem.Anderson()})
+    accelerated = jem.fit(*args, stop=jem.stop.Residual(1e-8), **{**options, "solver": jem.solvers.Anderson()})
     assert np.isnan(accelerated.rate)
 
 
@@ -79,8 +83,8 @@ def test_what_is_left(times):
     """A small gain says little about what is left; Aitken's limit does, and stops within its tolerance."""
     expected, args, options = times
     best, tol = expected["loglik"]["value"], 1e-7
-    gain = jem.fit(*args, stop=jem.RelativeGain(tol), **options)
-    limit = jem.fit(*args, stop=jem.Aitken(tol), **options)
+    gain = jem.fit(*args, stop=jem.stop.RelativeGain(tol), **options)
+    limit = jem.fit(*args, stop=jem.stop.Aitken(tol), **options)
     assert gain.converged and limit.converged
     assert best - gain.objective > 20 * tol * abs(best)
     assert best - limit.objective < 1.1 * tol * abs(best)
@@ -91,7 +95,7 @@ def faithful():
     """A fit that takes some dozens of steps: every rule alone, in float64."""
     with jax.enable_x64(True):
         x = jnp.asarray(jem.datasets.old_faithful())[::2]
-        model = jem.Mixture(jem.Gaussian(jem.Diagonal()), 3)
+        model = jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), 3)
         start = jem.init(model, jax.random.key(3), x)
         alone = {name: plain(model, start, x, stop=rule) for name, rule in RULES.items()}
         return (model, start, x), alone
@@ -101,8 +105,8 @@ def test_any_and_all(x64, faithful):
     args, alone = faithful
     steps = {name: int(fit.num_steps) for name, fit in alone.items()}
     assert all(fit.converged for fit in alone.values()) and len(set(steps.values())) > 2
-    assert plain(*args, stop=jem.AnyOf(*RULES.values())).num_steps == min(steps.values())
-    assert plain(*args, stop=jem.AllOf(*RULES.values())).num_steps == max(steps.values())
+    assert plain(*args, stop=jem.stop.AnyOf(*RULES.values())).num_steps == min(steps.values())
+    assert plain(*args, stop=jem.stop.AllOf(*RULES.values())).num_steps == max(steps.values())
 
 
 def test_rules_say_what_they_measure(x64, faithful):
@@ -131,9 +135,9 @@ def test_rules_say_what_they_measure(x64, faithful):
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
-        ("mixture_full", jem.RelativeGain(0.0)),
-        ("mixture_poisson", jem.Aitken(0.0)),
-        ("hmm_categorical", jem.AnyOf(jem.ParameterChange(0.0), jem.Residual(0.0))),
+        ("mixture_full", jem.stop.RelativeGain(0.0)),
+        ("mixture_poisson", jem.stop.Aitken(0.0)),
+        ("hmm_categorical", jem.stop.AnyOf(jem.stop.ParameterChange(0.0), jem.stop.Residual(0.0))),
     ],
 )
 def test_a_tolerance_of_zero_ends_at_the_rounding_level(name, rule):
@@ -142,15 +146,15 @@ def test_a_tolerance_of_zero_ends_at_the_rounding_level(name, rule):
     start = jem.init(model.row.node, jax.random.key(0), model.x)
     fit = plain(model.row.node, start, model.x, stop=rule, max_steps=3000)
     assert fit.status in (Status.CONVERGED, Status.DEGENERATE)
-    more = plain(model.row.node, fit.params, model.x, stop=jem.NeverStop(), max_steps=50)
+    more = plain(model.row.node, fit.params, model.x, stop=jem.stop.NeverStop(), max_steps=50)
     assert more.objective - fit.objective < 1e-4 * abs(fit.objective)
 
 
 def test_a_rule_must_say_when():
-    @jem.node
-    class Mine(jem.Rule):
+    @jem.author.node
+    class Mine(jem.author.Rule):
         pass
 
     x = jnp.ones((4, 1))
     with pytest.raises(TypeError, match="Mine does not define converged"):
-        jem.fit(jem.Poisson(), jem.PoissonParams(jnp.ones(1)), x, stop=Mine())
+        jem.fit(jem.Poisson(), jem.Poisson.Params(jnp.ones(1)), x, stop=Mine())

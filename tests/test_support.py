@@ -89,8 +89,8 @@ def test_zoo(name):
 
 
 def test_a_node_without_supports_says_what_to_do():
-    @jem.node
-    class Mine(jem.Node):
+    @jem.author.node
+    class Mine(jem.author.Node):
         pass
 
     with pytest.raises(TypeError, match="Mine does not define supports"):

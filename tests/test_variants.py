@@ -31,7 +31,7 @@ def faithful(x64):
 @pytest.fixture
 def optimum(faithful):
     """Where EM goes."""
-    return jem.fit(*faithful, stop=jem.RelativeGain(1e-12))
+    return jem.fit(*faithful, stop=jem.stop.RelativeGain(1e-12))
 
 
 # The rules, against enumeration of all paths.
@@ -45,7 +45,7 @@ def chains(x64):
     x = jem.Sequences(jnp.asarray(rng.integers(0, 3, (3, 4))), jnp.array([4, 2, 1]))
     a, b = rng.dirichlet(np.ones(2), 2), rng.dirichlet(np.ones(3), 2)
     start = rng.dirichlet(np.ones(2))
-    params = jem.HMMParams(jnp.asarray(start), jem.TransitionParams(jnp.asarray(a)), jem.CategoricalParams(jnp.asarray(b)))
+    params = jem.HMM.Params(jnp.asarray(start), jem.laws.Cells.Params(jnp.asarray(a)), jem.Categorical.Params(jnp.asarray(b)))
     paths = []
     for values, length in zip(np.asarray(x.values), np.asarray(x.lengths), strict=True):
         table = {}
@@ -128,10 +128,10 @@ def test_nested_rules_bound_each_other(x64):
 def test_hard_em_is_k_means(x64):
     """Spherical Gaussians of one variance and fixed equal weights: Lloyd's centres, step by step, to the same end."""
     x = jnp.asarray(jem.datasets.iris()[0])
-    family = jem.Tied(jem.Gaussian(jem.Spherical(), prior=None), 3, "whitening")
+    family = jem.Tied(jem.Gaussian(jem.covariance.Spherical(), prior=None), 3, "whitening")
     model = jem.Frozen(jem.Mixture(family), "weights")
     start = jem.init(model, jax.random.key(1), x)._replace(weights=jnp.ones(3) / 3)
-    fit = jem.fit(model, start, x, solver=jem.Hard(), stop=jem.RelativeGain(0.0))
+    fit = jem.fit(model, start, x, solver=jem.solvers.Hard(), stop=jem.stop.RelativeGain(0.0))
     centres, rows = np.asarray(start.components.mean), np.asarray(x)
     for _ in range(int(fit.num_steps)):
         label = np.argmin(((rows[:, None] - centres[None]) ** 2).sum(-1), 1)
@@ -149,12 +149,12 @@ def test_hard_em_of_a_chain_is_viterbi_training(x64):
     x = jnp.asarray(rng.integers(0, 3, (12, 6)))
     model = jem.HMM(jem.Categorical(3), 2)
     params = jem.init(model, jax.random.key(0), x)
-    fit = jem.fit(model, params, x, solver=jem.Hard(), stop=jem.NeverStop(), max_steps=3)
+    fit = jem.fit(model, params, x, solver=jem.solvers.Hard(), stop=jem.stop.NeverStop(), max_steps=3)
     for _ in range(3):
-        path = np.asarray(jem.viterbi(model, params, x)[0])
+        path = np.asarray(jem.decode(model, params, x)[0])
         first, pairs, emission = expected_counts(np.asarray(x), [{tuple(z): 1.0} for z in path])
         share = [jnp.asarray(c / c.sum(-1, keepdims=True)) for c in (first, pairs, emission)]
-        params = jem.HMMParams(share[0], jem.TransitionParams(share[1]), jem.CategoricalParams(share[2]))
+        params = jem.HMM.Params(share[0], jem.laws.Cells.Params(share[1]), jem.Categorical.Params(share[2]))
     assert_close(fit.params, params, np.finfo(float).eps)
 
 
@@ -184,21 +184,21 @@ def test_recentring_a_chain(x64):
 
 def test_incremental(faithful, optimum):
     """The free energy never falls, and at the end it is the log-likelihood at EM's optimum."""
-    fit = jem.fit(*faithful, solver=jem.Incremental(8), stop=jem.RelativeGain(1e-12), max_steps=600)
+    fit = jem.fit(*faithful, solver=jem.solvers.Incremental(8), stop=jem.stop.RelativeGain(1e-12), max_steps=600)
     assert fit.converged
     np.testing.assert_allclose(fit.objective, optimum.objective, rtol=1e-10)
     np.testing.assert_allclose(fit.log_likelihood, fit.bound, rtol=1e-12)
     slack = rounding(fit.objective, 272.0)
     assert np.nanmin(np.diff(fit.trace)) >= -slack
     # a bound, and a proper one, on the way: not all blocks are fresh
-    part = jem.fit(*faithful, solver=jem.Incremental(8), stop=jem.NeverStop(), max_steps=5)
+    part = jem.fit(*faithful, solver=jem.solvers.Incremental(8), stop=jem.stop.NeverStop(), max_steps=5)
     model, _, x = faithful
     assert np.isnan(part.log_likelihood)
     assert part.bound < jem.log_prob(model, part.params, x).sum() - 1e-3
 
 
 def test_online_then_em(faithful, optimum):
-    fit = jem.fit(*faithful, solver=jem.Online(8), stop=jem.RelativeGain(1e-12))
+    fit = jem.fit(*faithful, solver=jem.solvers.Online(8), stop=jem.stop.RelativeGain(1e-12))
     assert fit.converged
     np.testing.assert_allclose(fit.objective, optimum.objective, rtol=1e-10)
     assert fit.num_steps >= 3  # two passes, and EM at the end
@@ -211,7 +211,7 @@ def test_online_over_a_stream(x64):
     x = jnp.asarray(rng.normal(size=(6000, 2)) + centres[rng.integers(0, 3, 6000)])
     model = jem.Mixture(jem.Gaussian(), 3)
     start = jem.init(model, jax.random.key(0), x[:200])
-    best = jem.fit(model, start, x, stop=jem.RelativeGain(1e-9)).check().log_likelihood
+    best = jem.fit(model, start, x, stop=jem.stop.RelativeGain(1e-9)).check().log_likelihood
     stream = (x[i : i + 100] for _ in range(2) for i in range(0, 6000, 100))
     got = jem.fit_stream(model, start, stream, total_weight=6000)
     assert got.finite and got.num_batches == 120
@@ -231,8 +231,8 @@ class DrawnMean(NamedTuple):
     mean: jax.Array
 
 
-@jem.node
-class RandomEffect(jem.Node):
+@jem.author.node
+class RandomEffect(jem.author.Node):
     """`z ~ N(mean, 1)`, `x | z ~ N(z, 1)`, without an `infer`: the maximum is the mean of x."""
 
     def expect(self, params, posterior, x, weights):
@@ -251,7 +251,7 @@ class RandomEffect(jem.Node):
         return DrawnMean(jnp.zeros((), weights.dtype))
 
     def supports(self, params):
-        return DrawnMean(jem.Real())
+        return DrawnMean(jem.supports.Real())
 
 
 def draw_effects(key, model, params, x):
@@ -263,13 +263,13 @@ def test_monte_carlo_and_saem(x64):
     """The sampler's noise stays in Monte-Carlo EM and dies out in SAEM; neither is called converged by its gains."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(200, 1))) + 3
     model, start = RandomEffect(), DrawnMean(jnp.zeros(()))
-    noisy = jem.MonteCarlo(jax.random.key(0), draw_effects, num_draws=4)
-    options = {"max_steps": 300, "stop": jem.AnyOf(jem.RelativeGain(1e-3), jem.ParameterChange(1e-5))}
+    noisy = jem.solvers.MonteCarlo(jax.random.key(0), draw_effects, num_draws=4)
+    options = {"max_steps": 300, "stop": jem.stop.AnyOf(jem.stop.RelativeGain(1e-3), jem.stop.ParameterChange(1e-5))}
     alone = jem.fit(model, start, x, solver=noisy, **options)
     assert alone.status == Status.MAX_STEPS
     assert np.isnan(alone.log_likelihood) and np.isfinite(alone.objective)
     assert 1e-5 < abs(alone.params.mean - x.mean()) < 0.2
-    averaged = jem.fit(model, start, x, solver=jem.SAEM(noisy), **options)
+    averaged = jem.fit(model, start, x, solver=jem.solvers.SAEM(noisy), **options)
     assert averaged.num_steps > 25
     assert abs(averaged.params.mean - x.mean()) < 0.01
 
@@ -277,21 +277,24 @@ def test_monte_carlo_and_saem(x64):
 def test_stochastic(faithful, optimum):
     """Noise while it lasts, then EM's optimum; other keys and other lanes draw otherwise."""
     model, start, x = faithful
-    fits = [jem.fit(*faithful, solver=jem.Stochastic(jax.random.key(k), steps=8), stop=jem.RelativeGain(1e-12)) for k in (0, 1)]
+    fits = [
+        jem.fit(*faithful, solver=jem.solvers.Stochastic(jax.random.key(k), steps=8), stop=jem.stop.RelativeGain(1e-12))
+        for k in (0, 1)
+    ]
     for fit in fits:
         assert fit.converged
         np.testing.assert_allclose(fit.objective, optimum.objective, rtol=1e-10)
     assert fits[0].trace[1:9].tolist() != fits[1].trace[1:9].tolist()
-    saem = jem.SAEM(jem.Stochastic(jax.random.key(0), steps=INFINITE))
-    fit = jem.fit(*faithful, solver=saem, stop=jem.NeverStop(), max_steps=100)
+    saem = jem.solvers.SAEM(jem.solvers.Stochastic(jax.random.key(0), steps=INFINITE))
+    fit = jem.fit(*faithful, solver=saem, stop=jem.stop.NeverStop(), max_steps=100)
     assert abs(fit.log_likelihood - optimum.log_likelihood) < 0.1
 
 
-@jem.node
+@jem.author.node
 class OneStart(Wrapper):
     """A node that starts at the same place whatever the key."""
 
-    child: jem.Node
+    child: jem.author.Node
 
     def init(self, key, x, weights):
         return self.child.init(jax.random.key(7), x, weights)
@@ -305,7 +308,7 @@ def test_lanes_draw_for_themselves(x64):
     x = jnp.asarray(jem.datasets.old_faithful())
     model = OneStart(jem.Mixture(jem.Gaussian(), 3))
     run = lambda x: jem.fit_restarts(  # noqa: E731
-        model, jax.random.key(0), x, num_restarts=4, solver=jem.Stochastic(jax.random.key(1), steps=5), max_steps=12
+        model, jax.random.key(0), x, num_restarts=4, solver=jem.solvers.Stochastic(jax.random.key(1), steps=5), max_steps=12
     )
     fits = run(x)
     assert len({float(v) for v in fits.trace[:, 0]}) == 1 and len({float(v) for v in fits.trace[:, 3]}) == 4
@@ -319,15 +322,15 @@ def two_best(model, params, x):
     posterior, logits = model.log_joint(params, x)
     least = jax.lax.top_k(logits.T, 2)[0][:, 1]
     logits = jnp.where(logits >= least[None, :], logits, -jnp.inf)
-    return jem.MixturePosterior(jax.nn.softmax(logits, axis=0), posterior), jax.nn.logsumexp(logits, axis=0)
+    return jem.Mixture.Posterior(jax.nn.softmax(logits, axis=0), posterior), jax.nn.logsumexp(logits, axis=0)
 
 
 def test_variational(x64):
     """The bound climbs and stays below the log-likelihood; the gap is KL(q || p), computed here."""
     x = jnp.asarray(jem.datasets.iris()[0])
-    model = jem.Mixture(jem.Gaussian(jem.Diagonal()), 4)
+    model = jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), 4)
     start = jem.init(model, jax.random.key(0), x)
-    fit = jem.fit(model, start, x, solver=jem.Variational(two_best, exact=True), stop=jem.RelativeGain(1e-9))
+    fit = jem.fit(model, start, x, solver=jem.solvers.Variational(two_best, exact=True), stop=jem.stop.RelativeGain(1e-9))
     assert fit.converged and np.nanmin(np.diff(fit.trace)) > -1e-9
     np.testing.assert_allclose(fit.log_likelihood, jem.log_prob(model, fit.params, x).sum(), rtol=1e-10)
     bound = jem.bind(model, x)
@@ -336,7 +339,7 @@ def test_variational(x64):
     kl = jnp.sum(jnp.where(q > 0, q * (jnp.log(jnp.where(q > 0, q, 1)) - jnp.log(p)), 0))
     np.testing.assert_allclose(fit.kl, kl, rtol=1e-6)
     assert kl > 1e-6
-    unknown = jem.fit(model, start, x, solver=jem.Variational(two_best), stop=jem.RelativeGain(1e-9))
+    unknown = jem.fit(model, start, x, solver=jem.solvers.Variational(two_best), stop=jem.stop.RelativeGain(1e-9))
     np.testing.assert_allclose(unknown.bound, fit.bound, rtol=1e-12)
     assert np.isnan(unknown.log_likelihood) and np.isnan(unknown.kl)
 
@@ -345,7 +348,7 @@ def test_variational(x64):
 
 
 def test_blocks_never_fall_and_meet_em(faithful, optimum):
-    fit = jem.fit(*faithful, solver=jem.ECM("components", "weights"), stop=jem.RelativeGain(1e-12))
+    fit = jem.fit(*faithful, solver=jem.solvers.ECM("components", "weights"), stop=jem.stop.RelativeGain(1e-12))
     assert fit.converged and np.nanmin(np.diff(fit.trace)) > -1e-9
     np.testing.assert_allclose(fit.objective, optimum.objective, rtol=1e-10)
 
@@ -354,14 +357,14 @@ def test_what_cannot_be_done_says_so():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(30, 3)), jnp.float32)
     model = jem.FactorAnalysis(1)
     start = jem.init(model, jax.random.key(0), x)
-    for solver in (jem.Annealed(), jem.Hard(), jem.Stochastic(jax.random.key(0))):
+    for solver in (jem.solvers.Annealed(), jem.solvers.Hard(), jem.solvers.Stochastic(jax.random.key(0))):
         with pytest.raises(ValueError, match=f"{type(solver).__name__}: FactorAnalysis has no discrete hidden variable"):
             jem.fit(model, start, x, solver=solver)
-    for solver in (jem.Online(2), jem.Incremental(2)):
+    for solver in (jem.solvers.Online(2), jem.solvers.Incremental(2)):
         with pytest.raises(TypeError, match="FactorAnalysis does not define recentre"):
             jem.fit(model, start, x, solver=solver)
     with pytest.raises(ValueError, match=r"ECM: the groups must hold each field .*'whitening'"):
-        jem.fit(model, start, x, solver=jem.ECM("mean", "loadings"))
-    wrong = jem.Variational(lambda model, params, x: (model.infer(params, x)[0], jnp.zeros(2)))
+        jem.fit(model, start, x, solver=jem.solvers.ECM("mean", "loadings"))
+    wrong = jem.solvers.Variational(lambda model, params, x: (model.infer(params, x)[0], jnp.zeros(2)))
     with pytest.raises(ValueError, match="posterior must give one bound a unit"):
         jem.fit(model, start, x, solver=wrong)

@@ -14,7 +14,7 @@ import jem
 from jem.data import to_units
 from jem.kernels.seeding import climb, draw_units
 
-SOLVER = jem.GEM(optax.lbfgs, linesearch=None)
+SOLVER = jem.solvers.GEM(optax.lbfgs, linesearch=None)
 key = functools.partial(jax.random.key, 0)
 
 
@@ -55,9 +55,9 @@ def test_forms_pass_the_door(name):
 
 def test_a_joint_density_passes_the_door():
     joint = lambda p, u, z: FORMS["own table"](p[z], u) + FORMS["parameter by row"](p[z], u)
-    jem.LogJoint(joint, jem.Finite(2), np.zeros((2, 3), np.float32)).validate(rows())
+    jem.LogJoint(joint, jem.spaces.Finite(2), np.zeros((2, 3), np.float32)).validate(rows())
     with pytest.raises(ValueError, match="looks outside an array"):
-        jem.LogJoint(joint, jem.Finite(3), np.zeros((2, 3), np.float32)).validate(rows())
+        jem.LogJoint(joint, jem.spaces.Finite(3), np.zeros((2, 3), np.float32)).validate(rows())
 
 
 def test_softmax_regression_fits(x64):
@@ -65,9 +65,11 @@ def test_softmax_regression_fits(x64):
     x = rows()
     model = jem.Density(lambda p, u: jax.nn.log_softmax(p @ u["x"])[u["j"]], jnp.zeros((3, 2)))
     one = {"x": np.stack([np.ones(30), np.zeros(30)], 1), "j": x["j"]}
-    free = jem.fit(model, model.start, one, solver=SOLVER, stop=jem.RelativeGain(1e-12))
+    free = jem.fit(model, model.start, one, solver=SOLVER, stop=jem.stop.RelativeGain(1e-12))
     np.testing.assert_allclose(jax.nn.softmax(free.params[:, 0]), np.bincount(x["j"]) / 30, atol=1e-4)
-    got = jem.fit(model, model.start, {"x": x["x"].astype(float), "j": x["j"]}, solver=SOLVER, stop=jem.RelativeGain(1e-12))
+    got = jem.fit(
+        model, model.start, {"x": x["x"].astype(float), "j": x["j"]}, solver=SOLVER, stop=jem.stop.RelativeGain(1e-12)
+    )
     chance = jax.nn.softmax(x["x"] @ got.params.T, axis=1)
     np.testing.assert_allclose(x["x"].T @ (np.eye(3)[x["j"]] - chance), 0, atol=1e-3)
 
@@ -91,7 +93,7 @@ TIMES = {"lo": np.array([1.0, 2.0, 4.0, 3.0]), "hi": np.array([1.0, 2.0, np.inf,
 
 
 def waiting(**options):
-    return jem.Density(censored, np.array(1.0), supports=jem.Positive(), **options)
+    return jem.Density(censored, np.array(1.0), supports=jem.supports.Positive(), **options)
 
 
 def test_infinite_bounds(x64):
@@ -119,7 +121,7 @@ def careless_normal(p, x):
 
 
 NORMAL = {"mean": np.zeros(2, np.float32), "scale": np.ones(2, np.float32)}
-WHERE = {"mean": jem.Real(), "scale": jem.Positive()}
+WHERE = {"mean": jem.supports.Real(), "scale": jem.supports.Positive()}
 
 
 def normal(fn, **options):
@@ -135,7 +137,7 @@ def holes(num=60):
 
 def test_cells_that_a_density_takes_as_missing():
     x = holes()
-    got = jem.fit(normal(seen_normal), normal(seen_normal).start, x, solver=SOLVER, stop=jem.RelativeGain(1e-7))
+    got = jem.fit(normal(seen_normal), normal(seen_normal).start, x, solver=SOLVER, stop=jem.stop.RelativeGain(1e-7))
     np.testing.assert_allclose(got.params["mean"], np.nanmean(x, 0), atol=0.05)
     with pytest.raises(ValueError, match=r"gradient of careless_normal.*harmless number"):
         jem.log_prob(normal(careless_normal), NORMAL, x)
@@ -167,7 +169,7 @@ def gamma(p, x):
 
 
 def gammas(k=1.0, **options):
-    return jem.Density(gamma, {"k": np.float32(k), "m": np.float32(1)}, supports=jem.Positive(), **options)
+    return jem.Density(gamma, {"k": np.float32(k), "m": np.float32(1)}, supports=jem.supports.Positive(), **options)
 
 
 def branching(p, x):
@@ -187,13 +189,19 @@ WRONG = {
     "no function": (lambda: jem.Density(1.0, ONE), "log_prob must be a function of .params, x.; got float 1.0"),
     "a class": (lambda: jem.Density(jem.Gaussian, ONE), "log_prob must be a function of .params, x.; got Gaussian"),
     "arguments": (lambda: jem.Density(lambda x: x, ONE), r"called with 2 arguments, \(params, x\); .*<lambda>\(x\) does not"),
-    "three": (lambda: jem.LogJoint(law, jem.Finite(2), ONE), r"called with 3 arguments, \(params, x, z\)"),
+    "three": (lambda: jem.LogJoint(law, jem.spaces.Finite(2), ONE), r"called with 3 arguments, \(params, x, z\)"),
     "prior": (lambda: jem.Density(law, ONE, log_prior=lambda: 0.0), r"log_prior is called with 1 argument, \(params\)"),
-    "space": (lambda: jem.LogJoint(lambda p, x, z: 0.0, 2, ONE), r"space must say which.*got 2; write jem.Finite\(2\)"),
-    "support": (lambda: jem.Density(law, ONE, supports={"m": jem.Positive}), r"supports\['m'\].*the class Positive; write"),
-    "supports": (lambda: jem.Density(law, ONE, supports={"n": jem.Real()}), "supports must have the structure of start"),
+    "space": (lambda: jem.LogJoint(lambda p, x, z: 0.0, 2, ONE), r"space must say which.*got 2; write jem.spaces.Finite\(2\)"),
+    "support": (
+        lambda: jem.Density(law, ONE, supports={"m": jem.supports.Positive}),
+        r"supports\['m'\].*the class Positive; write",
+    ),
+    "supports": (
+        lambda: jem.Density(law, ONE, supports={"n": jem.supports.Real()}),
+        "supports must have the structure of start",
+    ),
     "size": (lambda: jem.Density(law, ONE, size=0), "size must be the number of densities.*got 0"),
-    "outside": (lambda: jem.Density(law, MINUS, supports=jem.Positive()), r"start\['m'\] holds -1.*outside Positive"),
+    "outside": (lambda: jem.Density(law, MINUS, supports=jem.supports.Positive()), r"start\['m'\] holds -1.*outside Positive"),
     "not finite": (lambda: jem.Density(law, {"m": np.full(1, np.nan, np.float32)}), r"start\['m'\] must be finite; got nan"),
     "vector": (lambda: jem.Density(lambda p, x: x * p["m"], ONE), r"a scalar.*float32 of shape \(1,\); sum over"),
     "complex": (lambda: jem.Density(lambda p, x: jnp.sum(x) * 1j, ONE), r"a scalar, shape \(\), real numbers.*complex64"),
@@ -226,7 +234,7 @@ def coins(theta, heads, z):
 
 def two_coins(start, maximize):
     ways = {"statistics": lambda heads, z: (heads, 10.0), "maximize": maximize}
-    return jem.LogJoint(coins, jem.Finite(2), np.array(start, np.float32), supports=jem.Interval(), **ways)
+    return jem.LogJoint(coins, jem.spaces.Finite(2), np.array(start, np.float32), supports=jem.supports.Interval(), **ways)
 
 
 HEADS = np.array([5.0, 9.0, 8.0, 4.0, 7.0], np.float32)
@@ -282,14 +290,19 @@ def log_pair(p, x, z):
 
 def pair():
     start = {"w": np.full(2, 0.5, np.float32), "k": np.ones(2, np.float32), "m": np.ones(2, np.float32)}
-    return jem.LogJoint(log_pair, jem.Finite(2), start, supports={"w": jem.Simplex(), "k": jem.Positive(), "m": jem.Positive()})
+    return jem.LogJoint(
+        log_pair,
+        jem.spaces.Finite(2),
+        start,
+        supports={"w": jem.supports.Simplex(), "k": jem.supports.Positive(), "m": jem.supports.Positive()},
+    )
 
 
 def chain_of_gammas():
     start = {"p": np.full((2, 2), 0.5, np.float32), "k": np.ones(2, np.float32), "m": np.ones(2, np.float32)}
     move = lambda p: jnp.log(p["p"])
-    space = jem.ChainOf(2, lambda p: jnp.log(jnp.full(2, 0.5)), move)
-    where = {"p": jem.Simplex(), "k": jem.Positive(), "m": jem.Positive()}
+    space = jem.spaces.ChainOf(2, lambda p: jnp.log(jnp.full(2, 0.5)), move)
+    where = {"p": jem.supports.Simplex(), "k": jem.supports.Positive(), "m": jem.supports.Positive()}
     return jem.LogJoint(lambda p, x, z: gamma({"k": p["k"][z], "m": p["m"][z]}, x), space, start, supports=where)
 
 

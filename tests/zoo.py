@@ -126,7 +126,8 @@ def driven(rng, dtype):
     return jem.Given(cells(rng, dtype)[..., :1], jnp.asarray(rng.standard_normal((NUM, 3, 1)), dtype))
 
 
-level = jem.LDS(1, 1, 1, Q=jem.Diagonal(), R=jem.Diagonal(), P0=jem.Diagonal(), fixed={"A": [[1]], "B": [[0]]})
+D = jem.covariance.Diagonal()
+level = jem.LDS(1, 1, 1, Q=D, R=D, P0=D, fixed={"A": [[1]], "B": [[0]]})
 factors = jem.FactorAnalysis(2)
 class LaplaceParams(NamedTuple):
     """Of a density written by hand: medians and mean deviations (D,)."""
@@ -145,18 +146,18 @@ def log_coins(params, x, z):
     return jnp.log(0.5) + jnp.sum(x * jnp.log(params.rate[z]) - params.rate[z] - gammaln(x + 1))
 
 
-WHERE = LaplaceParams(jem.Real(), jem.Positive())
+WHERE = LaplaceParams(jem.supports.Real(), jem.supports.Positive())
 laplace = jem.Density(log_laplace, LaplaceParams(np.zeros(2), np.ones(2)), supports=WHERE, spread=0.5)
 log_joint = jem.LogJoint(
     log_coins,
-    jem.Finite(2),
-    jem.PoissonParams(np.array([[2.0, 3.0], [6.0, 7.0]])),
-    supports=jem.Positive(),
+    jem.spaces.Finite(2),
+    jem.Poisson.Params(np.array([[2.0, 3.0], [6.0, 7.0]])),
+    supports=jem.supports.Positive(),
     statistics=lambda x, z: (jnp.ones(1), x),
-    maximize=lambda s: jem.PoissonParams(s[1] / s[0]),
+    maximize=lambda s: jem.Poisson.Params(s[1] / s[0]),
 )
-full, diagonal, spherical = jem.Gaussian(), jem.Gaussian(jem.Diagonal()), jem.Gaussian(jem.Spherical())
-stays = jem.Durations(jem.durations.Poisson(4), moves=jem.Cells())
+full, diagonal, spherical = jem.Gaussian(), jem.Gaussian(jem.covariance.Diagonal()), jem.Gaussian(jem.covariance.Spherical())
+stays = jem.laws.Durations(jem.durations.Poisson(4), moves=jem.laws.Cells())
 product = jem.Product(place=full, kind=jem.Categorical(3))
 ZOO = [
     Row("gaussian", full, reals),
@@ -168,11 +169,11 @@ ZOO = [
     Row("mixture_diagonal", jem.Mixture(diagonal, 3), reals),
     Row("mixture_spherical", jem.Mixture(spherical, 3), reals),
     Row("mixture_no_prior", jem.Mixture(jem.Gaussian(prior=None), 2), reals),
-    Row("mixture_strong_prior", jem.Mixture(jem.Gaussian(prior=jem.InverseWishart(5.0)), 3, concentration=2.0), reals),
+    Row("mixture_strong_prior", jem.Mixture(jem.Gaussian(prior=jem.priors.InverseWishart(5.0)), 3, concentration=2.0), reals),
     Row("tied", jem.Mixture(jem.Tied(full, 3, "whitening")), reals),
-    Row("tied_diagonal_no_prior", jem.Mixture(jem.Tied(jem.Gaussian(jem.Diagonal(), None), 3, "whitening")), reals),
+    Row("tied_diagonal_no_prior", jem.Mixture(jem.Tied(jem.Gaussian(jem.covariance.Diagonal(), None), 3, "whitening")), reals),
     Row("tied_spherical", jem.Mixture(jem.Tied(spherical, 3, "whitening")), reals),
-    Row("mixture_student_t", jem.Mixture(jem.StudentT(jem.Diagonal()), 2), tails),
+    Row("mixture_student_t", jem.Mixture(jem.StudentT(jem.covariance.Diagonal()), 2), tails),
     Row("tied_student_t", jem.Mixture(jem.Tied(jem.StudentT(), 2, "whitening", "df")), tails),
     Row("frozen_df", jem.Mixture(jem.Frozen(jem.StudentT(df=5.0), "df"), 2), tails, ("df",)),
     Row("frozen_mean", jem.Mixture(jem.Frozen(full, "mean"), 2), reals, ("mean",)),
@@ -195,9 +196,9 @@ ZOO = [
     Row("hmm_categorical", jem.HMM(jem.Categorical(3), 2), symbol_series),
     Row("hmm_of_mixtures", jem.HMM(jem.Mixture(full, 2), 2), series),
     Row("hmm_durations", jem.HMM(jem.Poisson(), 2, transition=stays), count_series),
-    Row("hmm_kronecker", jem.HMM(jem.Categorical(3), 4, transition=jem.Kronecker(2, 2)), symbol_series),
+    Row("hmm_kronecker", jem.HMM(jem.Categorical(3), 4, transition=jem.laws.Kronecker(2, 2)), symbol_series),
     Row("factor", factors, factored),
-    Row("factor_spherical_no_prior", jem.FactorAnalysis(2, jem.Spherical(), None), factored),
+    Row("factor_spherical_no_prior", jem.FactorAnalysis(2, jem.covariance.Spherical(), None), factored),
     Row("frozen_loadings", jem.Frozen(factors, "loadings"), factored, ("loadings",)),
     Row("mixture_factor", jem.Mixture(factors, 2), factored),
     Row("tied_factor", jem.Mixture(jem.Tied(factors, 2, "loadings", "whitening")), factored),

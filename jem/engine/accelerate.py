@@ -85,7 +85,7 @@ class Anderson(Accelerator):
         >>> x = jem.datasets.old_faithful()
         >>> model = jem.Mixture(jem.Gaussian(), 3)
         >>> start = jem.init(model, jax.random.key(0), x)
-        >>> slow, fast = [jem.fit(model, start, x, solver=s) for s in (jem.EM(), jem.Anderson())]
+        >>> slow, fast = [jem.fit(model, start, x, solver=s) for s in (jem.solvers.EM(), jem.solvers.Anderson())]
         >>> bool(fast.num_steps < slow.num_steps), bool(fast.objective > slow.objective - 1e-2)
         (True, True)
 
@@ -206,7 +206,7 @@ class SQUAREM(Accelerator):
         >>> x = jem.datasets.old_faithful()
         >>> model = jem.Mixture(jem.Gaussian(), 3)
         >>> start = jem.init(model, jax.random.key(0), x)
-        >>> slow, fast = [jem.fit(model, start, x, solver=s) for s in (jem.EM(), jem.SQUAREM())]
+        >>> slow, fast = [jem.fit(model, start, x, solver=s) for s in (jem.solvers.EM(), jem.solvers.SQUAREM())]
         >>> bool(fast.num_steps < slow.num_steps), bool(fast.objective > slow.objective - 1e-2)
         (True, True)
 

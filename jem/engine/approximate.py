@@ -34,11 +34,11 @@ class Variational(Around):
         ...     posterior, logits = model.log_joint(params, x)
         ...     least = jax.lax.top_k(logits.T, 2)[0][:, 1]
         ...     logits = jnp.where(logits >= least[None, :], logits, -jnp.inf)
-        ...     q = jem.MixturePosterior(jax.nn.softmax(logits, axis=0), posterior)
+        ...     q = jem.Mixture.Posterior(jax.nn.softmax(logits, axis=0), posterior)
         ...     return q, jax.nn.logsumexp(logits, axis=0)
-        >>> x, model = jem.datasets.old_faithful(), jem.Mixture(jem.Gaussian(jem.Diagonal()), 5)
+        >>> x, model = jem.datasets.old_faithful(), jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), 5)
         >>> start = jem.init(model, jax.random.key(0), x)
-        >>> fit = jem.fit(model, start, x, solver=jem.Variational(two_best, exact=True))
+        >>> fit = jem.fit(model, start, x, solver=jem.solvers.Variational(two_best, exact=True))
         >>> bool(fit.converged), bool(fit.kl > 0)
         (True, True)
 
@@ -73,7 +73,7 @@ class MonteCarlo(Around):
 
     For models without `infer`. The objective reported is the average of `log p(x, z)` over the draws, plus the log prior: a
     trace to look at, neither a bound nor the log-likelihood, which is NaN. It goes up and down, so no rule on gains ends the
-    lane; `max_steps` does. Around it, `jem.SAEM` averages over steps as well.
+    lane; `max_steps` does. Around it, `jem.solvers.SAEM` averages over steps as well.
 
     Attributes:
         key: a typed PRNG key; every restart, chunk and step draws for itself.
@@ -93,7 +93,8 @@ class MonteCarlo(Around):
                     return jax.lax.scan(step, state, jax.random.split(key, 20))[0].position
                 return jax.vmap(chain, (0, -1), -1)(jax.random.split(key, x.shape[-1]), x)
 
-            fit = jem.fit(model, start, x, solver=jem.SAEM(jem.MonteCarlo(jax.random.key(0), draw)), max_steps=200)
+            solver = jem.solvers.SAEM(jem.solvers.MonteCarlo(jax.random.key(0), draw))
+            fit = jem.fit(model, start, x, solver=solver, max_steps=200)
 
     Source: Wei and Tanner (1990), JASA 85.
     """
@@ -164,7 +165,8 @@ class SAEM(Around):
     burn-in shrinks with c as well, or at `max_steps`.
 
     Attributes:
-        solver: the solver with the noisy E-step, `jem.Stochastic(key, steps=float("inf"))` or `jem.MonteCarlo(key, draw)`.
+        solver: the solver with the noisy E-step, `jem.solvers.Stochastic(key, steps=float("inf"))` or
+            `jem.solvers.MonteCarlo(key, draw)`.
         burn_in: steps without averaging.
         exponent: in (1/2, 1].
 
@@ -175,7 +177,7 @@ class SAEM(Around):
         >>> import jax, jem
         >>> x = jem.datasets.old_faithful()
         >>> model = jem.Mixture(jem.Gaussian(), 2)
-        >>> solver = jem.SAEM(jem.Stochastic(jax.random.key(1), steps=float("inf")))
+        >>> solver = jem.solvers.SAEM(jem.solvers.Stochastic(jax.random.key(1), steps=float("inf")))
         >>> fit = jem.fit(model, jem.init(model, jax.random.key(0), x), x, solver=solver, max_steps=100)
         >>> -1140 < float(fit.log_likelihood) < -1130
         True

@@ -33,7 +33,7 @@ class Annealed(Unsettled):
         start: b at the first step, > 0. Below about 1 / (number of components) all components coincide for a while, and only
             rounding tells them apart; above 1 the posterior is sharpened instead.
         steps: number of tempered steps.
-        solver: what makes the steps; accelerators go around, `jem.Anderson(jem.Annealed())`, and wait.
+        solver: what makes the steps; accelerators go around, `jem.solvers.Anderson(jem.solvers.Annealed())`, and wait.
 
     Raises:
         ValueError: a model without a discrete hidden variable.
@@ -42,7 +42,7 @@ class Annealed(Unsettled):
         >>> import jax, jem
         >>> x = jem.datasets.old_faithful()
         >>> model = jem.Mixture(jem.Gaussian(), 2)
-        >>> fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2, solver=jem.Annealed())
+        >>> fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2, solver=jem.solvers.Annealed())
         >>> bool(fits.converged.all())
         True
 
@@ -89,8 +89,9 @@ class Hard(Around):
     Example:
         >>> import jax, jem
         >>> x = jem.datasets.old_faithful()
-        >>> k_means = jem.Frozen(jem.Mixture(jem.Tied(jem.Gaussian(jem.Spherical()), 2, "whitening")), weights=[0.5, 0.5])
-        >>> fit = jem.fit_restarts(k_means, jax.random.key(0), x, num_restarts=4, solver=jem.Hard()).best()
+        >>> balls = jem.Tied(jem.Gaussian(jem.covariance.Spherical()), 2, "whitening")
+        >>> k_means = jem.Frozen(jem.Mixture(balls), weights=[0.5, 0.5])
+        >>> fit = jem.fit_restarts(k_means, jax.random.key(0), x, num_restarts=4, solver=jem.solvers.Hard()).best()
         >>> bool(fit.converged), bool(fit.bound < fit.log_likelihood)
         (True, True)
 
@@ -142,7 +143,7 @@ class Stochastic(Unsettled):
         >>> import jax, jem
         >>> x = jem.datasets.old_faithful()
         >>> model = jem.Mixture(jem.Gaussian(), 2)
-        >>> noisy = jem.Stochastic(jax.random.key(1), steps=10)
+        >>> noisy = jem.solvers.Stochastic(jax.random.key(1), steps=10)
         >>> bool(jem.fit(model, jem.init(model, jax.random.key(0), x), x, solver=noisy).converged)
         True
 

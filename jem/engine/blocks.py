@@ -26,7 +26,7 @@ class ECM(Solver):
         >>> x = jem.datasets.old_faithful()
         >>> model = jem.StudentT()
         >>> start = jem.init(model, jax.random.key(0), x)
-        >>> bool(jem.fit(model, start, x, solver=jem.Anderson(jem.ECM(("mean", "whitening"), "df"))).converged)
+        >>> bool(jem.fit(model, start, x, solver=jem.solvers.Anderson(jem.solvers.ECM(("mean", "whitening"), "df"))).converged)
         True
 
     Source: Meng and Rubin (1993), Biometrika 80 (multi-cycle ECM, section 4).

@@ -103,7 +103,7 @@ class GEM(Solver):
     Example:
         >>> import jax, jem, optax
         >>> x = jem.datasets.old_faithful()
-        >>> model, solver = jem.Mixture(jem.Gaussian(), 2), jem.GEM(optax.adam, learning_rate=0.1)
+        >>> model, solver = jem.Mixture(jem.Gaussian(), 2), jem.solvers.GEM(optax.adam, learning_rate=0.1)
         >>> fit = jem.fit(model, jem.init(model, jax.random.key(0), x), x, solver=solver)
         >>> bool(fit.log_likelihood > -1130.5)
         True

@@ -1,4 +1,4 @@
-"""Derivatives of a fit: of its fixed point by one linear solve (`ImplicitAdjoint`), or of its steps (`UnrolledAdjoint`)."""
+"""Derivatives of a fit: of its fixed point by one linear solve (`Implicit`), or of its steps (`Unrolled`)."""
 
 import enum
 import functools
@@ -66,7 +66,7 @@ class Adjoint(NamedTuple):
     """How far the derivatives of a fit are to be trusted; filled in where the fit is differentiated.
 
     Attributes:
-        status: int code of `jem.AdjointStatus`.
+        status: int code of `jem.adjoints.AdjointStatus`.
         residual: largest entry of the score per unit weight, where derivatives were taken.
         error: distance to the fixed point that the residual implies, `sqrt(F^T I^{-1} F / sum of weights)`: in units of what
             a single row tells. With M the EM map, `F^T I^{-1} F = r^T I_c (I - J)^{-1} r` to first order, r = M(z) - z.
@@ -88,7 +88,7 @@ class Adjoint(NamedTuple):
 
 
 @node
-class ImplicitAdjoint:
+class Implicit:
     """The derivative of the fixed point that a fit leads to, whatever the path.
 
     A fit is a function of the data, the weights and the model's hyper-parameters, data-relative priors included; starts have
@@ -105,7 +105,8 @@ class ImplicitAdjoint:
     `fits.best().params` and differentiate that.
 
     Raises:
-        ValueError: when differentiated, after a solver that ends elsewhere: `jem.Hard()`, `jem.Variational(...)`.
+        ValueError: when differentiated, after a solver that ends elsewhere: `jem.solvers.Hard()`,
+            `jem.solvers.Variational(...)`.
 
     Attributes:
         dense_limit: number of coordinates up to which the information is formed and taken apart; above it, products with it
@@ -116,7 +117,7 @@ class ImplicitAdjoint:
     Example:
         >>> import jax, jax.numpy as jnp, jem
         >>> x = jnp.array([[1.0], [2.0], [6.0]])
-        >>> mean = lambda x: jem.fit(jem.Poisson(), jem.PoissonParams(jnp.array([1.0])), x).params.rate[0]
+        >>> mean = lambda x: jem.fit(jem.Poisson(), jem.Poisson.Params(jnp.array([1.0])), x).params.rate[0]
         >>> [round(float(slope), 3) for slope in jax.grad(mean)(x)[:, 0]]
         [0.333, 0.333, 0.333]
 
@@ -163,8 +164,8 @@ def _attach(options: _Options, fits: Fit, tol: Any, model: Node, x: Data, weight
 def _attach_jvp(options: _Options, primals: Any, tangents: Any) -> tuple[Fit, Fit]:
     if options.wanders:
         raise ValueError(
-            f"ImplicitAdjoint: expected a solver that ends where the objective is stationary; got jem.{options.wanders}; "
-            "differentiate its steps with adjoint=jem.UnrolledAdjoint(), or go on from its parameters with jem.EM()"
+            f"Implicit: expected a solver that ends where the objective is stationary; got jem.{options.wanders}; "
+            "differentiate its steps with adjoint=jem.adjoints.Unrolled(), or go on from its parameters with jem.solvers.EM()"
         )
     values, slopes = jax.jvp(functools.partial(_refine_all, options.dense_limit), primals, tangents)
     return _axes_first(values, primals[1:]), slopes
@@ -372,7 +373,7 @@ def _report(t: Target, end: _Polishing, near: Any) -> Adjoint:
 
 
 @node
-class UnrolledAdjoint:
+class Unrolled:
     """The derivative of the steps themselves, through all `max_steps` of them, starts included: for comparison.
 
     Its memory grows with `max_steps` and it is as far from the fixed point's derivative as the fit is from the fixed point.
@@ -381,8 +382,8 @@ class UnrolledAdjoint:
     Example:
         >>> import jax, jax.numpy as jnp, jem
         >>> x = jnp.array([[1.0], [2.0], [6.0]])
-        >>> start = jem.PoissonParams(jnp.array([1.0]))
-        >>> rate = lambda x: jem.fit(jem.Poisson(), start, x, max_steps=3, adjoint=jem.UnrolledAdjoint()).params.rate[0]
+        >>> start = jem.Poisson.Params(jnp.array([1.0]))
+        >>> rate = lambda x: jem.fit(jem.Poisson(), start, x, max_steps=3, adjoint=jem.adjoints.Unrolled()).params.rate[0]
         >>> [round(float(slope), 3) for slope in jax.grad(rate)(x)[:, 0]]
         [0.333, 0.333, 0.333]
 
@@ -396,7 +397,7 @@ class UnrolledAdjoint:
     def run(self, problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
         """The loop as a scan over `max_steps + 1` turns of all lanes."""
         if not isinstance(problem.schedule, FinishAll):
-            raise ValueError(f"UnrolledAdjoint: every start is finished; got the schedule {type(problem.schedule).__name__}")
+            raise ValueError(f"Unrolled: every start is finished; got the schedule {type(problem.schedule).__name__}")
         table = jax.vmap(lambda p, i: loop.start_lane(problem, p, i))(starts, numbers)
 
         def turn(table: Lane, _: None) -> tuple[Lane, Array]:

@@ -79,7 +79,7 @@ class Online(Unsettled):
         >>> x = jem.datasets.old_faithful()
         >>> model = jem.Mixture(jem.Gaussian(), 2)
         >>> start = jem.init(model, jax.random.key(0), x)
-        >>> bool(jem.fit(model, start, x, solver=jem.Online(num_batches=4)).converged)
+        >>> bool(jem.fit(model, start, x, solver=jem.solvers.Online(num_batches=4)).converged)
         True
 
     Source: Cappe and Moulines (2009), JRSS B 71; Sato and Ishii (2000), Neural Computation 12.
@@ -149,7 +149,7 @@ class Incremental(Solver):
         >>> x = jem.datasets.old_faithful()
         >>> model = jem.Mixture(jem.Gaussian(), 2)
         >>> start = jem.init(model, jax.random.key(0), x)
-        >>> bool(jem.fit(model, start, x, solver=jem.Incremental(4)).converged)
+        >>> bool(jem.fit(model, start, x, solver=jem.solvers.Incremental(4)).converged)
         True
 
     Source: Neal and Hinton (1998), Learning in Graphical Models, section 4.

@@ -6,30 +6,35 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jem.documented import Documented
 from jem.engine.result import Status
 from jem.node import node, setting, static
 from jem.settings import number, whole
 
 
-@node
-class FinishAll:
-    """Every start runs until its own end. The default: it loses nothing."""
+class Schedule(Documented):
+    """Which starts are finished: all of them in one rung, by default, and none given up on the way."""
 
     def rungs(self, num: int, max_steps: int) -> list[tuple[int, int]]:
-        """(steps, lanes) of each rung."""
+        """(steps, lanes) of each rung: so many of the best lanes go on until they have taken so many steps."""
         return [(max_steps, num)]
 
     def signature(self, model: Any, params: Any, data: Any) -> Array:
-        """What lanes are recognised by: nothing."""
+        """What a lane is recognised by, an array; empty by default."""
         return jnp.zeros(0, data.weights.dtype)
 
     def screen(self, lanes: Any, table: Any, slots: Array) -> Array:
-        """Lanes to give up now: none."""
+        """(G,) bool: which of the lanes in the slots to give up now; `table` has all lanes."""
         return jnp.zeros(slots.shape, bool)
 
 
 @node
-class Halving:
+class FinishAll(Schedule):
+    """Every start runs until its own end. The default: it loses nothing."""
+
+
+@node
+class Halving(Schedule):
     """Successive halving: after `first` steps the better half go on for twice as many steps, down to `keep` lanes.
 
     Fast, and often wrong: early rank does not predict final rank. Use it to find a good optimum, not the best.
@@ -45,24 +50,15 @@ class Halving:
     keep: int = static(default=8, must=whole(1))
 
     def rungs(self, num: int, max_steps: int) -> list[tuple[int, int]]:
-        """(steps, lanes) of each rung."""
         rungs, steps, lanes = [], self.first, num
         while lanes > self.keep and steps < max_steps:
             rungs.append((steps, lanes))
             steps, lanes = 2 * steps, max(lanes // 2, self.keep)
         return [*rungs, (max_steps, lanes)]
 
-    def signature(self, model: Any, params: Any, data: Any) -> Array:
-        """What lanes are recognised by: nothing."""
-        return jnp.zeros(0, data.weights.dtype)
-
-    def screen(self, lanes: Any, table: Any, slots: Array) -> Array:
-        """Lanes to give up now: none, between the rungs."""
-        return jnp.zeros(slots.shape, bool)
-
 
 @node
-class PruneByLimit:
+class PruneByLimit(Schedule):
     """Gives up a lane whose predicted limit lies below the best lane already converged.
 
     The limit is the objective and what `Fit.remaining` says is left; where the path does not show that yet it is Aitken's, for
@@ -79,16 +75,7 @@ class PruneByLimit:
     safety: Any = setting(default=10.0, must=number(least=1.0))
     first: Any = setting(default=20, must=number(least=0.0))
 
-    def rungs(self, num: int, max_steps: int) -> list[tuple[int, int]]:
-        """(steps, lanes) of each rung."""
-        return [(max_steps, num)]
-
-    def signature(self, model: Any, params: Any, data: Any) -> Array:
-        """What lanes are recognised by: nothing."""
-        return jnp.zeros(0, data.weights.dtype)
-
     def screen(self, lanes: Any, table: Any, slots: Array) -> Array:
-        """Lanes to give up now."""
         best = jnp.max(jnp.where(table.status == Status.CONVERGED, table.objective, -jnp.inf))
         left = lanes.limit - lanes.objective
         if lanes.path is not None:
@@ -99,7 +86,7 @@ class PruneByLimit:
 
 
 @node
-class MergeDuplicates:
+class MergeDuplicates(Schedule):
     """Gives up a lane that has come to an optimum which another lane already reached.
 
     Lanes are recognised by their log-densities at `probes` units, whatever the order of the components: a lane goes where
@@ -113,17 +100,11 @@ class MergeDuplicates:
     tolerance: Any = setting(default=1e-2, must=number(least=0.0))
     probes: int = static(default=64, must=whole(1))
 
-    def rungs(self, num: int, max_steps: int) -> list[tuple[int, int]]:
-        """(steps, lanes) of each rung."""
-        return [(max_steps, num)]
-
     def signature(self, model: Any, params: Any, data: Any) -> Array:
-        """Log-densities at the first units of the data."""
         probes = jax.tree.map(lambda leaf: leaf[0, ..., : self.probes], data.x)
         return model.infer(params, probes)[1].astype(data.weights.dtype)
 
     def screen(self, lanes: Any, table: Any, slots: Array) -> Array:
-        """Lanes to give up now."""
         distance = jnp.mean(jnp.abs(lanes.signature[:, None, :] - table.signature[None, :, :]), -1)
         known = (table.status == Status.CONVERGED)[None, :] & (table.objective[None, :] >= lanes.objective[:, None])
         return jnp.any(known & (distance <= self.tolerance), 1)

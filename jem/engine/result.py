@@ -41,7 +41,7 @@ _PROSE = {
     Status.DEGENERATE: "the parameters are not an answer; what is wrong is `Fit.cause`, and `Fit.check()` says what to do",
     Status.STUCK: (
         "the steps do not move a parameter along which the objective still rises; give it an M-step of its own, move it with "
-        "solver=jem.GEM(optax.lbfgs), or hold it with jem.Frozen"
+        "solver=jem.solvers.GEM(optax.lbfgs), or hold it with jem.Frozen"
     ),
     Status.SCREENED: "the schedule gave this start up early, as it was not going to be the best",
 }
@@ -50,8 +50,8 @@ _CAUSES = {
     EMPTY: "nothing belongs to some component or state; use fewer of them, or other starts",
     HELD: (
         "more than half of the variance in some direction is what the numbers' resolution makes, not the data; "
-        "remove constant and duplicate columns and those that follow from others, use a simpler covariance (jem.Diagonal(), "
-        "jem.FactorAnalysis) or fewer components, or choose a prior (jem.InverseWishart)"
+        "remove constant and duplicate columns and those that follow from others, use a simpler covariance "
+        "(jem.covariance.Diagonal(), jem.FactorAnalysis) or fewer components, or choose a prior (jem.priors.InverseWishart)"
     ),
     BOUNDARY: "a variance is at zero, where the likelihood rises with it and EM cannot leave; start from a larger one",
     ENDLESS: (
@@ -87,7 +87,7 @@ class Fit(NamedTuple):
             distance to the maximum in standard errors. Infinite where they show no maximum; NaN where the model does not say
             where its parameters lie.
         probes: log-densities at a few units of the data, by which restarts tell optima apart; empty from `jem.fit`.
-        adjoint: where the fit is differentiated, how far its derivatives are to be trusted (`jem.Adjoint`).
+        adjoint: where the fit is differentiated, how far its derivatives are to be trusted (`jem.adjoints.Adjoint`).
         cause: with DEGENERATE what is, the sum of some of EMPTY = 1 (a component or state that nothing belongs to), HELD = 2 (a
             direction in which more than half of the variance is not the data's), BOUNDARY = 4 (a variance at its boundary
             where that is not a maximum) and ENDLESS = 8 (a parameter along which the objective rises for ever, 256 times the
@@ -213,7 +213,7 @@ def _forecast(fit: Fit, lanes: np.ndarray) -> str:
         return known
     worst = int(np.nanargmax(left))
     speed = f" (rate of convergence {rate[worst]:.4g})" if np.isfinite(rate[worst]) else ""
-    advice = "; jem.Anderson() or jem.SQUAREM() needs fewer" if rate[worst] > 0.9 and left[worst] > 20 else ""
+    advice = "; jem.solvers.Anderson() or jem.solvers.SQUAREM() needs fewer" if rate[worst] > 0.9 and left[worst] > 20 else ""
     return f"{known}; about {left[worst]:.0f} more would do{speed}{advice}"
 
 

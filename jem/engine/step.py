@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jem.documented import Documented
 from jem.engine.path import Path, Point
 from jem.engine.stream import Chunks, Total, fold
 from jem.kernels.support import ByGradient
@@ -100,7 +101,7 @@ class Standing(NamedTuple):
     settled: Array | bool
 
 
-class Solver:
+class Solver(Documented):
     """What makes the next parameters. Write `step`; the rest has defaults. The state is a tree of fixed shapes, one a lane."""
 
     @property
@@ -258,7 +259,7 @@ class EM(Solver):
 
     Example:
         >>> import jem
-        >>> jem.EM()
+        >>> jem.solvers.EM()
         EM()
     """
 
@@ -268,7 +269,7 @@ class EM(Solver):
         if names:
             raise ValueError(
                 f"EM: params{names[0]} has no closed-form M-step ({len(names)} such fields in all); fit with "
-                "solver=jem.GEM(optax.adam, learning_rate=0.01), or hold it with jem.Frozen"
+                "solver=jem.solvers.GEM(optax.adam, learning_rate=0.01), or hold it with jem.Frozen"
             )
         return ()
 

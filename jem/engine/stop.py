@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.coordinates import ravel
+from jem.documented import Documented
 from jem.engine import path as paths
 from jem.engine.path import Path
 from jem.node import Node, Params, node, setting
@@ -68,7 +69,7 @@ class Progress(NamedTuple):
         return jnp.maximum(jnp.asarray(tol, self.objective.dtype), least) * self.unit
 
 
-class Rule:
+class Rule(Documented):
     """When a lane ends well. Write `converged`; the rest has defaults."""
 
     def converged(self, progress: Progress) -> Array:
@@ -107,7 +108,7 @@ class Remaining(Rule):
     parameters lie, gains must do: with q the largest of the last ten ratios of a gain to the one before,
     `2 gain q / (1 - q)` is left.
 
-    For `jem.GEM` M is the Newton step on Q, as far as its metric knows it.
+    For `jem.solvers.GEM` M is the Newton step on Q, as far as its metric knows it.
 
     Attributes:
         tol: nats, >= 0.
@@ -116,7 +117,7 @@ class Remaining(Rule):
         >>> import jem
         >>> x = jem.datasets.old_faithful()
         >>> model = jem.Mixture(jem.Gaussian(), 2)
-        >>> fit = jem.fit(model, jem.init(model, jax.random.key(0), x), x, stop=jem.Remaining(1e-6))
+        >>> fit = jem.fit(model, jem.init(model, jax.random.key(0), x), x, stop=jem.stop.Remaining(1e-6))
         >>> bool(fit.converged), bool(fit.remaining < 1e-6)
         (True, True)
 
@@ -172,7 +173,7 @@ class RelativeGain(Rule):
 
     Example:
         >>> import jem
-        >>> jem.RelativeGain(1e-8).tol
+        >>> jem.stop.RelativeGain(1e-8).tol
         1e-08
     """
 
@@ -205,7 +206,7 @@ class Aitken(Rule):
         >>> import jem
         >>> x = jem.datasets.old_faithful()
         >>> model = jem.Mixture(jem.Poisson(), 2)
-        >>> fit = jem.fit_restarts(model, jax.random.key(0), x.round(), num_restarts=2, stop=jem.Aitken(1e-6))
+        >>> fit = jem.fit_restarts(model, jax.random.key(0), x.round(), num_restarts=2, stop=jem.stop.Aitken(1e-6))
         >>> bool(fit.converged.all())
         True
 
@@ -240,7 +241,7 @@ class ParameterChange(Rule):
 
     Example:
         >>> import jem
-        >>> jem.ParameterChange(1e-4).tol
+        >>> jem.stop.ParameterChange(1e-4).tol
         0.0001
     """
 
@@ -275,7 +276,7 @@ class Residual(Rule):
 
     Example:
         >>> import jem
-        >>> jem.Residual(1e-8).tol
+        >>> jem.stop.Residual(1e-8).tol
         1e-08
     """
 
@@ -299,7 +300,7 @@ class AnyOf(Rule):
 
     Example:
         >>> import jem
-        >>> len(jem.AnyOf(jem.RelativeGain(1e-6), jem.Residual(1e-4)).rules)
+        >>> len(jem.stop.AnyOf(jem.stop.RelativeGain(1e-6), jem.stop.Residual(1e-4)).rules)
         2
     """
 
@@ -331,7 +332,7 @@ class AllOf(Rule):
 
     Example:
         >>> import jem
-        >>> len(jem.AllOf(jem.RelativeGain(1e-6), jem.Residual(1e-4)).rules)
+        >>> len(jem.stop.AllOf(jem.stop.RelativeGain(1e-6), jem.stop.Residual(1e-4)).rules)
         2
     """
 

@@ -72,7 +72,7 @@ class Differentiable(Node):
         return kept if self.units else GradientStats(self.value(params, kept), jax.grad(self._total)(params, kept))
 
     def maximize(self, params: Params, stats: Any) -> Params:
-        # No closed form: `jem.GEM` moves these.
+        # No closed form: `jem.solvers.GEM` moves these.
         return params
 
     def tie(self, params: Params, stats: Any, fields: tuple[str, ...]) -> Params:
@@ -223,7 +223,7 @@ def _check_supports(who: str, supports: Any, start: Params) -> None:
         if not isinstance(leaf, Support):
             kind = f"the class {leaf.__name__}; write {leaf.__name__}()" if isinstance(leaf, type) else f"{leaf!r:.60}"
             name = f"supports{jax.tree_util.keystr(path)}"
-            raise ValueError(f"{who}: {name} must be a support such as jem.Positive(); got {kind}")
+            raise ValueError(f"{who}: {name} must be a support such as jem.supports.Positive(); got {kind}")
     try:
         spread_over(as_where(supports), start)
     except (ValueError, KeyError, TypeError):
@@ -246,8 +246,8 @@ class Density(Differentiable):
     """A density known by its logarithm, `p(x) = exp(log_prob(params, x))`; the parameters are any tree of arrays.
 
     The statistics are the expected log-density and its gradient at the current parameters, which add over units and obey
-    Fisher's identity. There is no closed-form M-step: fit with `jem.GEM`, which moves the parameters by gradient steps in
-    the free coordinates of `supports`, while the rest of the model takes its closed forms.
+    Fisher's identity. There is no closed-form M-step: fit with `jem.solvers.GEM`, which moves the parameters by gradient steps
+    in the free coordinates of `supports`, while the rest of the model takes its closed forms.
 
     Params: those of `start`; copies of the node have them with a leading axis K.
 
@@ -275,8 +275,8 @@ class Density(Differentiable):
         >>> def exponential(params, x):
         ...     return jnp.sum(-x / params["scale"] - jnp.log(params["scale"]))
         >>> start = {"scale": jnp.ones(1)}
-        >>> model = jem.Density(exponential, start, supports=jem.Positive())
-        >>> fit = jem.fit(model, start, [[0.0], [0.0], [5.0]], solver=jem.GEM(optax.lbfgs, linesearch=None))
+        >>> model = jem.Density(exponential, start, supports=jem.supports.Positive())
+        >>> fit = jem.fit(model, start, [[0.0], [0.0], [5.0]], solver=jem.solvers.GEM(optax.lbfgs, linesearch=None))
         >>> round(float(fit.params["scale"][0]), 2)
         1.67
 

@@ -40,6 +40,8 @@ class Bernoulli(Factorising):
     Source: Goodman (1974), Biometrika 61.
     """
 
+    Params = BernoulliParams
+
     concentration: Any = setting(default=1.0, must=number(above=0.0))
 
     def natural(self, params: BernoulliParams) -> tuple[Array, Array]:

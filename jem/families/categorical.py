@@ -38,11 +38,13 @@ class Categorical(Node):
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> jem.log_prob(jem.Categorical(2), jem.CategoricalParams(jnp.array([0.25, 0.75])), jnp.array([1, 1])).shape
+        >>> jem.log_prob(jem.Categorical(2), jem.Categorical.Params(jnp.array([0.25, 0.75])), jnp.array([1, 1])).shape
         (2,)
 
     Source: Dempster, Laird and Rubin (1977), section 4.
     """
+
+    Params = CategoricalParams
 
     num_categories: int = static(must=whole(1))
     concentration: Any = setting(default=1.0, must=number(above=0.0))

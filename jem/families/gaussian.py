@@ -16,8 +16,8 @@ from jem.kernels.support import CholeskyFactor, Positive, Real, Support
 from jem.node import HELD, Node, flag, node, setting, static
 from jem.settings import a, number, optional
 
-STRUCTURE = a("whiten", "jem.Full(), jem.Diagonal() or jem.Spherical()")
-PRIOR = a("strength", "a jem.InverseWishart(strength=...), or None", optional=True)
+STRUCTURE = a("whiten", "jem.covariance.Full(), jem.covariance.Diagonal() or jem.covariance.Spherical()")
+PRIOR = a("strength", "a jem.priors.InverseWishart(strength=...), or None", optional=True)
 
 
 class GaussianParams(NamedTuple):
@@ -68,7 +68,7 @@ class InverseWishart:
 
     Example:
         >>> import jem
-        >>> jem.Gaussian(prior=jem.InverseWishart(strength=0.01)).prior.strength
+        >>> jem.Gaussian(prior=jem.priors.InverseWishart(strength=0.01)).prior.strength
         0.01
 
     Source: Fraley and Raftery (2007), J. Classification 24, eq. 9, without the pull on the mean.
@@ -94,7 +94,7 @@ class Gaussian(Node):
     and a covariance with `params`, read the covariance with `.covariance`.
 
     Attributes:
-        covariance: `jem.Full()`, `jem.Diagonal()` or `jem.Spherical()`.
+        covariance: `jem.covariance.Full()`, `jem.covariance.Diagonal()` or `jem.covariance.Spherical()`.
         prior: an `InverseWishart`, or None for maximum likelihood. A component that collapses is kept finite by the resolution
             of the data's numbers whatever the prior, and its fit ends as DEGENERATE.
         scale: filled in by binding to data.
@@ -105,6 +105,8 @@ class Gaussian(Node):
         >>> p.covariance.tolist()
         [[4.0, 0.0], [0.0, 1.0]]
     """
+
+    Params = GaussianParams
 
     covariance: Structure = static(default=Full(), must=STRUCTURE)
     prior: InverseWishart | None = setting(default=None, must=PRIOR)

@@ -40,11 +40,13 @@ class Poisson(Factorising):
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> jem.log_prob(jem.Poisson(), jem.PoissonParams(jnp.array([2.0])), jnp.array([[0], [3]])).shape
+        >>> jem.log_prob(jem.Poisson(), jem.Poisson.Params(jnp.array([2.0])), jnp.array([[0], [3]])).shape
         (2,)
 
     Source: Hasselblad (1969), JASA 64.
     """
+
+    Params = PoissonParams
 
     shape: Any = setting(default=1.0, must=number(above=0.0))
     inverse_scale: Any = setting(default=0.0, must=number(least=0.0))

@@ -58,7 +58,7 @@ class StudentT(Node):
     Params: `StudentTParams(mean (D,), whitening, df ())`.
 
     Attributes:
-        covariance: structure of the scale matrix, `jem.Full()`, `jem.Diagonal()` or `jem.Spherical()`.
+        covariance: structure of the scale matrix, one of `jem.covariance`: `Full()`, `Diagonal()` or `Spherical()`.
         df: degrees of freedom at the start.
         prior: an `InverseWishart` on the scale matrix, or None.
         scale: filled in by binding to data.
@@ -71,6 +71,8 @@ class StudentT(Node):
 
     Source: Peel and McLachlan (2000), Statistics and Computing 10, section 4.
     """
+
+    Params = StudentTParams
 
     covariance: Structure = static(default=Full(), must=gaussian.STRUCTURE)
     df: Any = setting(default=4.0, must=number(above=0.0))

@@ -119,7 +119,7 @@ def cholesky(a: Array) -> Array:
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> jem.cholesky(jnp.array([[4.0, 2.0], [2.0, 5.0]])).tolist()
+        >>> jem.author.cholesky(jnp.array([[4.0, 2.0], [2.0, 5.0]])).tolist()
         [[2.0, 0.0], [1.0, 2.0]]
 
     Source: Golub and Van Loan (2013), Matrix Computations, algorithm 4.2.2.
@@ -165,7 +165,7 @@ def solve_lower(lower: Array, b: Array) -> Array:
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> jem.solve_lower(jnp.array([[2.0, 0.0], [1.0, 2.0]]), jnp.array([4.0, 6.0])).tolist()
+        >>> jem.author.solve_lower(jnp.array([[2.0, 0.0], [1.0, 2.0]]), jnp.array([4.0, 6.0])).tolist()
         [2.0, 2.0]
 
     Source: Golub and Van Loan (2013), Matrix Computations, algorithm 3.1.3.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem.documented import Documented
 from jem.kernels.rings import LOGS, SUMS, Ring, by_lanes, log_sum, or_zero, safe_log
 
 
@@ -36,7 +37,7 @@ def pair_sums(now: Array, then: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Move:
+class Move(Documented):
     """Probabilities of where a cell leads, `values`, arrays; and their logarithms where these are known better, or None."""
 
     values: Any

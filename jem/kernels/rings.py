@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem.documented import Documented
+
 _BROADCAST = 8  # states up to which, and
 _LANES = 128  # sequences below which a broadcast sum beats a matrix product
 
@@ -19,7 +21,7 @@ def log_sum(x: Array, axis: int) -> Array:
     return safe_log(jnp.sum(jnp.exp(x - top), axis)) + jnp.squeeze(top, axis)
 
 
-class Ring:
+class Ring(Documented):
     """What adds up alternative ways and what multiplies steps of one way: here logarithms of probabilities."""
 
     zero = -jnp.inf

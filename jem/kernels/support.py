@@ -14,13 +14,14 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jem.documented import Documented
 from jem.kernels.linalg import cholesky, diagonal
 
 _SLACK = 1e-5  # of the largest entry: as far as rounding moves those of a matrix
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Support:
+class Support(Documented):
     """A set of values and free coordinates for it.
 
     Two are equal where they hold the same numbers, however these are stored: a node built anew runs the program there is.
@@ -112,7 +113,7 @@ class Held(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ByGradient(Support):
-    """A support of values that no M-step finds in closed form: `jem.GEM` moves them along the gradient of Q."""
+    """A support of values that no M-step finds in closed form: `jem.solvers.GEM` moves them along the gradient of Q."""
 
     support: Support
 

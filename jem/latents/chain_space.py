@@ -46,14 +46,14 @@ class ChainOf(Space):
     x is an array (S, T, ...) or `jem.Sequences`; nothing may be missing within a sequence.
 
     Args:
-        values: the states, as for `jem.Finite`: K, or their values.
+        values: the states, as for `jem.spaces.Finite`: K, or their values.
         log_initial: `log_initial(params)`, log-probabilities (K,).
         log_transition: `log_transition(params)`, log-probabilities (K, K), rows from.
         form: how the recursion runs, as for `jem.HMM`.
 
     Example:
         >>> import jem
-        >>> jem.ChainOf(2, lambda p: p["start"], lambda p: p["move"]).values.tolist()
+        >>> jem.spaces.ChainOf(2, lambda p: p["start"], lambda p: p["move"]).values.tolist()
         [0, 1]
 
     Source: Baum, Petrie, Soules and Weiss (1970); Rabiner (1989), Proc. IEEE 77.

@@ -97,6 +97,8 @@ class Categorical(StayLaw):
     Source: Rabiner (1989), Proc. IEEE 77, section IV.D.
     """
 
+    Params = CategoricalParams
+
     longest: int = static(must=whole(1))
     concentration: Any = setting(default=1.0, must=number(above=0.0))
 
@@ -140,11 +142,13 @@ class Poisson(StayLaw):
     Example:
         >>> import jem, jax.numpy as jnp
         >>> law = jem.durations.Poisson(40)
-        >>> law.log_probs(jem.durations.PoissonParams(jnp.array([3.0, 10.0]))).shape
+        >>> law.log_probs(jem.durations.Poisson.Params(jnp.array([3.0, 10.0]))).shape
         (2, 40)
 
     Source: Bulla, Bulla and Nenadic (2010), Comput. Stat. Data Anal. 54.
     """
+
+    Params = PoissonParams
 
     longest: int = static(must=whole(1))
 
@@ -176,11 +180,13 @@ class NegativeBinomial(StayLaw):
     Example:
         >>> import jem, jax.numpy as jnp
         >>> law = jem.durations.NegativeBinomial(40)
-        >>> law.log_probs(jem.durations.NegativeBinomialParams(jnp.array([3.0]), jnp.array([1.0]))).shape
+        >>> law.log_probs(jem.durations.NegativeBinomial.Params(jnp.array([3.0]), jnp.array([1.0]))).shape
         (1, 40)
 
     Source: Bulla, Bulla and Nenadic (2010), Comput. Stat. Data Anal. 54.
     """
+
+    Params = NegativeBinomialParams
 
     longest: int = static(must=whole(1))
 
@@ -289,21 +295,23 @@ class Durations(Law, Composite):
 
     Args:
         stays: the law of durations: `jem.durations.Categorical(D)`, `Poisson(D)` or `NegativeBinomial(D)`.
-        moves: the law of what follows a stay, a `jem.Cells`; None lets a state follow every other one.
+        moves: the law of what follows a stay, a `jem.laws.Cells`; None lets a state follow every other one.
         censored: whether the last stay may last beyond the end of its sequence; if not, it ends there, as draws then do, and
             `log p(x)` is that of x and of this.
 
     Example:
         >>> import jem
-        >>> model = jem.HMM(jem.Poisson(), 2, transition=jem.Durations(jem.durations.NegativeBinomial(60)))
+        >>> model = jem.HMM(jem.Poisson(), 2, transition=jem.laws.Durations(jem.durations.NegativeBinomial(60)))
         >>> model.transition.stays.longest
         60
 
     Source: Yu (2010), Artificial Intelligence 174, section 2; Rabiner (1989), Proc. IEEE 77, section IV.D.
     """
 
+    Params = DurationsParams
+
     stays: StayLaw = setting(must=a("log_probs", "a law of durations such as jem.durations.Poisson(50)"))
-    moves: Any = setting(must=optional(a("fixed", "a jem.Cells")))
+    moves: Any = setting(must=optional(a("fixed", "a jem.laws.Cells")))
     censored: bool = static()
 
     def __init__(self, stays: StayLaw, moves: Cells | None = None, censored: bool = True):

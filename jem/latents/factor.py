@@ -94,7 +94,7 @@ class FactorAnalysis(Node):
 
     Attributes:
         num_factors: q, at least 1 and below D.
-        noise: `jem.Diagonal()` (factor analysis) or `jem.Spherical()` (probabilistic PCA).
+        noise: `jem.covariance.Diagonal()` (factor analysis) or `jem.covariance.Spherical()` (probabilistic PCA).
         prior: an `InverseWishart` on the noise, or None for maximum likelihood.
         scale: filled in by binding to data.
         origin: the data's mean (D,), likewise.
@@ -112,6 +112,8 @@ class FactorAnalysis(Node):
     Source: Rubin and Thayer (1982), Psychometrika 47; Tipping and Bishop (1999), JRSS B 61; Ghahramani and Hinton (1996)
     for mixtures.
     """
+
+    Params = FactorParams
 
     num_factors: int = static(must=whole(1))
     noise: Diagonal | Spherical = static(default=Diagonal())
@@ -231,8 +233,8 @@ class FactorAnalysis(Node):
         checks.check_positive_int(self.num_factors, "FactorAnalysis: num_factors")
         if not isinstance(self.noise, Diagonal | Spherical):
             raise ValueError(
-                f"FactorAnalysis: noise must be jem.Diagonal() or jem.Spherical(); got {self.noise!r}. A full noise covariance "
-                "leaves nothing for the factors: use jem.Gaussian()"
+                f"FactorAnalysis: noise must be jem.covariance.Diagonal() or jem.covariance.Spherical(); got {self.noise!r}. "
+                "A full noise covariance leaves nothing for the factors: use jem.Gaussian()"
             )
         if self.num_factors >= x.shape[1]:
             raise ValueError(

@@ -11,7 +11,7 @@ from jem.latents.transition import Cells, Law, TransitionParams
 from jem.node import Node, node, set_once, static
 from jem.settings import a, whole
 
-CELLS = a("fixed", "a jem.Cells() for each chain")
+CELLS = a("fixed", "a jem.laws.Cells() for each chain")
 
 
 @node
@@ -26,11 +26,11 @@ class Kronecker(Law, Composite):
 
     Args:
         *sizes: numbers of states K_f of the chains.
-        laws: a `jem.Cells` for each; None leaves all free.
+        laws: a `jem.laws.Cells` for each; None leaves all free.
 
     Example:
         >>> import jem
-        >>> jem.HMM(jem.Poisson(), 6, transition=jem.Kronecker(3, 2)).transition.sizes
+        >>> jem.HMM(jem.Poisson(), 6, transition=jem.laws.Kronecker(3, 2)).transition.sizes
         (3, 2)
 
     Source: Ghahramani and Jordan (1997), Machine Learning 29.

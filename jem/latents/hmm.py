@@ -81,9 +81,9 @@ class HMMStats(NamedTuple):
     emission: Stats
 
 
-FIRST = a("first", "the law of the first state, jem.Free() or jem.Stationary()")
-LAW = a("move", "a transition law such as jem.Cells()")
-FORM = an_instance(chain.Form, "jem.Automatic(), jem.Sequential() or jem.Blocks(n)")
+FIRST = a("first", "the law of the first state, jem.laws.Free() or jem.laws.Stationary()")
+LAW = a("move", "a transition law such as jem.laws.Cells()")
+FORM = an_instance(chain.Form, "jem.forms.Automatic(), jem.forms.Sequential() or jem.forms.Blocks(n)")
 
 
 @node
@@ -104,12 +104,12 @@ class HMM(Composite):
     Args:
         emission: a node, repeated K times, or a plate: `Stack`, `Tied`, `OneOf`.
         num_states: K, where `emission` is a node.
-        transition: their law: `jem.Cells()`, a matrix, the default; `jem.Driven(..)` by inputs; `jem.Durations(..)` of stays;
-            `jem.Kronecker(..)` of several chains side by side.
-        initial: the law of the first state, `jem.Free()`, the default, or `jem.Stationary()`.
-        concentration: short for `initial=jem.Free(concentration)`, a Dirichlet prior.
+        transition: their law: `jem.laws.Cells()`, a matrix, the default; `jem.laws.Driven(..)` by inputs;
+            `jem.laws.Durations(..)` of stays; `jem.laws.Kronecker(..)` of several chains side by side.
+        initial: the law of the first state, `jem.laws.Free()`, the default, or `jem.laws.Stationary()`.
+        concentration: short for `initial=jem.laws.Free(concentration)`, a Dirichlet prior.
         seeding: how states are guessed at the start, from single observations.
-        form: `jem.Automatic()`, `jem.Sequential()` or `jem.Blocks(n)`: how the recursion runs; never the answer.
+        form: how the recursion runs, never the answer; one of `jem.forms`: `Automatic()`, `Sequential()` or `Blocks(n)`.
         length: length of the sequences that `jem.sample` draws.
 
     Example:
@@ -119,6 +119,8 @@ class HMM(Composite):
 
     Source: Baum, Petrie, Soules and Weiss (1970); Rabiner (1989), Proc. IEEE 77.
     """
+
+    Params = HMMParams
 
     emission: Any  # a plate
     transition: Law = setting(must=LAW)
@@ -147,7 +149,7 @@ class HMM(Composite):
         if first.by_gradient and not law.settles:
             raise ValueError(
                 f"HMM: initial: with {type(law).__name__} transitions there is no law of one state that the chain stays in; "
-                "leave jem.Stationary() out"
+                "leave jem.laws.Stationary() out"
             )
         set_once(self, emission=plate, transition=law, initial=first.of_chain(), seeding=seeding, form=form, length=length)
 
@@ -306,7 +308,7 @@ class HMM(Composite):
         left = with_values(outputs, self.emission.must_be_finite(series_of(outputs).values))
         return with_inputs(left, self.share("transition", x)) if INPUTS in self.transition.traits else left
 
-    def viterbi(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
+    def decode(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
         """The most probable states (T, S), -1 beyond a sequence's end, and their joint log-probability (S,)."""
         steps = self._steps(x)
         log_e = self.transition.spread(self._log_emissions(params, steps)[1], steps.within)

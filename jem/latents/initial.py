@@ -1,4 +1,4 @@
-"""Where a chain begins: free probabilities (`jem.Free`), or those of the law that it would stay in."""
+"""Where a chain begins: free probabilities (`jem.laws.Free`), or those of the law that it would stay in."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,15 +12,15 @@ from jem.node import ORDERLESS, Node, node
 class Stationary(Node):
     """A chain begins where it would stay: `z_1 ~ pi` with `pi A = pi`, A the transition matrix.
 
-    `Q = sum_i first_i log pi_i(A) + sum_ij counts_ij log A_ij + ...` has no closed-form maximum over A: fit with `jem.GEM`,
-    which finds A from these counts without another look at the data, while the emissions take their own M-step. Every state
-    must lead, in the end, to every other one.
+    `Q = sum_i first_i log pi_i(A) + sum_ij counts_ij log A_ij + ...` has no closed-form maximum over A: fit with
+    `jem.solvers.GEM`, which finds A from these counts without another look at the data, while the emissions take their own
+    M-step. Every state must lead, in the end, to every other one.
 
     Params: (); the chain's are `HMMParams((), TransitionParams(probs (K, K)), emission)`.
 
     Example:
         >>> import jem
-        >>> jem.HMM(jem.Poisson(), 3, initial=jem.Stationary()).initial
+        >>> jem.HMM(jem.Poisson(), 3, initial=jem.laws.Stationary()).initial
         Stationary()
 
     Source: Zucchini and MacDonald (2009), Hidden Markov Models for Time Series, section 4.2.3.

@@ -50,7 +50,7 @@ class LDSStats(NamedTuple):
     offsets: lds_offsets.Offsets
 
 
-FORM = an_instance(kalman.Form, "jem.Automatic(), jem.Sequential(), jem.Steady() or jem.Associative()")
+FORM = an_instance(kalman.Form, "jem.forms.Automatic(), jem.forms.Sequential(), jem.forms.Steady() or jem.forms.Associative()")
 
 
 @node
@@ -81,23 +81,25 @@ class LDS(Node):
         num_states: n.
         num_outputs: M.
         num_inputs: p.
-        Q: structure of the process noise, `jem.Full()` or `jem.Diagonal()`.
+        Q: structure of the process noise, `jem.covariance.Full()` or `jem.covariance.Diagonal()`.
         R: structure of the observation noise.
         P0: structure of the first state's covariance.
         fixed: dict with entries "A", "B", "C", "D" or "m0" of those shapes, and "Q", "R" or "P0" of variances where
             diagonal; NaN where free.
-        form: `jem.Automatic()`, `Sequential()`, `Steady()` or `Associative()`: how the recursion runs, never the answer.
+        form: `jem.forms.Automatic()`, `Sequential()`, `Steady()` or `Associative()`: how the recursion runs, never the answer.
         length: length of the sequences that `jem.sample` draws.
 
     Example:
         >>> import jem, numpy as np
         >>> nan = np.nan
-        >>> trend = jem.LDS(2, 1, Q=jem.Diagonal(), fixed={"A": [[1, 1], [0, 1]], "C": [[1, 0]], "Q": [nan, 0]})
+        >>> trend = jem.LDS(2, 1, Q=jem.covariance.Diagonal(), fixed={"A": [[1, 1], [0, 1]], "C": [[1, 0]], "Q": [nan, 0]})
         >>> trend.params(Q=[0.5, 0.0], R=[[2.0]]).C.tolist()
         [[1.0, 0.0]]
 
     Source: Shumway and Stoffer (1982), J. Time Series Analysis 3; Ghahramani and Hinton (1996), CRG-TR-96-2.
     """
+
+    Params = LDSParams
 
     num_states: int = static()
     num_outputs: int = static()

@@ -101,14 +101,16 @@ def check_fixed(model: Any) -> None:
     shapes, dims = coefficient_shapes(model), noise_dims(model)
     for name in dims:
         if not isinstance(getattr(model, name), (Full, Diagonal)):
-            raise ValueError(f"LDS: {name} must be jem.Full() or jem.Diagonal(); got {getattr(model, name)!r}")
+            raise ValueError(
+                f"LDS: {name} must be jem.covariance.Full() or jem.covariance.Diagonal(); got {getattr(model, name)!r}"
+            )
     for name, cells in model.fixed.items():
         if name not in shapes and name not in dims:
             raise ValueError(f"LDS: fixed has no entry {name!r}; its entries are {sorted([*shapes, *dims])}")
         if name in dims and not isinstance(getattr(model, name), Diagonal):
             raise ValueError(
-                f"LDS: single cells of {name} can be fixed where it is diagonal; pass {name}=jem.Diagonal(), or keep all of it "
-                f"with jem.Frozen(lds, 'chol_{name}')"
+                f"LDS: single cells of {name} can be fixed where it is diagonal; pass {name}=jem.covariance.Diagonal(), or "
+                f"keep all of it with jem.Frozen(lds, 'chol_{name}')"
             )
         shape = shapes.get(name, (dims.get(name),))
         if cells.shape != shape:

@@ -35,15 +35,15 @@ class LogJoint(Differentiable):
     """A latent-variable model known by `log p(x, z | params)` for one unit and the values that z can take.
 
     E-step: `q(z) = p(x, z) / p(x)`, `log p(x) = log sum_z exp(log_joint(params, x, z))`. M-step: gradient steps on
-    `Q(params) = sum_n w_n E_q[log_joint(params, x_n, z)]` by `jem.GEM`; or in closed form, by any solver, where `statistics`
-    and `maximize` say so.
+    `Q(params) = sum_n w_n E_q[log_joint(params, x_n, z)]` by `jem.solvers.GEM`; or in closed form, by any solver, where
+    `statistics` and `maximize` say so.
 
     Params: those of `start`, any tree of arrays.
 
     Args:
         log_joint: `log_joint(params, x, z)`, a scalar for one unit and one value of z, unless the space says otherwise. Keep
             one function object: a new one is a new program.
-        space: the values of z: `jem.Finite`, `jem.Independent`, `jem.ChainOf`, `jem.GaussHermite`.
+        space: the values of z: `jem.spaces.Finite`, `jem.spaces.Independent`, `jem.spaces.ChainOf`, `jem.spaces.GaussHermite`.
         start: parameters, or `start(key, x, weights)`, which makes them from rows x.
         supports: where the parameters may lie: a support for each leaf or for a branch; None is the real line.
         statistics: `statistics(x, z)`, a tree of arrays for one unit and one value of z.
@@ -67,7 +67,7 @@ class LogJoint(Differentiable):
         >>> def two_coins(theta, heads, z):  # ten tosses of a coin that is drawn first
         ...     return jnp.log(0.5) + heads * jnp.log(theta[z]) + (10 - heads) * jnp.log1p(-theta[z])
         >>> model = jem.LogJoint(
-        ...     two_coins, jem.Finite(2), jnp.array([0.6, 0.5]), supports=jem.Interval(),
+        ...     two_coins, jem.spaces.Finite(2), jnp.array([0.6, 0.5]), supports=jem.supports.Interval(),
         ...     statistics=lambda heads, z: {"heads": heads, "tosses": 10.0}, maximize=lambda s: s["heads"] / s["tosses"])
         >>> bool(abs(jem.fit(model, model.start, jnp.array([5.0, 9, 8, 4, 7])).params[0] - 0.797) < 0.002)
         True
@@ -107,9 +107,9 @@ class LogJoint(Differentiable):
         nonfinite_ok: bool = False,
     ):
         if not isinstance(space, Space):
-            hint = f"; write jem.Finite({space})" if isinstance(space, int) else ""
+            hint = f"; write jem.spaces.Finite({space})" if isinstance(space, int) else ""
             raise ValueError(
-                "LogJoint: space must say which values z can take: jem.Finite, jem.Independent, jem.ChainOf, jem.GaussHermite; "
+                "LogJoint: space must say what values z takes, one of jem.spaces: Finite, Independent, ChainOf, GaussHermite; "
                 f"got {space!r:.60}{hint}"
             )
         user.check_function("LogJoint", "log_joint", log_joint, ("params", "x", "z"))

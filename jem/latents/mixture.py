@@ -85,8 +85,8 @@ class RandomResponsibilities:
         return jax.random.dirichlet(key, concentration, (num_units(x),), weights.dtype).T
 
 
-LAW = a("sized", "the law of the weights, jem.Free() or jem.Gate(logits, start)")
-SEEDING = a("responsibilities", "jem.KMeansPlusPlus() or jem.RandomResponsibilities()")
+LAW = a("sized", "the law of the weights, jem.laws.Free() or jem.laws.Gate(logits, start)")
+SEEDING = a("responsibilities", "jem.starts.KMeansPlusPlus() or jem.starts.RandomResponsibilities()")
 
 
 @node
@@ -104,8 +104,8 @@ class Mixture(Composite):
     Args:
         components: a node, repeated K times, or a plate: `Stack`, `Tied`, `OneOf`.
         num_components: K, where `components` is a node.
-        weights: their law, `jem.Free()`, the default, or `jem.Gate(logits, start)`.
-        concentration: short for `weights=jem.Free(concentration)`, a Dirichlet prior.
+        weights: their law, `jem.laws.Free()`, the default, or `jem.laws.Gate(logits, start)`.
+        concentration: short for `weights=jem.laws.Free(concentration)`, a Dirichlet prior.
         seeding: how `init` starts: `KMeansPlusPlus()` or `RandomResponsibilities()`.
 
     Example:
@@ -116,6 +116,9 @@ class Mixture(Composite):
 
     Source: Dempster, Laird and Rubin (1977), JRSS B 39, section 4.3.
     """
+
+    Params = MixtureParams
+    Posterior = MixturePosterior
 
     components: Any  # a plate
     weights: Any = setting(must=LAW)
@@ -230,7 +233,7 @@ class Mixture(Composite):
         values, labels = without_labels(x)
         if INPUTS in self.weights.traits and without_inputs(values)[1] is None:
             got = type(values).__name__
-            raise ValueError(f"Mixture: x must be jem.Given(outputs, inputs), as the weights are a jem.Gate; got {got}")
+            raise ValueError(f"Mixture: x must be jem.Given(outputs, inputs), as the weights are a jem.laws.Gate; got {got}")
         if labels is not None:
             checks.check_labels(labels, self.components.size, jax.tree.leaves(values)[0].shape[:1])
         super().validate(x)

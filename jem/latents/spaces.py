@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from jem.data import float_dtype, num_units
+from jem.documented import Documented
 from jem.families import user
 from jem.families.autodiff import as_arrays
 from jem.kernels.quadrature import fit_gaussian, gauss_hermite
@@ -43,7 +44,7 @@ def drawn_to(group: Array, values: Any, log_joint: LogJointFn, params: Params, x
     return normalize_log(table + 5.0 * (jnp.arange(table.shape[0])[:, None] == group[None, :]))[1]
 
 
-class Space:
+class Space(Documented):
     """A set of values of the hidden variable, and how to sum over it. `log_joint` is the user's, for one unit."""
 
     values: Any  # of those that are few
@@ -92,9 +93,9 @@ class Finite(Space):
 
     Example:
         >>> import jem
-        >>> jem.Finite(3).values.tolist()
+        >>> jem.spaces.Finite(3).values.tolist()
         [0, 1, 2]
-        >>> jem.Finite.product(coin=2, die=6).values["die"].shape
+        >>> jem.spaces.Finite.product(coin=2, die=6).values["die"].shape
         (12,)
     """
 
@@ -155,7 +156,7 @@ class Independent(Space):
 
     Example:
         >>> import jem
-        >>> jem.Independent(2, num=5).num
+        >>> jem.spaces.Independent(2, num=5).num
         5
     """
 
@@ -211,7 +212,7 @@ class GaussHermite(Space):
 
     Example:
         >>> import jem
-        >>> jem.GaussHermite(1, 15).num_points
+        >>> jem.spaces.GaussHermite(1, 15).num_points
         15
 
     Source: Naylor and Smith (1982), Applied Statistics 31; Pinheiro and Bates (1995), JCGS 4.

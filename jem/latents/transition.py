@@ -97,12 +97,14 @@ class Cells(Law):
     Example:
         >>> import jem, jax.numpy as jnp
         >>> nan = float("nan")
-        >>> left_right = jem.Cells(fixed=[[nan, nan, 0.0], [0.0, nan, nan], [0.0, 0.0, 1.0]])
+        >>> left_right = jem.laws.Cells(fixed=[[nan, nan, 0.0], [0.0, nan, nan], [0.0, 0.0, 1.0]])
         >>> left_right.params([[0.5, 0.5, 0.0], [0.0, 0.9, 0.1], [0.0, 0.0, 1.0]]).probs.shape
         (3, 3)
 
     Source: Rabiner (1989), eq. 40b.
     """
+
+    Params = TransitionParams
 
     fixed: Any
     concentration: Any = setting(must=number(above=0.0))
@@ -145,7 +147,7 @@ class Cells(Law):
 
         Example:
             >>> import jem
-            >>> jem.Cells().params([[0.9, 0.1], [0.5, 0.5]]).probs.shape
+            >>> jem.laws.Cells().params([[0.9, 0.1], [0.5, 0.5]]).probs.shape
             (2, 2)
         """
         probs = jnp.asarray(probs, float)
@@ -199,7 +201,7 @@ class Driven(Law, Wrapper):
     """Transitions that are a function of inputs u, `p(z_t = j | z_{t-1} = i, u_t) = softmax_j(logits(params, u_t)[i, j])`.
 
     Softmax regression where the logits are linear in u, a network where they are one. There is no closed-form M-step for them:
-    fit with `jem.GEM`; emissions that have one, and the first state, keep it.
+    fit with `jem.solvers.GEM`; emissions that have one, and the first state, keep it.
 
     The chain's x is then `jem.Given(outputs (S, T, ...), inputs (S, T, p))`, or `jem.Sequences` or `jem.Labelled` of one: the
     input of a step drives the transition into it. Outputs are what the chain takes; an emission that looks at inputs too has
@@ -217,7 +219,7 @@ class Driven(Law, Wrapper):
     Example:
         >>> import jem, jax.numpy as jnp
         >>> start = {"constant": 2.0 * jnp.eye(2), "slope": jnp.zeros((2, 2, 1))}
-        >>> law = jem.Driven(lambda p, u: p["constant"] + p["slope"] @ u, start)
+        >>> law = jem.laws.Driven(lambda p, u: p["constant"] + p["slope"] @ u, start)
         >>> jem.HMM(jem.Poisson(), 2, transition=law).transition.child.shape
         (2, 2)
 

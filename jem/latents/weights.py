@@ -38,7 +38,7 @@ class Free(Node):
 
     Example:
         >>> import jem
-        >>> jem.Mixture(jem.Gaussian(), 3, weights=jem.Free(concentration=2.0)).weights.concentration
+        >>> jem.Mixture(jem.Gaussian(), 3, weights=jem.laws.Free(concentration=2.0)).weights.concentration
         2.0
 
     Source: Dempster, Laird and Rubin (1977), JRSS B 39, section 4.3.
@@ -111,7 +111,9 @@ def free_unless(law: Any, concentration: Any, name: str, must: Must) -> Any:
         return Free(1.0 if concentration is None else concentration)
     must(law, name)
     if concentration is not None:
-        raise ValueError(f"{name}: a law that is given has its prior itself; write jem.Free(concentration={concentration})")
+        raise ValueError(
+            f"{name}: a law that is given has its prior itself; write jem.laws.Free(concentration={concentration})"
+        )
     return law
 
 
@@ -126,9 +128,9 @@ class GateStats(NamedTuple):
 class Gate(Wrapper):
     """Weights that are a function of inputs u, `p(z = k | u) = softmax_k(logits(params, u))`: a mixture of experts.
 
-    There is no closed-form M-step: fit with `jem.GEM`, which moves the gate by gradient while components that have a closed
-    form keep it. A linear gate is softmax regression; with networks for the gate and for the components it is a neural mixture
-    of experts.
+    There is no closed-form M-step: fit with `jem.solvers.GEM`, which moves the gate by gradient while components that have a
+    closed form keep it. A linear gate is softmax regression; with networks for the gate and for the components it is a neural
+    mixture of experts.
 
     The mixture's x is then `jem.Given(outputs, inputs)` with N rows each: the gate sees the inputs, the components the outputs.
     Components that look at inputs too have them among the outputs, a dict for example.
@@ -145,7 +147,7 @@ class Gate(Wrapper):
     Example:
         >>> import jem, jax.numpy as jnp
         >>> start = {"constant": jnp.zeros(2), "slope": jnp.zeros((2, 1))}
-        >>> gate = jem.Gate(lambda p, u: p["constant"] + p["slope"] @ u, start)
+        >>> gate = jem.laws.Gate(lambda p, u: p["constant"] + p["slope"] @ u, start)
         >>> jem.Mixture(jem.Gaussian(), 2, weights=gate).weights.child.shape
         (2,)
 

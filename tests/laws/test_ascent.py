@@ -13,7 +13,7 @@ from jem.engine.step import gradient_fields
 from jem.node import keep_units, node
 
 STEPS = 24
-PLAIN = {"solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": STEPS - 1}
+PLAIN = {"solver": jem.solvers.EM(), "stop": jem.stop.NeverStop(), "max_steps": STEPS - 1}
 
 
 def rounding(value, model):
@@ -88,10 +88,10 @@ class Overshooting(Wrapper):
 
 def test_control_an_m_step_that_overshoots(x64):
     model = build("gaussian_no_prior", "float64")
-    model = model._replace(params=jem.GaussianParams(model.params.mean, jnp.eye(2) / 2))
+    model = model._replace(params=jem.Gaussian.Params(model.params.mean, jnp.eye(2) / 2))
     broken = Overshooting(model.node)
     with pytest.raises(AssertionError):
         check_m_step(broken, model)
-    fit = jem.fit(broken, model.params, model.x, weights=model.weights, solver=jem.EM(), max_steps=STEPS)
+    fit = jem.fit(broken, model.params, model.x, weights=model.weights, solver=jem.solvers.EM(), max_steps=STEPS)
     assert fit.status == jem.Status.DECREASED
     assert float(fit.objective) == np.nanmax(fit.trace)

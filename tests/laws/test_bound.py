@@ -146,9 +146,9 @@ def kl_components(q, p, old, params, size):
         return jnp.concatenate([jnp.broadcast_to(part, (part.shape[0], NUM)) for part in parts])
     if size is None:
         return kl(q, p, old, params)[None]
-    if isinstance(old, jem.StudentTParams):  # tied or not, df broadcasts over the components
+    if isinstance(old, jem.StudentT.Params):  # tied or not, df broadcasts over the components
         lift = lambda t: t._replace(df=jnp.broadcast_to(t.df, (size,)))
-        axes = jem.StudentTParams(None, None, 0)
+        axes = jem.StudentT.Params(None, None, 0)
         return jax.vmap(kl, (0, 0, axes, axes))(q, p, lift(old), lift(params))
     if isinstance(q, (MixturePosterior, HMMPosterior)):
         return jax.vmap(kl)(q, p, old, params)

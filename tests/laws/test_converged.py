@@ -14,7 +14,7 @@ from jem.engine.step import gradient_fields
 LEFT = 2e-3  # nats
 STEPS = 600
 CLIMBED = (Status.CONVERGED, Status.MAX_STEPS)
-GRADIENT = jem.GEM(optax.lbfgs, linesearch=None)
+GRADIENT = jem.solvers.GEM(optax.lbfgs, linesearch=None)
 SINGLE = ("gaussian", "mixture_full", "mixture_poisson", "mixture_bernoulli", "hmm", "factor")  # in float32 too
 OTHERWISE = {"mixture_laplace": Status.MAX_STEPS}  # its maximum is at a kink, where no slope vanishes
 
@@ -34,7 +34,7 @@ def climb(name, dtype, **options):
             options = {"solver": GRADIENT, **options}
         fit = jax.tree.map(np.asarray, jem.fit(node, start, model.x, max_steps=STEPS, **options))
     with jax.enable_x64(True):
-        options["stop"] = jem.Remaining(1e-9)
+        options["stop"] = jem.stop.Remaining(1e-9)
         more = jem.fit(node, double(fit.params), double(model.x), max_steps=STEPS, **options)
         assert more.status in CLIMBED  # one that failed says nothing of what was left
         return fit, float(more.objective - more.trace[0])
@@ -56,5 +56,8 @@ def test_in_single_precision(model):
 
 def test_gains_would_fail():
     """The control: a stop on gains ends the same climbs short."""
-    short = [climb(name, "float64", solver=jem.EM(), stop=jem.RelativeGain(1e-4))[1] for name in ("mixture_full", "factor")]
+    short = [
+        climb(name, "float64", solver=jem.solvers.EM(), stop=jem.stop.RelativeGain(1e-4))[1]
+        for name in ("mixture_full", "factor")
+    ]
     assert max(short) > LEFT

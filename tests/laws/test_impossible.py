@@ -15,12 +15,12 @@ def forbid(params):
     """The same parameters, category 0 impossible everywhere."""
 
     def close(p):
-        if not isinstance(p, jem.CategoricalParams):
+        if not isinstance(p, jem.Categorical.Params):
             return p
         probs = p.probs.at[..., 0].set(0)
-        return jem.CategoricalParams(probs / jnp.sum(probs, -1, keepdims=True))
+        return jem.Categorical.Params(probs / jnp.sum(probs, -1, keepdims=True))
 
-    return jax.tree.map(close, params, is_leaf=lambda p: isinstance(p, jem.CategoricalParams))
+    return jax.tree.map(close, params, is_leaf=lambda p: isinstance(p, jem.Categorical.Params))
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -62,6 +62,6 @@ class Growing(Wrapper):
 
 
 def test_control_a_node_whose_params_grow():
-    params, units = jem.PoissonParams(jnp.array([3.0])), jnp.ones((1, NUM))
+    params, units = jem.Poisson.Params(jnp.array([3.0])), jnp.ones((1, NUM))
     with pytest.raises(AssertionError):
         assert_same_form(jax.eval_shape(one_step, Growing(jem.Poisson()), params, units, jnp.ones(NUM)), params)

@@ -14,8 +14,8 @@ MOST = 9
 STRUCTURES = {
     "VVV": lambda k: jem.Mixture(jem.Gaussian(prior=None), k),
     "EEE": lambda k: jem.Mixture(jem.Tied(jem.Gaussian(prior=None), k, "whitening")),
-    "VVI": lambda k: jem.Mixture(jem.Gaussian(jem.Diagonal(), None), k),
-    "VII": lambda k: jem.Mixture(jem.Gaussian(jem.Spherical(), None), k),
+    "VVI": lambda k: jem.Mixture(jem.Gaussian(jem.covariance.Diagonal(), None), k),
+    "VII": lambda k: jem.Mixture(jem.Gaussian(jem.covariance.Spherical(), None), k),
 }
 
 
@@ -34,10 +34,10 @@ def m_step_first(model, x, responsibilities):
     one = model.components.child.init(jax.random.key(0), x.T, jnp.ones(len(x)))
     spread = lambda a: jnp.broadcast_to(a, (size, *a.shape))
     tied = isinstance(model.components, jem.Tied)
-    components = jem.GaussianParams(spread(one.mean), one.whitening if tied else spread(one.whitening))
+    components = jem.Gaussian.Params(spread(one.mean), one.whitening if tied else spread(one.whitening))
     stats = model.components.expect(components, (), x.T, responsibilities)
     counts = jnp.sum(responsibilities, 1)
-    return jem.MixtureParams(counts / jnp.sum(counts), model.components.maximize(components, stats))
+    return jem.Mixture.Params(counts / jnp.sum(counts), model.components.maximize(components, stats))
 
 
 def fit_from_labels(kind, size, x, labels):
@@ -46,8 +46,8 @@ def fit_from_labels(kind, size, x, labels):
     start = m_step_first(STRUCTURES[kind](MOST), x, jnp.asarray(np.eye(MOST)[labels].T))
     first = lambda leaf: leaf[:size]
     whitening = start.components.whitening if kind == "EEE" else first(start.components.whitening)
-    start = jem.MixtureParams(first(start.weights), jem.GaussianParams(first(start.components.mean), whitening))
-    return jem.fit(STRUCTURES[kind](size), start, x, stop=jem.RelativeGain(1e-13), max_steps=20_000)
+    start = jem.Mixture.Params(first(start.weights), jem.Gaussian.Params(first(start.components.mean), whitening))
+    return jem.fit(STRUCTURES[kind](size), start, x, stop=jem.stop.RelativeGain(1e-13), max_steps=20_000)
 
 
 @pytest.mark.parametrize("kind", STRUCTURES)
@@ -95,7 +95,7 @@ def times(cases):
     """The London Times deaths: case, model, values 0 .. 9, frequencies, start."""
     case = load(cases, "poisson_mixture_times")
     p, first, second = case["init"]["p_lambda1_lambda2"]
-    start = jem.MixtureParams(jnp.array([p, 1 - p]), jem.PoissonParams(jnp.array([[first], [second]])))
+    start = jem.Mixture.Params(jnp.array([p, 1 - p]), jem.Poisson.Params(jnp.array([[first], [second]])))
     freq = jnp.asarray(case["data"]["freq"], float)
     return case["expected"], jem.Mixture(jem.Poisson(), 2), jnp.arange(len(freq))[:, None], freq, start
 
@@ -109,7 +109,7 @@ def test_poisson_mixture(x64, cases):
     expected, model, x, freq, start = times(cases)
     at_start = float(jem.e_step(model, start, x, freq)[1])
     assert at_start == pytest.approx(expected["loglik_at_start"]["value"], abs=1e-8)
-    fit = jem.fit(model, start, x, weights=freq, stop=jem.RelativeGain(0), max_steps=20_000).check()
+    fit = jem.fit(model, start, x, weights=freq, stop=jem.stop.RelativeGain(0), max_steps=20_000).check()
     assert float(fit.log_likelihood) == pytest.approx(expected["loglik"]["value"], abs=expected["loglik"]["atol"])
     np.testing.assert_allclose(as_vector(fit.params), values(expected, "mle"), atol=expected["mle"]["atol"])
 
@@ -136,9 +136,9 @@ def test_latent_classes(x64, cases, size):
     """Global maxima over random starts, several probabilities on the boundary."""
     case = load(cases, "lca_carcinoma")
     x, counts = jnp.asarray(case["data"]["patterns"]) - 1, jnp.asarray(case["data"]["counts"], float)
-    model = jem.Mixture(jem.Bernoulli(), size, seeding=jem.RandomResponsibilities(1.0))
+    model = jem.Mixture(jem.Bernoulli(), size, seeding=jem.starts.RandomResponsibilities(1.0))
     fits = jem.fit_restarts(
-        model, jax.random.key(size), x, weights=counts, num_restarts=64, stop=jem.RelativeGain(1e-10), max_steps=20_000
+        model, jax.random.key(size), x, weights=counts, num_restarts=64, stop=jem.stop.RelativeGain(1e-10), max_steps=20_000
     )
     best, expected = fits.check().best(), case["expected"]
     assert float(best.log_likelihood) == pytest.approx(expected[f"K{size}_loglik"]["value"], abs=1e-4)

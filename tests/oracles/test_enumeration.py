@@ -38,7 +38,7 @@ def check(model, params, x, log_density, statistics):
 
 def test_poisson(x64):
     x, rate = RNG.poisson(4.0, (N, 2)), RNG.uniform(1, 8, (K, 2))
-    params = jem.MixtureParams(jnp.asarray(PI), jem.PoissonParams(jnp.asarray(rate)))
+    params = jem.Mixture.Params(jnp.asarray(PI), jem.Poisson.Params(jnp.asarray(rate)))
     density = stats.poisson.logpmf(x[:, None, :], rate).sum(-1)
     got, want = check(jem.Mixture(jem.Poisson(), K), params, x, density, lambda hot: hot.T @ x)
     np.testing.assert_allclose(got.sums[0], want, rtol=1e-12)
@@ -50,7 +50,7 @@ def test_gaussian(x64):
     root = RNG.standard_normal((K, 2, 4))
     covariance = root @ np.swapaxes(root, 1, 2)
     node = jem.Gaussian(prior=None)
-    params = jem.MixtureParams(jnp.asarray(PI), node.params(mean, covariance))
+    params = jem.Mixture.Params(jnp.asarray(PI), node.params(mean, covariance))
     density = np.stack([stats.multivariate_normal(m, c).logpdf(x) for m, c in zip(mean, covariance, strict=True)], 1)
     z = np.einsum("kij,nkj->nki", np.asarray(params.components.whitening), x[:, None] - mean)
     second = lambda hot: np.einsum("nk,nki,nkj->kij", hot, z, z)
@@ -72,11 +72,11 @@ def test_mixture_of_mixtures_is_a_flat_mixture(x64):
     x = RNG.poisson(4.0, (N, 1))
     inner, outer = np.array([[0.3, 0.7], [0.6, 0.4]]), np.array([0.45, 0.55])
     rate = RNG.uniform(1, 8, (2, 2, 1))
-    nested = jem.MixtureParams(
-        jnp.asarray(outer), jem.MixtureParams(jnp.asarray(inner), jem.PoissonParams(jnp.asarray(rate)))
+    nested = jem.Mixture.Params(
+        jnp.asarray(outer), jem.Mixture.Params(jnp.asarray(inner), jem.Poisson.Params(jnp.asarray(rate)))
     )
-    flat = jem.MixtureParams(
-        jnp.asarray((outer[:, None] * inner).ravel()), jem.PoissonParams(jnp.asarray(rate.reshape(4, 1)))
+    flat = jem.Mixture.Params(
+        jnp.asarray((outer[:, None] * inner).ravel()), jem.Poisson.Params(jnp.asarray(rate.reshape(4, 1)))
     )
     deep, shallow = jem.Mixture(jem.Mixture(jem.Poisson(), 2), 2), jem.Mixture(jem.Poisson(), 4)
     np.testing.assert_allclose(jem.log_prob(deep, nested, x), jem.log_prob(shallow, flat, x), rtol=1e-13)
@@ -90,7 +90,7 @@ def test_labels_are_impossible_assignments_left_out(x64):
     """Known components: the sum runs over the assignments that agree with them."""
     x, rate = RNG.poisson(4.0, (N, 1)), RNG.uniform(1, 8, (K, 1))
     labels = np.array([2, -1, 0, -1, -1])
-    params = jem.MixtureParams(jnp.asarray(PI), jem.PoissonParams(jnp.asarray(rate)))
+    params = jem.Mixture.Params(jnp.asarray(PI), jem.Poisson.Params(jnp.asarray(rate)))
     density = stats.poisson.logpmf(x[:, None, :], rate).sum(-1)
     density[(labels[:, None] >= 0) & (labels[:, None] != np.arange(K))] = -np.inf
     data = jem.Labelled(jnp.asarray(x), jnp.asarray(labels))

@@ -12,7 +12,7 @@ import jem
 from jem.kernels.factor import promax, varimax
 from jem.latents.factor import FactorAnalysis, rows_with_moments
 
-LONG = {"stop": jem.RelativeGain(1e-13), "max_steps": 20_000}
+LONG = {"stop": jem.stop.RelativeGain(1e-13), "max_steps": 20_000}
 
 
 def closed_form(covariance, factors):
@@ -50,24 +50,26 @@ def test_optimum_is_scikit_learns(x64):
 def test_probabilistic_pca_is_the_closed_form(x64, factors):
     x = rows()
     loadings, noise = closed_form(np.cov(x.T, ddof=0), factors)
-    fit = jem.fit_restarts(FactorAnalysis(factors, jem.Spherical(), None), jax.random.key(0), x, num_restarts=2, **LONG).best()
+    fit = jem.fit_restarts(
+        FactorAnalysis(factors, jem.covariance.Spherical(), None), jax.random.key(0), x, num_restarts=2, **LONG
+    ).best()
     np.testing.assert_allclose(fit.params.noise, np.full(10, noise), rtol=1e-4)
     np.testing.assert_allclose(fit.params.loadings @ fit.params.loadings.T, loadings @ loadings.T, atol=1e-3)
-    exact = FactorAnalysis(factors, jem.Spherical()).params(x.mean(0), loadings, noise)
-    at_exact = jem.log_prob(FactorAnalysis(factors, jem.Spherical()), exact, x).sum()
+    exact = FactorAnalysis(factors, jem.covariance.Spherical()).params(x.mean(0), loadings, noise)
+    at_exact = jem.log_prob(FactorAnalysis(factors, jem.covariance.Spherical()), exact, x).sum()
     np.testing.assert_allclose(float(fit.log_likelihood), float(at_exact), rtol=1e-9)
     # scikit-learn divides by N - 1: its density at its own parameters.
     peer = PCA(factors).fit(x)
     scaled, noise = closed_form(np.cov(x.T), factors)
-    theirs = FactorAnalysis(factors, jem.Spherical()).params(x.mean(0), scaled, noise)
-    log_prob = jem.log_prob(FactorAnalysis(factors, jem.Spherical()), theirs, x)
+    theirs = FactorAnalysis(factors, jem.covariance.Spherical()).params(x.mean(0), scaled, noise)
+    log_prob = jem.log_prob(FactorAnalysis(factors, jem.covariance.Spherical()), theirs, x)
     np.testing.assert_allclose(log_prob, peer.score_samples(x), rtol=1e-8)
     # The closed form is a fixed point.
-    again = jem.em_step(FactorAnalysis(factors, jem.Spherical(), None), exact, x)[0]
+    again = jem.em_step(FactorAnalysis(factors, jem.covariance.Spherical(), None), exact, x)[0]
     np.testing.assert_allclose(again.loadings, exact.loadings, atol=1e-10)
 
 
-@pytest.mark.parametrize("prior", [None, jem.InverseWishart(1e-5)])
+@pytest.mark.parametrize("prior", [None, jem.priors.InverseWishart(1e-5)])
 def test_fa_ability(x64, cases, prior):
     case = json.loads((cases / "fa_ability.json").read_text())
     covariance, num = np.array(case["data"]["cov"]), case["data"]["n"]
@@ -117,7 +119,7 @@ def test_ppca_iris(x64, cases):
     x = np.array(case["data"]["X"])
     for factors in case["init"]["q"]:
         want = {k[3:]: v for k, v in case["expected"].items() if k.startswith(f"q{factors}_")}
-        model = FactorAnalysis(factors, jem.Spherical())
+        model = FactorAnalysis(factors, jem.covariance.Spherical())
         fit = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=2).best()  # as it comes
         assert fit.converged
         values = np.linalg.eigvalsh(fit.params.loadings.T @ fit.params.loadings)[::-1]

@@ -27,9 +27,9 @@ def problem(kind):
 def after(kind):
     """What jem has after some EM steps: first states, transitions, emissions; and the log-likelihood at the start."""
     leaf, x, initial, transition, emission = problem(kind)
-    record = leaf.params(*emission) if kind == "gaussian" else jem.CategoricalParams(jnp.asarray(emission[0]))
-    params = jem.HMMParams(jnp.asarray(initial), jem.TransitionParams(jnp.asarray(transition)), record)
-    fit = jem.fit(jem.HMM(leaf, K), params, jnp.asarray(x), solver=jem.EM(), stop=jem.NeverStop(), max_steps=STEPS)
+    record = leaf.params(*emission) if kind == "gaussian" else jem.Categorical.Params(jnp.asarray(emission[0]))
+    params = jem.HMM.Params(jnp.asarray(initial), jem.laws.Cells.Params(jnp.asarray(transition)), record)
+    fit = jem.fit(jem.HMM(leaf, K), params, jnp.asarray(x), solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=STEPS)
     found = fit.params.emission
     parts = (found.mean, found.covariance) if kind == "gaussian" else (found.probs,)
     return (fit.params.initial, fit.params.transition.probs, *parts), float(fit.trace[0])

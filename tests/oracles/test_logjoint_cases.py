@@ -16,7 +16,7 @@ from jax.scipy.stats import norm, poisson
 
 import jem
 
-TIGHT = jem.RelativeGain(1e-13)
+TIGHT = jem.stop.RelativeGain(1e-13)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -27,8 +27,8 @@ def gaussian_mixture(size, dim):
         return jnp.log(p["weights"][z]) + log_det - 0.5 * r @ r - 0.5 * dim * jnp.log(2 * jnp.pi)
 
     start = {"weights": jnp.ones(size) / size, "mean": jnp.zeros((size, dim)), "whitening": jnp.stack([jnp.eye(dim)] * size)}
-    where = {"weights": jem.Simplex(), "mean": jem.Real(), "whitening": jem.CholeskyFactor()}
-    return jem.LogJoint(log_joint, jem.Finite(size), start, supports=where)
+    where = {"weights": jem.supports.Simplex(), "mean": jem.supports.Real(), "whitening": jem.supports.CholeskyFactor()}
+    return jem.LogJoint(log_joint, jem.spaces.Finite(size), start, supports=where)
 
 
 def poisson_hmm(size):
@@ -36,8 +36,8 @@ def poisson_hmm(size):
         return poisson.logpmf(x[0], p["rate"][z])
 
     start = {"initial": jnp.ones(size) / size, "move": jnp.ones((size, size)) / size, "rate": 1.0 + jnp.arange(size)}
-    where = {"initial": jem.Simplex(), "move": jem.Simplex(), "rate": jem.Positive()}
-    chain = jem.ChainOf(size, lambda p: jnp.log(p["initial"]), lambda p: jnp.log(p["move"]))
+    where = {"initial": jem.supports.Simplex(), "move": jem.supports.Simplex(), "rate": jem.supports.Positive()}
+    chain = jem.spaces.ChainOf(size, lambda p: jnp.log(p["initial"]), lambda p: jnp.log(p["move"]))
     return jem.LogJoint(log_joint, chain, start, supports=where)
 
 
@@ -49,7 +49,7 @@ def two_coins(closed=False):
         return heads, 10.0
 
     ways = {"statistics": statistics, "maximize": lambda s: s[0] / s[1]} if closed else {}
-    return jem.LogJoint(log_joint, jem.Finite(2), jnp.array([0.6, 0.5]), supports=jem.Interval(), **ways)
+    return jem.LogJoint(log_joint, jem.spaces.Finite(2), jnp.array([0.6, 0.5]), supports=jem.supports.Interval(), **ways)
 
 
 def blood_groups(closed=False):
@@ -65,7 +65,9 @@ def blood_groups(closed=False):
 
     ways = {"statistics": lambda x, z: jnp.ones(()), "maximize": maximize} if closed else {}
     start = jnp.array([0.3, 0.2, 0.5])
-    return jem.LogJoint(log_joint, jem.Finite(6), start, supports=jem.Simplex(), observations=jnp.arange(4), **ways)
+    return jem.LogJoint(
+        log_joint, jem.spaces.Finite(6), start, supports=jem.supports.Simplex(), observations=jnp.arange(4), **ways
+    )
 
 
 def linkage(closed=False):
@@ -79,7 +81,9 @@ def linkage(closed=False):
         return (count[1] + count[4]) / jnp.sum(count[1:])
 
     ways = {"statistics": lambda x, z: jnp.ones(()), "maximize": maximize} if closed else {}
-    return jem.LogJoint(log_joint, jem.Finite(5), jnp.array(0.5), supports=jem.Interval(), observations=jnp.arange(4), **ways)
+    return jem.LogJoint(
+        log_joint, jem.spaces.Finite(5), jnp.array(0.5), supports=jem.supports.Interval(), observations=jnp.arange(4), **ways
+    )
 
 
 def item_response(space):
@@ -96,7 +100,7 @@ def mites():
         return x * z[0] - rate - gammaln(x + 1) + log_gamma
 
     start = {"k": jnp.array(1.0), "mean": jnp.array(1.0)}
-    return jem.LogJoint(log_joint, jem.GaussHermite(1, 100), start, supports=jem.Positive())
+    return jem.LogJoint(log_joint, jem.spaces.GaussHermite(1, 100), start, supports=jem.supports.Positive())
 
 
 def herds(space):
@@ -105,7 +109,7 @@ def herds(space):
         return jnp.sum(x["cases"] * eta - x["size"] * jnp.logaddexp(0, eta)) + norm.logpdf(z[0])
 
     start = {"beta": jnp.zeros(4), "sigma": jnp.array(1.0)}
-    return jem.LogJoint(log_joint, space, start, supports={"beta": jem.Real(), "sigma": jem.Positive()})
+    return jem.LogJoint(log_joint, space, start, supports={"beta": jem.supports.Real(), "sigma": jem.supports.Positive()})
 
 
 MODELS = [gaussian_mixture, poisson_hmm, two_coins, blood_groups, linkage, item_response, mites, herds]
@@ -127,10 +131,10 @@ def check(case, name, got):
 
 
 def fit(model, x, start=None, weights=None, solver=None, tol=1e-12, stop=None, **options):
-    solver = jem.GEM(optax.lbfgs, linesearch=None) if solver is None else solver
+    solver = jem.solvers.GEM(optax.lbfgs, linesearch=None) if solver is None else solver
     weights = None if weights is None else jnp.asarray(weights, float)
     start = model.start if start is None else start
-    stop = jem.RelativeGain(tol) if stop is None else stop
+    stop = jem.stop.RelativeGain(tol) if stop is None else stop
     result = jem.fit(model, start, x, weights=weights, solver=solver, stop=stop, **options)
     return result if options else result.check()
 
@@ -153,8 +157,8 @@ def test_gaussian_mixture():
 def test_poisson_hmm():
     x = jem.datasets.earthquakes()[1].astype(float).reshape(1, -1, 1)
     node = jem.HMM(jem.Poisson(), 2)
-    moves = jem.TransitionParams(jnp.array([[0.8, 0.2], [0.2, 0.8]]))
-    start = jem.HMMParams(jnp.array([0.5, 0.5]), moves, jem.PoissonParams(jnp.array([[15.0], [25]])))
+    moves = jem.laws.Cells.Params(jnp.array([[0.8, 0.2], [0.2, 0.8]]))
+    start = jem.HMM.Params(jnp.array([0.5, 0.5]), moves, jem.Poisson.Params(jnp.array([[15.0], [25]])))
     model = poisson_hmm(2)
     first = {"initial": start.initial, "move": start.transition.probs, "rate": start.emission.rate[:, 0]}
     np.testing.assert_allclose(jem.log_prob(model, first, x), jem.log_prob(node, start, x), rtol=1e-12)
@@ -173,9 +177,9 @@ def test_two_coins(cases, closed):
     check(case, "first_responsibilities_A", posterior.probs[:, 0])
     if closed:
         for steps in (1, 10):
-            early = jem.fit(model, model.start, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=steps)
+            early = jem.fit(model, model.start, x, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=steps)
             check(case, f"theta_after_{steps}", early.params)
-    check(case, "theta_converged", fit(model, x, tol=1e-14, solver=jem.EM() if closed else None).params)
+    check(case, "theta_converged", fit(model, x, tol=1e-14, solver=jem.solvers.EM() if closed else None).params)
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["gradient", "closed form"])
@@ -187,7 +191,7 @@ def test_blood_groups(cases, closed):
         for _ in range(5):
             path.append(jem.em_step(model, path[-1], x, jnp.asarray(weights, float))[0])
         check(case, "em_first_iterates", path)
-    got = fit(model, x, weights=weights, solver=jem.EM() if closed else None)
+    got = fit(model, x, weights=weights, solver=jem.solvers.EM() if closed else None)
     check(case, "mle", got.params)
     check(case, "loglik_kernel", got.log_likelihood)
 
@@ -201,13 +205,15 @@ def test_linkage(cases, closed):
         for _ in range(8):
             path.append(jem.em_step(model, path[-1], x, jnp.asarray(counts, float))[0])
         check(case, "em_iterates", path)
-    thirty_steps = {"solver": jem.EM(), "stop": jem.NeverStop(), "max_steps": 30}
-    got = fit(model, x, weights=counts, **thirty_steps if closed else {"solver": jem.GEM(optax.lbfgs), "tol": 1e-15})
+    thirty_steps = {"solver": jem.solvers.EM(), "stop": jem.stop.NeverStop(), "max_steps": 30}
+    got = fit(model, x, weights=counts, **thirty_steps if closed else {"solver": jem.solvers.GEM(optax.lbfgs), "tol": 1e-15})
     np.testing.assert_allclose(got.params, case["expected"]["mle"]["value"], rtol=0, atol=1e-9 if closed else 1e-7)
     check(case, "loglik_kernel", got.log_likelihood + sum(counts) * np.log(4))
 
 
-@pytest.mark.parametrize("space", [jem.GaussHermite(1, 61, adaptive=False), jem.GaussHermite(1, 21)], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize(
+    "space", [jem.spaces.GaussHermite(1, 61, adaptive=False), jem.spaces.GaussHermite(1, 21)], ids=["fixed", "adaptive"]
+)
 def test_item_response(cases, space):
     case = load(cases, "irt_lsat6")
     got = fit(item_response(space), jnp.asarray(case["data"]["patterns"], float), weights=case["data"]["counts"], tol=1e-11)
@@ -229,7 +235,7 @@ def test_herds(cases):
     sizes, incidence = np.zeros((15, 4)), np.zeros((15, 4))
     for herd, period, size, count in zip(*(case["data"][n] for n in ("herd", "period", "size", "incidence")), strict=True):
         sizes[herd - 1, period - 1], incidence[herd - 1, period - 1] = size, count
-    got = fit(herds(jem.GaussHermite(1, 25)), {"cases": incidence, "size": sizes}, tol=1e-11)
+    got = fit(herds(jem.spaces.GaussHermite(1, 25)), {"cases": incidence, "size": sizes}, tol=1e-11)
     check(case, "loglik_without_constants", got.log_likelihood)
     check(case, "beta", [got.params["beta"][0], *got.params["beta"][1:]])
     check(case, "sigma", got.params["sigma"])

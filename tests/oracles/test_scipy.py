@@ -12,8 +12,16 @@ RNG = np.random.default_rng(0)
 X = RNG.standard_normal((40, 3)) * [1.0, 3.0, 0.2] + [0.0, 5.0, -1.0]
 MEAN = np.array([0.3, 4.0, -0.9])
 ROOT = RNG.standard_normal((3, 5))
-COVARIANCE = {jem.Full(): ROOT @ ROOT.T / 5, jem.Diagonal(): np.array([1.5, 4.0, 0.1]), jem.Spherical(): 2.5}
-DENSE = {jem.Full(): COVARIANCE[jem.Full()], jem.Diagonal(): np.diag([1.5, 4.0, 0.1]), jem.Spherical(): 2.5 * np.eye(3)}
+COVARIANCE = {
+    jem.covariance.Full(): ROOT @ ROOT.T / 5,
+    jem.covariance.Diagonal(): np.array([1.5, 4.0, 0.1]),
+    jem.covariance.Spherical(): 2.5,
+}
+DENSE = {
+    jem.covariance.Full(): COVARIANCE[jem.covariance.Full()],
+    jem.covariance.Diagonal(): np.diag([1.5, 4.0, 0.1]),
+    jem.covariance.Spherical(): 2.5 * np.eye(3),
+}
 COUNTS = RNG.poisson(4.0, (40, 2))
 BITS = RNG.integers(0, 2, (40, 4))
 
@@ -25,7 +33,9 @@ def check(node, params, x, want, dtype):
     np.testing.assert_allclose(got, want, rtol=200 * np.finfo(dtype).eps, atol=200 * np.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("structure", [jem.Full(), jem.Diagonal(), jem.Spherical()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "structure", [jem.covariance.Full(), jem.covariance.Diagonal(), jem.covariance.Spherical()], ids=lambda s: type(s).__name__
+)
 def test_gaussian(structure, dtype):
     node = jem.Gaussian(structure)
     params = node.params(MEAN, COVARIANCE[structure])
@@ -35,7 +45,7 @@ def test_gaussian(structure, dtype):
 
 
 @pytest.mark.parametrize("df", [0.7, 4.0, 300.0])
-@pytest.mark.parametrize("structure", [jem.Full(), jem.Spherical()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("structure", [jem.covariance.Full(), jem.covariance.Spherical()], ids=lambda s: type(s).__name__)
 def test_student_t(structure, df, dtype):
     node = jem.StudentT(structure)
     params = node.params(MEAN, COVARIANCE[structure], df)
@@ -49,30 +59,30 @@ def test_student_t(structure, df, dtype):
 
 def test_poisson(dtype):
     rate = np.array([0.5, 7.0])
-    params = jem.PoissonParams(jnp.asarray(rate, dtype))
+    params = jem.Poisson.Params(jnp.asarray(rate, dtype))
     check(jem.Poisson(), params, COUNTS, stats.poisson(rate).logpmf(COUNTS).sum(1), dtype)
 
 
 def test_poisson_of_rate_zero(dtype):
-    got = jem.log_prob(jem.Poisson(), jem.PoissonParams(jnp.zeros(1, dtype)), jnp.array([[0], [2]]))
+    got = jem.log_prob(jem.Poisson(), jem.Poisson.Params(jnp.zeros(1, dtype)), jnp.array([[0], [2]]))
     np.testing.assert_allclose(got, [0, -np.inf], atol=4 * np.finfo(dtype).eps)
 
 
 def test_bernoulli(dtype):
     probs = np.array([0.01, 0.3, 0.5, 0.999])
-    params = jem.BernoulliParams(jnp.asarray(probs, dtype))
+    params = jem.Bernoulli.Params(jnp.asarray(probs, dtype))
     probs = np.asarray(params.probs, float)  # as they are rounded, since log(1 - p) sees it
     check(jem.Bernoulli(), params, BITS, stats.bernoulli(probs).logpmf(BITS).sum(1), dtype)
 
 
 def test_bernoulli_on_the_boundary(dtype):
-    got = jem.log_prob(jem.Bernoulli(), jem.BernoulliParams(jnp.array([0, 1], dtype)), jnp.array([[0, 1], [1, 1], [0, 0]]))
+    got = jem.log_prob(jem.Bernoulli(), jem.Bernoulli.Params(jnp.array([0, 1], dtype)), jnp.array([[0, 1], [1, 1], [0, 0]]))
     np.testing.assert_array_equal(got, [0, -np.inf, -np.inf])
 
 
 def test_categorical(dtype):
     probs, x = np.array([0.2, 0.0, 0.5, 0.3]), np.array([0, 2, 3, 3, 1])
-    params = jem.CategoricalParams(jnp.asarray(probs, dtype))
+    params = jem.Categorical.Params(jnp.asarray(probs, dtype))
     with np.errstate(divide="ignore"):
         check(jem.Categorical(4), params, x, stats.multinomial(1, probs).logpmf(np.eye(4)[x]), dtype)
 
@@ -83,8 +93,8 @@ def test_mixture_and_product(dtype):
     weights, rate, probs = np.array([0.25, 0.75]), RNG.uniform(1, 9, (2, 2)), RNG.uniform(0.25, 0.75, (2, 4))
     weights, rate, probs = (np.asarray(a, dtype).astype(float) for a in (weights, rate, probs))
     parts = {
-        "count": jem.PoissonParams(jnp.asarray(rate, dtype)),
-        "bit": jem.BernoulliParams(jnp.asarray(probs, dtype)),
+        "count": jem.Poisson.Params(jnp.asarray(rate, dtype)),
+        "bit": jem.Bernoulli.Params(jnp.asarray(probs, dtype)),
     }
     want = np.log(
         sum(
@@ -93,7 +103,7 @@ def test_mixture_and_product(dtype):
         )
     )
     x = {"count": jnp.asarray(COUNTS), "bit": jnp.asarray(BITS)}
-    got = jem.log_prob(node, jem.MixtureParams(jnp.asarray(weights, dtype), parts), x)
+    got = jem.log_prob(node, jem.Mixture.Params(jnp.asarray(weights, dtype), parts), x)
     np.testing.assert_allclose(got, want, rtol=200 * np.finfo(dtype).eps)
 
 

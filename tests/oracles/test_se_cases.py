@@ -10,7 +10,7 @@ from test_logjoint_cases import blood_groups, check, herds, linkage, load, mites
 import jem
 
 pytestmark = pytest.mark.usefixtures("x64")
-EXACT = jem.Oakes(), jem.Hessian(), jem.SEM()
+EXACT = jem.uncertainty.Oakes(), jem.uncertainty.Hessian(), jem.uncertainty.SupplementedEM()
 
 
 def agree(values):
@@ -25,7 +25,7 @@ def test_linkage(cases):
     found = [jem.standard_errors(model, pi, jnp.arange(4), counts, method=m).check() for m in EXACT]
     agree([float(f.errors) for f in found])
     check(case, "standard_error", found[0].errors)
-    seen = jem.information(model, pi, jnp.arange(4), counts).check()
+    seen = jem.uncertainty.information(model, pi, jnp.arange(4), counts).check()
     logit = (pi * (1 - pi)) ** 2  # of the free coordinate, and the parameter is asked about
     check(case, "observed_information", seen.matrix[0, 0] / logit)
     check(case, "complete_information", seen.complete[0, 0] / logit)
@@ -50,23 +50,23 @@ def test_poisson_mixture(cases):
     freq = jnp.asarray(case["data"]["freq"], float)
     x, model = jnp.arange(len(freq))[:, None], jem.Mixture(jem.Poisson(), 2)
     p, first, second = case["init"]["p_lambda1_lambda2"]
-    start = jem.MixtureParams(jnp.array([p, 1 - p]), jem.PoissonParams(jnp.array([[first], [second]])))
-    params = jem.fit(model, start, x, weights=freq, solver=jem.EM(), stop=jem.NeverStop(), max_steps=8000).params
+    start = jem.Mixture.Params(jnp.array([p, 1 - p]), jem.Poisson.Params(jnp.array([[first], [second]])))
+    params = jem.fit(model, start, x, weights=freq, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=8000).params
     ask = lambda method: jem.standard_errors(model, params, x, freq, method=method).check()
     vector = lambda f: np.r_[f.errors.weights[0], f.errors.components.rate[:, 0]]
-    found = [vector(ask(m)) for m in (*EXACT, jem.Louis())]
+    found = [vector(ask(m)) for m in (*EXACT, jem.uncertainty.Louis())]
     agree(found)
     check(case, "standard_errors", found[0])
-    assert float(jem.information(model, params, x, freq).rate) == pytest.approx(
+    assert float(jem.uncertainty.information(model, params, x, freq).rate) == pytest.approx(
         case["expected"]["em_rate_eigenvalues"]["value"][0], abs=1e-4
     )
-    scores, both = vector(ask(jem.OPG())), vector(ask(jem.Sandwich()))
+    scores, both = vector(ask(jem.uncertainty.OPG())), vector(ask(jem.uncertainty.Sandwich()))
     np.testing.assert_allclose(scores, found[0], rtol=0.1)  # the model fits
     # Between outer products and the observed information: A^-1 B A^-1, scalar for scalar.
-    unit = jem.information(model, params, x, freq)
-    outer = jem.information(model, params, x, freq, method=jem.OPG()).matrix
+    unit = jem.uncertainty.information(model, params, x, freq)
+    outer = jem.uncertainty.information(model, params, x, freq, method=jem.uncertainty.OPG()).matrix
     want = np.linalg.solve(unit.matrix, np.linalg.solve(unit.matrix, outer).T)
-    covariance = np.linalg.inv(jem.information(model, params, x, freq, method=jem.Sandwich()).matrix)
+    covariance = np.linalg.inv(jem.uncertainty.information(model, params, x, freq, method=jem.uncertainty.Sandwich()).matrix)
     np.testing.assert_allclose(covariance, want, rtol=1e-6)
     assert (both < scores).all()
 
@@ -87,7 +87,7 @@ def test_herds(cases):
     for herd, period, size, count in zip(*(case["data"][n] for n in ("herd", "period", "size", "incidence")), strict=True):
         sizes[herd - 1, period - 1], incidence[herd - 1, period - 1] = size, count
     params = {name: jnp.array(case["expected"][name]["value"]) for name in ("beta", "sigma")}
-    model = herds(jem.GaussHermite(1, 61, adaptive=False))
+    model = herds(jem.spaces.GaussHermite(1, 61, adaptive=False))
     found = jem.standard_errors(model, params, {"cases": incidence, "size": sizes}).check()
     check(case, "se_beta", found.errors["beta"])
 
@@ -114,12 +114,12 @@ def test_no_false_standard_errors_at_the_edge(cases):
     case = load(cases, "hmm_earthquakes_free")
     x = jnp.asarray(case["data"]["counts"], float).reshape(1, -1, 1)
     first = case["init"]["3"]
-    moves, rates = jem.TransitionParams(jnp.array(first["A"])), jem.PoissonParams(jnp.array(first["lambda"])[:, None])
-    start = jem.HMMParams(jnp.array(first["pi"]), moves, rates)
+    moves, rates = jem.laws.Cells.Params(jnp.array(first["A"])), jem.Poisson.Params(jnp.array(first["lambda"])[:, None])
+    start = jem.HMM.Params(jnp.array(first["pi"]), moves, rates)
     model = jem.HMM(jem.Poisson(), 3)
-    params = jem.fit(model, start, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000).params
+    params = jem.fit(model, start, x, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=3000).params
     found = jem.standard_errors(model, params, x)
-    assert int(found.status) == jem.InformationStatus.BOUNDARY
+    assert int(found.status) == jem.uncertainty.InformationStatus.BOUNDARY
     assert np.isnan(found.errors.initial).all()
     never = np.asarray(params.transition.probs) < 1e-10
     assert never.sum() == 1

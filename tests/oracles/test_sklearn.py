@@ -13,8 +13,8 @@ import jem
 K = 3
 KINDS = {
     "full": jem.Mixture(jem.Gaussian(prior=None), K),
-    "diag": jem.Mixture(jem.Gaussian(jem.Diagonal(), None), K),
-    "spherical": jem.Mixture(jem.Gaussian(jem.Spherical(), None), K),
+    "diag": jem.Mixture(jem.Gaussian(jem.covariance.Diagonal(), None), K),
+    "spherical": jem.Mixture(jem.Gaussian(jem.covariance.Spherical(), None), K),
     "tied": jem.Mixture(jem.Tied(jem.Gaussian(prior=None), K, "whitening")),
 }
 
@@ -41,10 +41,10 @@ def start(kind, x):
     precision = np.linalg.inv(covariance) if kind in ("full", "tied") else 1 / covariance
     leaf = KINDS[kind].components.child
     if kind == "tied":
-        components = jem.GaussianParams(jnp.asarray(means), leaf.params(means[0], covariance).whitening)
+        components = jem.Gaussian.Params(jnp.asarray(means), leaf.params(means[0], covariance).whitening)
     else:
         components = leaf.params(means, covariance)
-    return (weights, means, precision), jem.MixtureParams(jnp.asarray(weights), components)
+    return (weights, means, precision), jem.Mixture.Params(jnp.asarray(weights), components)
 
 
 def run_sklearn(kind, x, begin, steps):
@@ -88,14 +88,14 @@ def test_same_parameters(x64, kind):
         if count in (1, 7):
             assert_same(kind, steps, run_sklearn(kind, x, begin, count), x)
 
-    fit = jem.fit(KINDS[kind], params, x, solver=jem.EM(), stop=jem.NeverStop(), max_steps=400)
+    fit = jem.fit(KINDS[kind], params, x, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=400)
     assert (fit.status, fit.num_steps) == (jem.Status.MAX_STEPS, 400)
     peer = run_sklearn(kind, x, begin, 400)
     assert_same(kind, fit.params, peer, x)
     assert float(fit.log_likelihood) == pytest.approx(peer.score(x) * len(x), rel=1e-10)
     assert np.ptp(np.asarray(fit.trace)[-20:]) < 1e-9 * abs(float(fit.objective))  # both have converged
 
-    fit = jem.fit(KINDS[kind], params, x, stop=jem.RelativeGain(1e-14), max_steps=400).check()
+    fit = jem.fit(KINDS[kind], params, x, stop=jem.stop.RelativeGain(1e-14), max_steps=400).check()
     assert_same(kind, fit.params, peer, x)
 
 

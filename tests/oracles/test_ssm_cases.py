@@ -26,10 +26,10 @@ def assert_expected(case, got):
 def test_nile(x64, cases):
     case, y = load(cases, "ssm_nile")
     init = case["init"]
-    level = jem.LDS(1, 1, Q=jem.Diagonal(), R=jem.Diagonal(), fixed={"A": [[1]], "C": [[1]]})
+    level = jem.LDS(1, 1, Q=jem.covariance.Diagonal(), R=jem.covariance.Diagonal(), fixed={"A": [[1]], "C": [[1]]})
     model = jem.Frozen(level, "m0", "chol_P0")
     start = level.params(m0=[init["m1"]], P0=[[init["P1"]]], R=[init["R"]], Q=[init["Q"]])
-    first = jem.fit(model, start, y, solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000)
+    first = jem.fit(model, start, y, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=3000)
     iterates, params = [], start
     for _ in range(4):
         iterates.append([float(params.R[0, 0]), float(params.Q[0, 0])])
@@ -69,7 +69,8 @@ def test_johnson_johnson(x64, cases):
     case, y = load(cases, "ssm_johnson_johnson")
     init, text = case["init"], {k: v.get("published") for k, v in case["expected"].items()}
     A = np.array([[nan, 0, 0, 0], [0, -1, -1, -1], [0, 1, 0, 0], [0, 0, 1, 0]])
-    seasonal = jem.LDS(4, 1, Q=jem.Diagonal(), R=jem.Diagonal(), fixed={"A": A, "C": [[1, 1, 0, 0]], "Q": [nan, nan, 0, 0]})
+    diagonal = jem.covariance.Diagonal()
+    seasonal = jem.LDS(4, 1, Q=diagonal, R=diagonal, fixed={"A": A, "C": [[1, 1, 0, 0]], "Q": [nan, nan, 0, 0]})
     y = jnp.concatenate([jnp.full((1, 1, 1), nan), y], 1)  # the first state is that before the first observation
 
     def params(phi, sd_trend, sd_season, sd_obs):
@@ -85,11 +86,12 @@ def test_johnson_johnson(x64, cases):
     assert quick.converged
     got = {"phi": quick.params.A[0, 0], "sd_trend": quick.params.chol_Q[0, 0], "sd_season": quick.params.chol_Q[1, 0]}
     assert_expected(case, got | {"loglik": quick.log_likelihood})
-    fit = jem.fit(free, start, y, solver=jem.EM(), stop=jem.NeverStop(), max_steps=2000)
+    fit = jem.fit(free, start, y, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=2000)
     assert float(fit.log_likelihood) > case["expected"]["loglik"]["value"] - 0.1
     assert np.nanmin(np.diff(np.asarray(fit.trace))) > -1e-9
     held = jem.Frozen(seasonal, "m0", "chol_P0", "chol_R")
-    fit = jem.fit(held, start._replace(chol_R=jnp.full((1, 1), 1e-6)), y, solver=jem.EM(), stop=jem.NeverStop(), max_steps=2000)
+    start = start._replace(chol_R=jnp.full((1, 1), 1e-6))
+    fit = jem.fit(held, start, y, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=2000)
     got = {"phi": fit.params.A[0, 0], "sd_trend": fit.params.chol_Q[0, 0], "sd_season": fit.params.chol_Q[1, 0]}
     assert_expected(case, got | {"loglik": fit.log_likelihood})
 
@@ -98,9 +100,10 @@ def test_nile_in_float32(cases):
     """The same answer without double precision, from the same start."""
     case, y = load(cases, "ssm_nile")
     init = case["init"]
-    level = jem.LDS(1, 1, Q=jem.Diagonal(), R=jem.Diagonal(), fixed={"A": [[1]], "C": [[1]]})
+    level = jem.LDS(1, 1, Q=jem.covariance.Diagonal(), R=jem.covariance.Diagonal(), fixed={"A": [[1]], "C": [[1]]})
     start = level.params(m0=[init["m1"]], P0=[[init["P1"]]], R=[init["R"]], Q=[init["Q"]])
-    fit = jem.fit(jem.Frozen(level, "m0", "chol_P0"), start, y, solver=jem.EM(), stop=jem.NeverStop(), max_steps=3000)
+    held = jem.Frozen(level, "m0", "chol_P0")
+    fit = jem.fit(held, start, y, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=3000)
     assert fit.log_likelihood.dtype == jnp.float32
     assert abs(float(fit.log_likelihood) / case["expected"]["loglik"]["value"] - 1) < 1e-6
     assert jax.tree.all(jax.tree.map(lambda a: bool(jnp.isfinite(a).all()), fit.params))

@@ -26,7 +26,7 @@ def problem():
 
 def after(model, params, y, steps):
     """Parameters after some EM steps, by name."""
-    fit = jem.fit(model, params, y, solver=jem.EM(), stop=jem.NeverStop(), max_steps=steps)
+    fit = jem.fit(model, params, y, solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=steps)
     return {name: np.asarray(getattr(fit.params, name)) for name in FIELDS}
 
 

@@ -18,7 +18,7 @@ from test_logjoint_cases import load
 
 import jem
 
-SOLVER = jem.GEM(optax.lbfgs, linesearch=None)
+SOLVER = jem.solvers.GEM(optax.lbfgs, linesearch=None)
 TO_THE_END = dataclasses.replace(inspect.signature(jem.fit).parameters["stop"].default, tol=1e-11)
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -59,7 +59,7 @@ def test_gamma_regression(cases, lot, link):
     u, y = columns(case, "u", lot)
     x = {"row": jnp.stack([jnp.ones_like(u), jnp.log(u)], 1), "y": y, "inverse": jnp.full(len(u), link == "inverse")}
     beta = jnp.array([0.02, 0.005] if link == "inverse" else [3.0, 0.0])
-    where = {"beta": jem.Real(), "shape": jem.Positive()}
+    where = {"beta": jem.supports.Real(), "shape": jem.supports.Positive()}
     model = jem.Density(gamma_regression, {"beta": beta, "shape": jnp.array(1.0)}, supports=where)
     got = fit(case, f"{lot}_{link}_loglik", model, x)
     check(case, f"{lot}_{link}_beta", got.params["beta"])
@@ -84,7 +84,7 @@ def test_student_regression(cases, nu):
     given = 0.0 if nu == "_free" else float(nu)
     x = {"row": jnp.concatenate([jnp.ones((len(y), 1)), rows], 1), "y": y, "nu": jnp.full(len(y), given)}
     start = {"beta": jnp.array([-40.0, 0.8, 0.8, -0.1]), "scale": jnp.array(2.0), "nu": jnp.array(3.0)}
-    where = {"beta": jem.Real(), "scale": jem.Positive(), "nu": jem.Positive()}
+    where = {"beta": jem.supports.Real(), "scale": jem.supports.Positive(), "nu": jem.supports.Positive()}
     got = fit(case, f"nu{nu}_loglik", jem.Density(student_regression, start, supports=where), x)
     check(case, f"nu{nu}_beta", got.params["beta"])
     check(case, f"nu{nu}_scale", got.params["scale"])
@@ -107,7 +107,7 @@ def test_beta_binomial(cases, name):
     r, n, group = columns(case, "R", "N", "grp")
     x = {"r": r, "n": n, "group": (group - 1 if name == "by_group" else 0 * group).astype(int)}
     start = {"mu": jnp.full(4, 0.5), "rho": jnp.array(0.5)}
-    got = fit(case, f"{name}_loglik", jem.Density(beta_binomial, start, supports=jem.Interval()), x)
+    got = fit(case, f"{name}_loglik", jem.Density(beta_binomial, start, supports=jem.supports.Interval()), x)
     check(case, f"{name}_mu", got.params["mu"] if name == "by_group" else got.params["mu"][0])
     check(case, f"{name}_rho", got.params["rho"])
 
@@ -152,7 +152,7 @@ def test_survival(cases, law):
     x = {"row": jnp.stack([jnp.ones_like(age), age, rx], 1), "time": time, "dead": dead > 0}
     x["kind"] = jnp.full(len(time), LAWS.index(law))
     start = {"beta": jnp.array([7.0, 0.0, 0.0]), "scale": jnp.array(1.0)}
-    model = jem.Density(log_survival, start, supports={"beta": jem.Real(), "scale": jem.Positive()})
+    model = jem.Density(log_survival, start, supports={"beta": jem.supports.Real(), "scale": jem.supports.Positive()})
     got = fit(case, f"{law}_loglik", model, x)
     check(case, f"{law}_beta", got.params["beta"])
     if law != "exponential":
@@ -180,7 +180,11 @@ def zero_counts(p, u):
 
 def zero_model(num, num_zero):
     start = {"count": jnp.zeros(num), "zero": jnp.zeros(num_zero), "theta": jnp.array(1.0)}
-    return jem.Density(zero_counts, start, supports={"count": jem.Real(), "zero": jem.Real(), "theta": jem.Positive()})
+    return jem.Density(
+        zero_counts,
+        start,
+        supports={"count": jem.supports.Real(), "zero": jem.supports.Real(), "theta": jem.supports.Positive()},
+    )
 
 
 @pytest.mark.parametrize("name", ["zi_poisson", "hurdle_poisson", "zi_negbin", "hurdle_negbin"])
@@ -224,7 +228,7 @@ def von_mises(p, t):
 
 def turtles(kappa, direction):
     start = {"direction": jnp.array(direction), "kappa": jnp.array(kappa)}
-    return jem.Density(von_mises, start, supports={"direction": jem.Real(), "kappa": jem.Positive()})
+    return jem.Density(von_mises, start, supports={"direction": jem.supports.Real(), "kappa": jem.supports.Positive()})
 
 
 def test_turtles(cases):
@@ -243,7 +247,7 @@ def test_two_directions_of_turtles(cases):
     case = load(cases, "vonmises_turtles")
     (degrees,) = columns(case, "deg")
     first = {n: jnp.array(case["init"][f"mixture_{n}"]) for n in ("weights", "mean_direction", "kappa")}
-    start = jem.MixtureParams(first["weights"], {"direction": first["mean_direction"], "kappa": first["kappa"]})
+    start = jem.Mixture.Params(first["weights"], {"direction": first["mean_direction"], "kappa": first["kappa"]})
     got = fit(case, "mixture_loglik", jem.Mixture(turtles(1.0, 0.0), 2), jnp.deg2rad(degrees), start)
     check(case, "mixture_weights", got.params.weights)
     check(case, "mixture_mean_direction", got.params.components["direction"])
@@ -279,8 +283,8 @@ def test_gated_patents(cases):
     case, x, share = patents(cases)
     logits = lambda gate, u: jnp.append(0.0, gate[:, 0] + gate[:, 1] * u[0])
     gate, beta = jnp.array(case["init"]["gated_gate"]), [[-2.6, 1.59], [0.5, 0.88], [1.96, 0.67]]
-    model = jem.Mixture(jem.Density(poisson_regression, jnp.zeros(2)), 3, weights=jem.Gate(logits, gate))
-    start = jem.MixtureParams(gate, jnp.array(beta))
+    model = jem.Mixture(jem.Density(poisson_regression, jnp.zeros(2)), 3, weights=jem.laws.Gate(logits, gate))
+    start = jem.Mixture.Params(gate, jnp.array(beta))
     got = fit(case, "gated_loglik", model, jem.Given(x, share), start)
     check(case, "gated_beta", got.params.components)
     check(case, "gated_gate", got.params.weights)
@@ -294,7 +298,7 @@ def test_two_parabolas(cases):
     case = load(cases, "mixreg_npreg")
     x, y = columns(case, "x", "y")
     start = {"beta": jnp.zeros(3), "sigma": jnp.array(1.0)}
-    leaf = jem.Density(normal_regression, start, supports={"beta": jem.Real(), "sigma": jem.Positive()})
+    leaf = jem.Density(normal_regression, start, supports={"beta": jem.supports.Real(), "sigma": jem.supports.Positive()})
     rows = {"row": jnp.stack([jnp.ones_like(x), x, x**2], 1), "y": y}
     model = jem.Mixture(leaf, 2)
     best = jem.fit_restarts(model, jax.random.key(0), rows, num_restarts=4, solver=SOLVER).best()
@@ -316,8 +320,8 @@ def test_dyestuff(cases):
     case = load(cases, "oneway_dyestuff")
     (y,) = columns(case, "y")
     start = {"mean": jnp.array(1500.0), "between": jnp.array(30.0), "within": jnp.array(30.0)}
-    where = {"mean": jem.Real(), "between": jem.Positive(), "within": jem.Positive()}
-    got = fit(case, "loglik", jem.LogJoint(log_batch, jem.GaussHermite(1, 9), start, supports=where), y.reshape(6, 5))
+    where = {"mean": jem.supports.Real(), "between": jem.supports.Positive(), "within": jem.supports.Positive()}
+    got = fit(case, "loglik", jem.LogJoint(log_batch, jem.spaces.GaussHermite(1, 9), start, supports=where), y.reshape(6, 5))
     check(case, "mean", got.params["mean"])
     check(case, "var_between", got.params["between"] ** 2)
     check(case, "var_within", got.params["within"] ** 2)
@@ -332,7 +336,7 @@ def log_rasch(p, u, z):
 def test_rasch(cases, name):
     case = load(cases, "irt_lsat6")
     y, counts = columns(case, "patterns", "counts")
-    model = jem.LogJoint(log_rasch, jem.GaussHermite(1, 21), {"d": jnp.zeros(5), "slope": jnp.array(0.5)})
+    model = jem.LogJoint(log_rasch, jem.spaces.GaussHermite(1, 21), {"d": jnp.zeros(5), "slope": jnp.array(0.5)})
     got = fit(case, f"{name}_loglik", model, {"y": y, "given": jnp.full(len(y), float(name == "rasch1"))}, weights=counts)
     check(case, f"{name}_intercepts", got.params["d"])
     if name == "rasch":
@@ -353,7 +357,7 @@ def test_apples(cases):
     case = load(cases, "missing_apple")
     x = jnp.asarray(np.array(case["data"]["X"], float))
     start = {"m": jnp.array([15.0, 45.0]), "S": 100 * jnp.eye(2)}
-    where = {"m": jem.Real(), "S": jem.PositiveDefinite()}
+    where = {"m": jem.supports.Real(), "S": jem.supports.PositiveDefinite()}
     got = fit(case, "loglik", jem.Density(log_tree, start, supports=where, nonfinite_ok=True), x)
     check(case, "mean", got.params["m"])
     check(case, "cov", got.params["S"])

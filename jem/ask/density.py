@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jem.asking import asked
+from jem.ask.asking import asked
 from jem.coordinates import constrain, unconstrain
 from jem.data import row_weights
 from jem.engine.score import Target, target
@@ -29,7 +29,7 @@ from jem.node import Data, Node, Params, node, static
 class LogDensity:
     """`log p(x | theta(z)) + log p(theta(z)) + log |d theta / d z|` as a function of free coordinates z.
 
-    A pytree whose leaves are the data: pass it through `jit` as an argument. Made by `jem.log_density`.
+    A pytree whose leaves are the data: pass it through `jit` as an argument. Made by `jem.uncertainty.log_density`.
 
     Attributes:
         posterior: the bound model, its data, and parameters for what is held.
@@ -77,7 +77,7 @@ def log_density(
 
     Example:
         >>> import jem, jax, jax.numpy as jnp
-        >>> density = jem.log_density(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), [[1], [4]], volume=False)
+        >>> density = jem.uncertainty.log_density(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]], volume=False)
         >>> jax.grad(density)(density.initial).rate.tolist()
         [0.0]
     """

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jem.asking import asked as asked_about
+from jem.ask.asking import asked as asked_about
+from jem.ask.information import Oakes
+from jem.ask.polish import InformationStatus, ask, check_status, status_of
+from jem.ask.units import check_units, num_counted
 from jem.data import row_weights, to_units
 from jem.engine.score import flat, level, params_at, target
 from jem.node import Data, Node, Params
-from jem.uncertainty.information import Oakes
-from jem.uncertainty.polish import InformationStatus, ask, check_status, status_of
-from jem.uncertainty.units import check_units, num_counted
 
 _TOGETHER = 32
 
@@ -28,7 +28,7 @@ class Influence(NamedTuple):
         derivatives: the same tree, every leaf with a leading axis N: the change per unit of weight given to a row. Without
             row n the estimate is about `estimate - weights[n] * derivatives[n]`.
         num_flat: number of directions without information, along which the derivative is the shortest.
-        status: int code of `jem.InformationStatus`.
+        status: int code of `jem.uncertainty.InformationStatus`.
     """
 
     estimate: Any
@@ -62,7 +62,7 @@ def influence(
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> found = jem.influence(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), [[1], [4]])
+        >>> found = jem.uncertainty.influence(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]])
         >>> found.derivatives.rate[:, 0].round(2).tolist()  # (x_n - mean) / N
         [-0.75, 0.75]
 
@@ -97,7 +97,7 @@ class LeaveOneOut(NamedTuple):
         total: its sum, weighted: the expected log predictive density of N new rows.
         standard_error: of the total, from the spread over rows.
         num_effective: log-likelihood less total: about the number of parameters where the model is right.
-        status: int code of `jem.InformationStatus`.
+        status: int code of `jem.uncertainty.InformationStatus`.
     """
 
     log_density: Array
@@ -134,8 +134,8 @@ def leave_one_out(node: Node, params: Params, x: Data, weights: Array | None = N
     Example:
         >>> import jem, jax.numpy as jnp
         >>> x = jnp.array([[1.0], [4.0], [2.0], [3.0]])
-        >>> found = jem.leave_one_out(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), x)
-        >>> bool(found.total < jem.log_prob(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), x).sum())
+        >>> found = jem.uncertainty.leave_one_out(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), x)
+        >>> bool(found.total < jem.log_prob(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), x).sum())
         True
 
     Source: Giordano et al. (2019), AISTATS 22; Vehtari, Gelman and Gabry (2017), Stat. Comput. 27, for the summary.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
-from jem.asking import asked, check_drawn, check_no_fit, check_numbers
+from jem.ask.asking import asked, check_drawn, check_no_fit, check_numbers
 from jem.coordinates import num_free
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.engine import step
@@ -112,7 +112,7 @@ def infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
     Example:
         >>> import jem, jax, jax.numpy as jnp
         >>> m = jem.Mixture(jem.Poisson(), 2)
-        >>> p = jem.MixtureParams(jnp.array([0.5, 0.5]), jem.PoissonParams(jnp.array([[1.0], [9.0]])))
+        >>> p = jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Poisson.Params(jnp.array([[1.0], [9.0]])))
         >>> jem.infer(m, p, [[1], [8]])[0].responsibilities.round(2).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
@@ -139,7 +139,7 @@ def e_step(node: Node, params: Params, x: Data, weights: Array | None = None) ->
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> stats, _ = jem.e_step(jem.Poisson(), jem.PoissonParams(jnp.array([1.0])), [[1], [4]])
+        >>> stats, _ = jem.e_step(jem.Poisson(), jem.Poisson.Params(jnp.array([1.0])), [[1], [4]])
         >>> [total.tolist() for total in stats.sums]
         [[5.0]]
     """
@@ -165,7 +165,7 @@ def m_step(node: Node, params: Params, stats: Stats) -> Params:
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> p = jem.PoissonParams(jnp.array([1.0]))
+        >>> p = jem.Poisson.Params(jnp.array([1.0]))
         >>> jem.m_step(jem.Poisson(), p, jem.e_step(jem.Poisson(), p, [[1], [4]])[0]).rate.tolist()
         [2.5]
     """
@@ -191,7 +191,7 @@ def em_step(node: Node, params: Params, x: Data, weights: Array | None = None) -
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> jem.em_step(jem.Poisson(), jem.PoissonParams(jnp.array([1.0])), [[1], [4]])[0].rate.tolist()
+        >>> jem.em_step(jem.Poisson(), jem.Poisson.Params(jnp.array([1.0])), [[1], [4]])[0].rate.tolist()
         [2.5]
     """
     return _em_step(node, *asked(node, params, x, weights))
@@ -267,7 +267,7 @@ def sample(node: Node, key: Array, params: Params, num: int | None = None, *, li
 
     Example:
         >>> import jem, jax, jax.numpy as jnp
-        >>> rates = jem.PoissonParams(jnp.array([2.0]))
+        >>> rates = jem.Poisson.Params(jnp.array([2.0]))
         >>> jem.sample(jem.Poisson(), jax.random.key(0), rates, 5)[1].shape
         (5, 1)
         >>> chain = jem.HMM(jem.Poisson(), 1)
@@ -298,7 +298,7 @@ def _sample_like(node: Node, key: Array, params: Params, like: Data, num: int | 
     return to_rows(node.sample_like(key, params, to_units(like)))
 
 
-def viterbi(node: Node, params: Params, x: Data) -> tuple[Array, Array]:
+def decode(node: Node, params: Params, x: Data) -> tuple[Array, Array]:
     """The most probable states of each sequence.
 
     Args:
@@ -312,12 +312,12 @@ def viterbi(node: Node, params: Params, x: Data) -> tuple[Array, Array]:
     Example:
         >>> import jem, jax
         >>> m, x = jem.HMM(jem.Poisson(), 2), jem.sequences([[[1], [2], [9], [8]]])
-        >>> jem.viterbi(m, jem.init(m, jax.random.key(0), x), x)[0].shape
+        >>> jem.decode(m, jem.init(m, jax.random.key(0), x), x)[0].shape
         (1, 4)
 
     Source: Viterbi (1967).
     """
-    return _ask(node, params, x, "viterbi")
+    return _ask(node, params, x, "decode")
 
 
 def predict(node: Node, params: Params, x: Data, num_steps: int, inputs: Any = None) -> Any:
@@ -328,11 +328,11 @@ def predict(node: Node, params: Params, x: Data, num_steps: int, inputs: Any = N
         params: its parameters.
         x: sequences.
         num_steps: how far ahead.
-        inputs: (S, num_steps, p) those of these steps, for transitions that are `jem.Driven`.
+        inputs: (S, num_steps, p) those of these steps, for transitions that are `jem.laws.Driven`.
 
     Returns:
         For an `HMM` the state probabilities (S, num_steps, K). The predictive density of step h of sequence s is the
-        mixture `jem.MixtureParams(weights=p[s, h], components=params.emission)`. For an `LDS` what `LDS.forecast` returns:
+        mixture `jem.Mixture.Params(weights=p[s, h], components=params.emission)`. For an `LDS` what `LDS.forecast` returns:
         means and covariances of observations and states, and `.interval(level)`.
 
     Example:

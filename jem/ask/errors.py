@@ -10,15 +10,15 @@ import numpy as np
 from jax import Array
 
 from jem import checks
-from jem.asking import asked as asked_about
+from jem.ask.asking import asked as asked_about
+from jem.ask.information import Oakes, check_method
+from jem.ask.polish import Asked, InformationStatus, ask, check_status, status_of
+from jem.ask.room import room_of
 from jem.engine import runaway
 from jem.engine.score import flat, level, natural, params_at
 from jem.engine.step import gradient_fields
 from jem.node import Data, Node, Params
 from jem.settings import check_level, describe
-from jem.uncertainty.information import Oakes, check_method
-from jem.uncertainty.polish import Asked, InformationStatus, ask, check_status, status_of
-from jem.uncertainty.room import room_of
 
 
 class StandardErrors(NamedTuple):
@@ -31,7 +31,7 @@ class StandardErrors(NamedTuple):
             simplex, a symmetric matrix). NaN rows and columns where there is none.
         distance: distance to the maximum of the objective in standard errors.
         num_flat: number of directions in parameter space without information.
-        status: int code of `jem.InformationStatus`.
+        status: int code of `jem.uncertainty.InformationStatus`.
     """
 
     estimate: Any
@@ -78,7 +78,7 @@ def standard_errors(
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> found = jem.standard_errors(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), [[1], [4]]).check()
+        >>> found = jem.standard_errors(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]]).check()
         >>> round(float(found.errors.rate[0]), 3)  # sqrt(2.5 / 2)
         1.118
     """
@@ -112,8 +112,8 @@ def delta_method(
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> p = jem.PoissonParams(jnp.array([2.5]))
-        >>> never = jem.delta_method(lambda p: jnp.exp(-p.rate[0]), jem.Poisson(), p, [[1], [4]])
+        >>> p = jem.Poisson.Params(jnp.array([2.5]))
+        >>> never = jem.uncertainty.delta_method(lambda p: jnp.exp(-p.rate[0]), jem.Poisson(), p, [[1], [4]])
         >>> round(float(never.errors), 3)  # exp(-2.5) sqrt(2.5 / 2)
         0.092
 

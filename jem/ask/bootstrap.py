@@ -8,83 +8,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem import checks
-from jem.asking import asked
-from jem.data import row_weights, to_rows, to_units, used_rows
+from jem.ask.align import align, labelled_part, memberships
+from jem.ask.asking import asked
+from jem.ask.resample import Weights
+from jem.ask.units import check_units, num_counted
+from jem.data import row_weights, to_units, used_rows
 from jem.engine.accelerate import Anderson
 from jem.engine.result import Status
 from jem.engine.stop import Remaining
 from jem.fit import fit
-from jem.node import Data, Node, Params, node
+from jem.node import Data, Node, Params
 from jem.settings import check_level
-from jem.uncertainty.align import align, labelled_part, memberships
-from jem.uncertainty.units import check_units, num_counted
-
-
-@node
-class Parametric:
-    """Replicates drawn from the fitted model, like the data: as many rows, or sequences of their lengths, inputs and gaps.
-
-    Raises:
-        ValueError: with weights; rows that stand for many must be repeated.
-        TypeError: a model that cannot draw.
-
-    Source: Efron (1979), Ann. Statist. 7.
-    """
-
-    def draw(self, key: Array, model: Node, params: Params, x: Data, weights: Array | None) -> tuple[Data, Array]:
-        """Data and weights of one replicate."""
-        if weights is not None:
-            raise ValueError("Parametric: cannot draw rows with weights; repeat the rows, or use jem.BayesianWeights()")
-        return to_rows(model.sample_like(key, params, to_units(x))[1]), row_weights(x, None)
-
-
-@node
-class Multinomial:
-    """Replicates of rows drawn with replacement: weights are counts. The usual nonparametric bootstrap.
-
-    Raises:
-        ValueError: with weights, as rows that stand for many must be repeated; a single row, as one sequence.
-
-    Source: Efron (1979), Ann. Statist. 7.
-    """
-
-    @property
-    def by_units(self) -> bool:
-        """Whether it rests on units that are independent of each other, and so on more than one."""
-        return True
-
-    def draw(self, key: Array, model: Node, params: Params, x: Data, weights: Array | None) -> tuple[Data, Array]:
-        """Data and weights of one replicate."""
-        if weights is not None:
-            raise ValueError("Multinomial: cannot draw rows with weights; repeat the rows, or use jem.BayesianWeights()")
-        counts = row_weights(x, None)
-        num = counts.shape[0]
-        return x, jnp.zeros_like(counts).at[jax.random.randint(key, (num,), 0, num)].add(1)
-
-
-@node
-class BayesianWeights:
-    """Replicates of weights drawn from a Dirichlet distribution (the Bayesian bootstrap): no row is ever lost.
-
-    `w* = W Dirichlet(w_1, ..., w_N)`, W the sum of the weights w: for whole-number weights the law of the repeated rows.
-
-    Raises:
-        ValueError: a single row, as one sequence.
-
-    Source: Rubin (1981), Ann. Statist. 9.
-    """
-
-    @property
-    def by_units(self) -> bool:
-        """Whether it rests on units that are independent of each other, and so on more than one."""
-        return True
-
-    def draw(self, key: Array, model: Node, params: Params, x: Data, weights: Array | None) -> tuple[Data, Array]:
-        """Data and weights of one replicate."""
-        weights = row_weights(x, weights)
-        share = jax.random.gamma(key, jnp.where(weights > 0, weights, 1))
-        share = jnp.where(weights > 0, share, 0)
-        return x, jnp.sum(weights) * share / jnp.sum(share)
 
 
 class Bootstrap(NamedTuple):
@@ -130,7 +64,7 @@ def bootstrap(
     weights: Array | None = None,
     *,
     num_replicates: int,
-    replicates: Any = BayesianWeights(),  # noqa: B008
+    replicates: Any = Weights(),  # noqa: B008
     solver: Any = Anderson(),  # noqa: B008
     stop: Any = Remaining(),  # noqa: B008
     max_steps: int = 1000,
@@ -148,7 +82,7 @@ def bootstrap(
         x: data with N rows.
         weights: (N,) or None.
         num_replicates: B.
-        replicates: how they are made: `jem.BayesianWeights()`, `jem.Multinomial()` or `jem.Parametric()`.
+        replicates: how they are made, one of `jem.uncertainty.resample`: `Weights()`, `Rows()` or `FromModel()`.
         solver: as for `fit`.
         stop: as for `fit`.
         max_steps: as for `fit`.
@@ -163,7 +97,7 @@ def bootstrap(
 
     Example:
         >>> import jax, jem, jax.numpy as jnp
-        >>> p = jem.PoissonParams(jnp.array([2.5]))
+        >>> p = jem.Poisson.Params(jnp.array([2.5]))
         >>> found = jem.bootstrap(jem.Poisson(), jax.random.key(0), p, [[1], [4], [2], [3]], num_replicates=50)
         >>> found.params.rate.shape
         (50, 1)
@@ -172,7 +106,7 @@ def bootstrap(
     checks.check_positive_int(num_replicates, "num_replicates")
     params, x, weights = asked(node, params, x, weights)
     if getattr(replicates, "by_units", False):
-        check_units(type(replicates).__name__, x, weights, "replicates=jem.Parametric()")
+        check_units(type(replicates).__name__, x, weights, "replicates=jem.uncertainty.resample.FromModel()")
     if batch_size is None:  # together all wait for the slowest, which pays on an accelerator only
         batch_size = 1 if jax.default_backend() == "cpu" else num_replicates
     checks.check_positive_int(batch_size, "batch_size")

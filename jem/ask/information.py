@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem.asking import asked as asked_about
+from jem.ask.asking import asked as asked_about
+from jem.ask.polish import Parts, ask, check_status, status_of
+from jem.ask.units import check_units, num_counted
 from jem.coordinates import ravel
 from jem.data import without_labels
+from jem.documented import Documented
 from jem.engine.score import Target, columns, complete_information, level, observed_information, params_at
 from jem.engine.stream import fold
 from jem.kernels.spectral import eigh
 from jem.node import Data, Node, Params, has_local_q, node
 from jem.parts import Frozen
-from jem.uncertainty.polish import Parts, ask, check_status, status_of
-from jem.uncertainty.units import check_units, num_counted
 
 
 class Information(NamedTuple):
@@ -30,7 +31,7 @@ class Information(NamedTuple):
         score: (n,) gradient of the objective; zero at a maximum.
         distance: `sqrt(score^T I^+ score)`: how far the parameters are from the maximum, in standard errors.
         num_flat: number of directions without information.
-        status: int code of `jem.InformationStatus`; BOUNDARY is only known to `jem.standard_errors`.
+        status: int code of `jem.uncertainty.InformationStatus`; BOUNDARY is only known to `jem.standard_errors`.
     """
 
     matrix: Array
@@ -59,7 +60,7 @@ def _rate(complete: Array, missing: Array) -> Array:
     return eigh(root.T @ missing @ root)[0][-1]
 
 
-class Method:
+class Method(Documented):
     """A route to the information at coordinates z of a bound model laid out with its data."""
 
     @property
@@ -80,7 +81,7 @@ class Oakes(Method):
 
     Example:
         >>> import jem
-        >>> jem.Oakes()
+        >>> jem.uncertainty.Oakes()
         Oakes()
 
     Source: Oakes (1999), JRSS B 61.
@@ -115,7 +116,7 @@ class Louis(Method):
     For a mixture at the top of a model: `l_c` is the log-density of a unit together with its component.
 
     Raises:
-        TypeError: another model; `jem.Oakes()` does the same for all.
+        TypeError: another model; `jem.uncertainty.Oakes()` does the same for all.
 
     Source: Louis (1982), JRSS B 44.
     """
@@ -126,7 +127,7 @@ class Louis(Method):
 
         def joint(z: Array, x: Any) -> Array:
             if without_labels(x)[1] is not None:
-                raise TypeError("Louis: rows with known labels are not summed over; use jem.Oakes()")
+                raise TypeError("Louis: rows with known labels are not summed over; use jem.uncertainty.Oakes()")
             return log_joint(params_at(t, z), x)[1]
 
         def chunk(x: Any, w: Array) -> tuple[Array, Array]:
@@ -143,7 +144,7 @@ class Louis(Method):
 
 
 @node
-class SEM(Method):
+class SupplementedEM(Method):
     """Observed information from the EM map M: `I = I_c (1 - J)`, J its Jacobian; supplemented EM with an exact J.
 
     Raises:
@@ -155,7 +156,7 @@ class SEM(Method):
     def parts(self, t: Target, z: Array) -> Parts:
         """Complete-data information and the Jacobian of one EM step."""
         if has_local_q(t.model) and not _has_map(t.model):
-            raise TypeError("SEM: needs an M-step in closed form; use jem.Oakes()")
+            raise TypeError("SupplementedEM: needs an M-step in closed form; use jem.uncertainty.Oakes()")
         push = lambda d: jax.jvp(lambda z: em_map(t, z), (z,), (d,))[1]
         jacobian = columns(push, z.shape[0], z.dtype)
         matrix = complete_information(t, z, level(t, z).stats) @ (jnp.eye(z.shape[0], dtype=z.dtype) - jacobian)
@@ -234,14 +235,16 @@ def _log_joint(model: Any) -> Callable[[Params, Data], Any]:
     while isinstance(model, Frozen):
         model = model.child
     if not hasattr(model, "log_joint"):
-        raise TypeError(f"Louis: needs a mixture at the top of the model; got {type(model).__name__}; use jem.Oakes()")
+        name = type(model).__name__
+        raise TypeError(f"Louis: needs a mixture at the top of the model; got {name}; use jem.uncertainty.Oakes()")
     return model.log_joint
 
 
 def check_method(method: Any, x: Data, weights: Array | None) -> None:
     """A route that rests on independent units needs more than one."""
     if method.by_units:
-        check_units(type(method).__name__, x, weights, "jem.Oakes(), or replicates of jem.Parametric()")
+        instead = "jem.uncertainty.Oakes(), or replicates of jem.uncertainty.resample.FromModel()"
+        check_units(type(method).__name__, x, weights, instead)
 
 
 def information(
@@ -254,8 +257,8 @@ def information(
         params: parameters at the maximum of the objective: a fit to a small tolerance.
         x: data with N rows.
         weights: (N,) or None.
-        method: the route: `jem.Oakes()`, `jem.Hessian()`, `jem.Louis()`, `jem.SEM()`, `jem.OPG()` or `jem.Sandwich()`. At
-            a maximum the first four agree.
+        method: one of `jem.uncertainty`: `Oakes()`, `Hessian()`, `Louis()`, `SupplementedEM()`, `OPG()` or `Sandwich()`.
+            At a maximum the first four agree.
 
     Returns:
         An `Information`; its rows are in the order of the leaves of `jem.unconstrain(node, params)`.
@@ -265,8 +268,9 @@ def information(
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> rate = jem.PoissonParams(jnp.array([2.5]))
-        >>> jem.information(jem.Poisson(), rate, [[1], [4]]).matrix.round(4).tolist()  # of log rate: the sum of the counts
+        >>> rate = jem.Poisson.Params(jnp.array([2.5]))
+        >>> found = jem.uncertainty.information(jem.Poisson(), rate, [[1], [4]])
+        >>> found.matrix.round(4).tolist()  # of log rate: the sum of the counts
         [[5.0]]
     """
     params, x, weights = asked_about(node, params, x, weights)

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jem.asking import asked as asked_about
+from jem.ask.asking import asked as asked_about
+from jem.ask.errors import judged
+from jem.ask.information import Oakes
+from jem.ask.polish import InformationStatus, ask, check_status
 from jem.engine.score import Curvature, Target, level, observed_information, params_at
 from jem.kernels.spectral import least_squares
 from jem.node import Data, Node, Params
 from jem.settings import check_level
-from jem.uncertainty.errors import judged
-from jem.uncertainty.information import Oakes
-from jem.uncertainty.polish import InformationStatus, ask, check_status
 
 _STEPS = 60
 _NOWHERE = (InformationStatus.NOT_AT_MAXIMUM, InformationStatus.NONFINITE)  # from which no interval starts
@@ -32,7 +32,7 @@ class ProfileInterval(NamedTuple):
         found: (2,) bool. An end is not found where the profile does not fall far enough before the edge of the domain, and
             neither is where the parameters are not at a maximum.
         params: parameters at both ends, leading axis 2.
-        status: int code of `jem.InformationStatus` at the parameters given.
+        status: int code of `jem.uncertainty.InformationStatus` at the parameters given.
     """
 
     estimate: Array
@@ -74,8 +74,8 @@ def profile_interval(
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> p = jem.PoissonParams(jnp.array([2.5]))
-        >>> ends = jem.profile_interval(lambda p: p.rate[0], jem.Poisson(), p, [[1], [4]])
+        >>> p = jem.Poisson.Params(jnp.array([2.5]))
+        >>> ends = jem.uncertainty.profile_interval(lambda p: p.rate[0], jem.Poisson(), p, [[1], [4]])
         >>> round(float(ends.low), 2), round(float(ends.high), 2)
         (0.9, 5.37)
 

@@ -10,13 +10,13 @@ import numpy as np
 from jax import Array, lax
 
 from jem import checks
+from jem.ask.resample import FromModel
 from jem.data import row_weights, to_units
 from jem.engine.accelerate import Anderson
 from jem.engine.result import FitError, Status
 from jem.engine.stop import Remaining
 from jem.fit import checked, fit_restarts
 from jem.node import Data, Node
-from jem.uncertainty.bootstrap import Parametric
 
 _SLACK = 0.02  # of a statistic: 0.01 nats, some ten times what a fit leaves
 
@@ -53,7 +53,7 @@ class LikelihoodRatioTest(NamedTuple):
         replicates: (B,) statistics of data drawn from the null model; NaN where a fit failed.
         null: the null fit's parameters.
         alternative: the alternative's.
-        status: int code of `jem.TestStatus`.
+        status: int code of `jem.uncertainty.TestStatus`.
     """
 
     statistic: Array
@@ -110,7 +110,7 @@ def likelihood_ratio_test(
     Example:
         >>> import jax, jem
         >>> x = [[1], [2], [1], [9], [8], [9], [2], [8]]
-        >>> test = jem.likelihood_ratio_test(
+        >>> test = jem.uncertainty.likelihood_ratio_test(
         ...     jem.Poisson(), jem.Mixture(jem.Poisson(), 2), jax.random.key(0), x, num_replicates=19, num_restarts=2)
         >>> bool(test.p_value <= 0.1)
         True
@@ -142,7 +142,7 @@ def _test(
 
     def one(key: Array) -> Array:
         draw_key, fit_key = jax.random.split(key)
-        drawn, _ = Parametric().draw(draw_key, bound, small.params, x, None)
+        drawn, _ = FromModel().draw(draw_key, bound, small.params, x, None)
         a, b = fits(fit_key, drawn)
         return jnp.where(_failed(a) | _failed(b), jnp.nan, 2 * (b.log_likelihood - a.log_likelihood))
 

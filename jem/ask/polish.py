@@ -9,10 +9,10 @@ import numpy as np
 from jax import Array, lax
 
 from jem import tree
+from jem.ask.room import room_of
 from jem.engine.result import FitError
 from jem.engine.score import Curvature, Target, complete_information, level, natural, start_of, take_apart, target
 from jem.node import Data, Node, Params
-from jem.uncertainty.room import room_of
 
 FAR = 0.15  # standard errors that parameters may be off a maximum: 0.01 nats below it, some ten times what a fit leaves
 _MANY = 40  # Newton steps at most
@@ -38,7 +38,7 @@ _PROSE = {
     InformationStatus.REGULAR: "the parameters are at a maximum inside of their domain and the data identify all of them",
     InformationStatus.BOUNDARY: (
         "some parameters are at, or on their way to, the edge of their domain (a probability or a variance of zero), where no "
-        "standard error exists: theirs is NaN; use jem.profile_interval or jem.bootstrap"
+        "standard error exists: theirs is NaN; use jem.uncertainty.profile_interval or jem.bootstrap"
     ),
     InformationStatus.SINGULAR: (
         "there are directions the data say nothing about (equal or empty components, rotations, too many parameters): "
@@ -46,7 +46,7 @@ _PROSE = {
     ),
     InformationStatus.NOT_AT_MAXIMUM: (
         "the parameters are not at a maximum of the objective, or at a saddle point: fit to a smaller tolerance first, "
-        "stop=jem.Remaining(1e-6)"
+        "stop=jem.stop.Remaining(1e-6)"
     ),
     InformationStatus.NONFINITE: "the information is not finite; look for parameters on the edge of their domain",
 }

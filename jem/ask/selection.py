@@ -9,12 +9,12 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import xlogy
 
-from jem.asking import asked
+from jem.ask.asking import asked
+from jem.ask.densities import e_step_of, num_parameters
 from jem.data import row_weights, to_units, used_rows
 from jem.engine.result import Fit, Status
 from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
 from jem.fit import fit_restarts
-from jem.inference import e_step_of, num_parameters
 from jem.node import Data, Node, Params
 from jem.reading import as_arrays
 
@@ -30,7 +30,7 @@ def aic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> jem.aic(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), [[1], [4]]).shape
+        >>> jem.aic(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]]).shape
         ()
 
     Source: Akaike (1974).
@@ -52,7 +52,7 @@ def bic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> jem.bic(jem.Poisson(), jem.PoissonParams(jnp.array([2.5])), [[1], [4]]).shape
+        >>> jem.bic(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]]).shape
         ()
 
     Source: Schwarz (1978).

@@ -15,6 +15,7 @@ from jem import spaces as spaces
 from jem import starts as starts
 from jem import stop as stop
 from jem import supports as supports
+from jem import testing as testing
 from jem import uncertainty as uncertainty
 from jem.ask.bootstrap import bootstrap as bootstrap
 from jem.ask.densities import bind as bind

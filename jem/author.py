@@ -4,7 +4,9 @@ from jem.composite import Composite as Composite
 from jem.composite import Wrapper as Wrapper
 from jem.engine.restarts import Schedule as Schedule
 from jem.engine.step import Around as Around
+from jem.engine.step import EStep as EStep
 from jem.engine.step import Evaluated as Evaluated
+from jem.engine.step import Proposal as Proposal
 from jem.engine.step import Solver as Solver
 from jem.engine.stop import Progress as Progress
 from jem.engine.stop import Rule as Rule

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jem import checks
+from jem import checks, tree
 from jem.coordinates import as_start, check_values
 from jem.data import inputs_within, row_weights, to_units, used_rows
 from jem.engine import runaway
@@ -22,7 +22,7 @@ from jem.engine.loop import Lane, Problem, summary
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit
 from jem.engine.stop import Remaining
-from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
+from jem.engine.stream import chunk_size, fold, lay_out, of_one_chunk, unit_bytes
 from jem.node import Data, Node, Params
 from jem.parts import not_given
 from jem.reading import as_array, as_arrays
@@ -336,8 +336,12 @@ def _lanes(
     starts, numbers = start
     num = jax.tree.leaves(starts)[0].shape[0]
     one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape[1:], p.dtype), starts)
-    chunk = lambda x, w: solver.chunk(model, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), one), x, w)  # noqa: E731
-    per_unit = unit_bytes(chunk, x, weights)
+
+    def e_step(x: Data, weights: Array) -> Any:
+        params, total = tree.zeros_like(one), of_one_chunk(x, weights)
+        return solver.e_step(model, params, total, solver.init(model, params, total, numbers[0])[1])
+
+    per_unit = unit_bytes(e_step, x, weights)
     together = min(num, slots or default_slots(per_unit * weights.shape[0], num))
     data = lay_out(x, weights, chunk_size(per_unit * together, weights.shape[0]))
     reduce: Callable[[Any], Any] = (lambda t: t) if axis is None else (lambda t: lax.psum(t, axis))

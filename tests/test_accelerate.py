@@ -112,15 +112,17 @@ class Timid(Accelerator):
 
     solver: Any = EM()
 
-    def init(self, model, params):
-        return jem.solvers.SQUAREM().init(model, params)
+    def init(self, model, params, total, lane):
+        return jem.solvers.SQUAREM().init(model, params, total, lane)
 
     def step(self, model, seen, state):
-        image, inner = self.solver.step(model, seen, state.inner)
+        proposal, inner = self.solver.step(model, seen, state.inner)
+        image = proposal.candidate
         nearby = jax.tree.map(lambda p, q: p + 1e-12 * (q - p), seen.params, image)
         go = (state.plain > 0) & ~seen.close
         candidate = jax.tree.map(lambda p, q: jnp.where(go, p, q), nearby, image)
-        return candidate, state._replace(inner=inner, image=image, plain=jnp.where(go, 0, 1))
+        plain = jnp.where(go, 0, 1)
+        return proposal._replace(candidate=candidate, plain=plain, retries=go), state._replace(inner=inner, plain=plain)
 
 
 def test_a_small_gain_of_an_extrapolated_step_is_not_convergence(x64):
@@ -144,18 +146,20 @@ class Wild(Accelerator):
 
     solver: Any = EM()
 
-    def init(self, model, params):
-        return jem.solvers.SQUAREM().init(model, params)
+    def init(self, model, params, total, lane):
+        return jem.solvers.SQUAREM().init(model, params, total, lane)
 
     def step(self, model, seen, state):
-        image, inner = self.solver.step(model, seen, state.inner)
+        proposal, inner = self.solver.step(model, seen, state.inner)
+        image, known = proposal.candidate, state.ahead.candidate
         back = (state.plain == 0) & ~seen.accepted
         go = (state.plain > 0) & ~seen.close
         far = jax.tree.map(lambda p, q: p + 1e3 * (q - p), seen.params, image)
-        candidate = jax.tree.map(lambda f, i, b: jnp.where(go, f, jnp.where(back, b, i)), far, image, state.image)
-        image = jax.tree.map(lambda i, b: jnp.where(back, b, i), image, state.image)
-        refused = state.refused + back
-        return candidate, state._replace(inner=inner, image=image, plain=jnp.where(go, 0, 1), refused=refused)
+        image = jax.tree.map(lambda i, b: jnp.where(back, b, i), image, known)
+        candidate = jax.tree.map(lambda f, i: jnp.where(go, f, i), far, image)
+        plain, ahead = jnp.where(go, 0, 1), state.ahead._replace(candidate=image)
+        proposal = proposal._replace(candidate=candidate, image=image, plain=plain, retries=go)
+        return proposal, state._replace(inner=inner, ahead=ahead, plain=plain)
 
 
 def test_refused_steps_are_counted_and_are_not_convergence(x64):

@@ -8,7 +8,8 @@ from jax import Array
 from jem import tree
 from jem.coordinates import ravel, unravel
 from jem.engine.path import Path, ages, begin
-from jem.engine.step import EM, Around, Evaluated, Standing
+from jem.engine.step import EM, GAINS, Around, Evaluated, Proposal, carried
+from jem.engine.stream import Total
 from jem.kernels.linalg import diagonal, solve_symmetric
 from jem.node import Node, Params, node, setting, static
 from jem.settings import number, whole
@@ -18,42 +19,47 @@ _PIVOT = 0.01  # least pivot of a curvature matrix of unit diagonal
 
 
 class Accelerator(Around):
-    """What accelerators share: only extrapolated steps are taken back. Their state has `image`, `plain` and `refused` too."""
+    """What accelerators share: only extrapolated steps are taken back, and the inner solver's step follows."""
 
     @property
-    def shows_rate(self) -> bool:
-        """False: an accelerated path is not EM's."""
-        return False
+    def traits(self) -> frozenset[str]:
+        """The inner solver's, but for GAINS: an accelerated path is not EM's."""
+        return self.solver.traits - {GAINS}
 
-    def standing(self, state: Any, objective: Array) -> Standing:
-        """The inner solver's, with the extrapolated steps told apart."""
-        inner = self.solver.standing(state.inner, objective)
-        return inner._replace(plain=jnp.minimum(state.plain, inner.plain))
 
-    def image(self, candidate: Params, state: Any) -> Params:
-        """The inner solver's step, whether it was taken or not."""
-        return state.image
+class Ahead(NamedTuple):
+    """The inner solver's step from the point accepted last, to fall back on, and the plain steps in a row that led to it."""
 
-    def retries(self, state: Any) -> Array:
-        """After an extrapolated step the plain one follows."""
-        return (state.plain == 0) | self.solver.retries(state.inner)
+    candidate: Params
+    plain: Array
 
-    def refusals(self, state: Any) -> Array:
-        """Extrapolated steps taken back, and the inner solver's."""
-        return state.refused + self.solver.refusals(state.inner)
+
+def _ahead(proposal: Proposal) -> Ahead:
+    return Ahead(proposal.candidate, jnp.asarray(proposal.plain, jnp.int32))
+
+
+def _told_apart(ahead: Proposal, plain: Array, **changes: Any) -> Proposal:
+    """The inner solver's proposal after so many plain steps of the accelerator: after none of them it may be taken back."""
+    return ahead._replace(plain=jnp.minimum(plain, ahead.plain), retries=(plain == 0) | ahead.retries, **changes)
+
+
+def _choose(back: Array, seen: Evaluated, ahead: Ahead, proposal: Proposal) -> Proposal:
+    """The plain step from the point accepted last where the extrapolated one is taken back, else the proposal."""
+    plain = jnp.minimum(ahead.plain, 1)
+    known = seen.proposal._replace(candidate=ahead.candidate, plain=plain, retries=False, refused=0)
+    return tree.where(back, *(carried(p, seen.kept.dtype) for p in (known, proposal)))
 
 
 class AndersonState(NamedTuple):
     """The inner solver's state, and what is known of the steps beside the path of the loop, `Evaluated.path`."""
 
     inner: Any
-    image: Params  # the plain step from the point accepted last
+    ahead: Ahead
     residual: Array  # M(x) - x there, (n,)
     residuals: Array  # its last differences, in a ring of their own, (m, n)
     length: Array  # rows in use
     damping: Array
     plain: Array  # plain steps in a row that led to the candidate
-    refused: Array
 
 
 @node
@@ -99,29 +105,29 @@ class Anderson(Accelerator):
     damping: Any = setting(default=1e-2, must=number(above=0.0))
     relax: Any = setting(default=10.0, must=number(above=1.0))
 
-    def init(self, model: Node, params: Params) -> AndersonState:
-        """An empty history."""
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, AndersonState]:
+        """The start, with an empty history."""
+        start, inner = self.solver.init(model, params, total, lane)
         path = begin(model, params, self.memory)
         place = jnp.zeros(0) if path is None else path.last.place
         count = jnp.array(0, jnp.int32)
-        return AndersonState(
-            inner=self.solver.init(model, params),
-            image=params,
+        return start._replace(plain=1), AndersonState(
+            inner=inner,
+            ahead=Ahead(params, count),
             residual=place,
             residuals=jnp.zeros((self._rows(place), place.shape[0]), place.dtype),
             length=count - 1,  # the first point makes no difference
             damping=jnp.asarray(self.damping, place.dtype),
             plain=count + 1,
-            refused=count,
         )
 
-    def step(self, model: Node, seen: Evaluated, state: AndersonState) -> tuple[Params, AndersonState]:
+    def step(self, model: Node, seen: Evaluated, state: AndersonState) -> tuple[Proposal, AndersonState]:
         """The extrapolated step, or the plain one after a refusal and where the stopping rule waits for one."""
-        steady = self.solver.standing(state.inner, seen.objective).floor > -jnp.inf
-        bold = state.plain == 0
-        image, inner = self.solver.step(model, seen, state.inner)
+        steady, bold = seen.proposal.floor > -jnp.inf, state.plain == 0
+        proposal, inner = self.solver.step(model, seen, state.inner)
+        image = proposal.candidate
         if seen.path is None or seen.point is None:  # no coordinates to extrapolate in
-            return image, state._replace(inner=inner, image=image)
+            return proposal, state._replace(inner=inner)
         place = seen.point.place
         residual = ravel(model, image) - place
         usable = seen.accepted & tree.all_finite((seen.point, residual))
@@ -135,14 +141,15 @@ class Anderson(Accelerator):
         go = usable & steady & ~seen.close & (new.length > 0) & jnp.all(jnp.isfinite(ahead))
         plain = jnp.where(go, 0, jnp.minimum(state.plain + 1, 2))
         candidate = tree.where(go, unravel(model, ahead, image), image)
-        new = new._replace(inner=inner, image=image, damping=eased, plain=plain)
+        new = new._replace(inner=inner, ahead=_ahead(proposal), damping=eased, plain=plain)
         back = state._replace(
             length=jnp.zeros_like(state.length),
             damping=jnp.minimum(state.damping * self.relax**2, _STIFF),
             plain=jnp.ones_like(state.plain),
-            refused=state.refused + 1,
         )
-        return tree.where(bold & ~seen.accepted, (state.image, back), (candidate, new))
+        refused = bold & ~seen.accepted
+        proposal = _told_apart(proposal, plain, candidate=candidate)
+        return _choose(refused, seen, state.ahead, proposal), tree.where(refused, back, new)
 
     def _remember(self, seen: Evaluated, state: AndersonState, residual: Array, usable: Array) -> AndersonState:
         """The state with the residual's last difference beside the path's last row."""
@@ -179,12 +186,11 @@ class SquaremState(NamedTuple):
     inner: Any
     point: Array  # (n,)
     residual: Array  # (n,)
-    image: Params
+    ahead: Ahead
     turn: Array  # what is evaluated: 0, 1 the cycle's plain points, 2 the extrapolated one, 3 the plain step from a worse one
     longest: Array
     stride: Array  # a of the extrapolated point
     plain: Array
-    refused: Array
 
 
 @node
@@ -216,29 +222,30 @@ class SQUAREM(Accelerator):
     solver: Any = EM()
     growth: Any = setting(default=4.0, must=number(above=0.0))
 
-    def init(self, model: Node, params: Params) -> SquaremState:
-        """The first point of the first cycle."""
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, SquaremState]:
+        """The start, the first point of the first cycle."""
+        start, inner = self.solver.init(model, params, total, lane)
         path = begin(model, params, 0)
         point = jnp.zeros(0) if path is None else path.last.place
         count, one = jnp.array(0, jnp.int32), jnp.ones((), point.dtype)
-        return SquaremState(
-            inner=self.solver.init(model, params),
+        return start._replace(plain=1), SquaremState(
+            inner=inner,
             point=point,
             residual=jnp.zeros_like(point),
-            image=params,
+            ahead=Ahead(params, count),
             turn=count,
             longest=one,
             stride=one,
             plain=count + 1,
-            refused=count,
         )
 
-    def step(self, model: Node, seen: Evaluated, state: SquaremState) -> tuple[Params, SquaremState]:
+    def step(self, model: Node, seen: Evaluated, state: SquaremState) -> tuple[Proposal, SquaremState]:
         """A plain step, or after two of them the extrapolated one."""
-        steady = self.solver.standing(state.inner, seen.objective).floor > -jnp.inf
-        image, inner = self.solver.step(model, seen, state.inner)
+        steady = seen.proposal.floor > -jnp.inf
+        proposal, inner = self.solver.step(model, seen, state.inner)
+        image = proposal.candidate
         if seen.path is None:  # no coordinates to extrapolate in
-            return image, state._replace(inner=inner, image=image)
+            return proposal, state._replace(inner=inner)
         point = ravel(model, seen.params)
         residual = ravel(model, image) - point
         worse = (state.turn >= 2) & ~seen.accepted
@@ -252,20 +259,25 @@ class SQUAREM(Accelerator):
         a = jnp.clip(wanted, 1, state.longest)
         ahead = state.point + 2 * a * state.residual + a * a * change
         go = second & ~seen.close & (a > 1) & (bend > 0) & jnp.all(jnp.isfinite(ahead))
-        candidate = tree.where(back, state.image, tree.where(go, unravel(model, ahead, image), image))
         bolder = jnp.where(
             state.turn >= 2, seen.accepted & (state.stride >= state.longest), second & ~go & (a >= state.longest)
         )
         longest = jnp.where(bolder, state.longest * self.growth, state.longest)
         turn = jnp.where(go, 2, jnp.where(again, 3, jnp.where((state.turn == 0) & seen.accepted & ~back, 1, 0)))
-        return candidate, SquaremState(
+        plain = jnp.where(go | again, 0, jnp.where(state.turn >= 2, 1, jnp.minimum(state.plain + 1, 2)))
+        told = _told_apart(
+            proposal,
+            plain,
+            candidate=tree.where(go, unravel(model, ahead, image), image),
+            image=tree.where(worse, seen.proposal.image, proposal.image),
+        )
+        return _choose(back, seen, state.ahead, told), SquaremState(
             inner=inner,
             point=jnp.where(second, state.point, point),
             residual=jnp.where(second, state.residual, residual),
-            image=tree.where(worse, state.image, image),
+            ahead=tree.where(worse, state.ahead, _ahead(proposal)),
             turn=turn.astype(jnp.int32),
             longest=jnp.where(back & (state.stride >= longest), jnp.maximum(longest / self.growth, 1), longest),
             stride=jnp.where(go, a, state.stride),
-            plain=jnp.where(go | again, 0, jnp.where(state.turn >= 2, 1, jnp.minimum(state.plain + 1, 2))),
-            refused=state.refused + worse,
+            plain=plain,
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.engine.assigned import Numbered, step_key
-from jem.engine.step import EM, Around, EStep, Evaluated, Inner, Standing
+from jem.engine.step import EM, STATIONARY, Around, EStep, Evaluated, Inner, Proposal
 from jem.engine.stream import Total
 from jem.node import Node, Params, Stats, node, setting, static
 from jem.settings import number, whole
@@ -50,21 +50,21 @@ class Variational(Around):
     solver: Any = EM()
 
     @property
-    def stationary(self) -> bool:
-        """The bound is stationary, not the objective."""
-        return False
-
-    def chunk(self, model: Node, params: Params, x: Any, weights: Array) -> tuple[Stats, Array, Array]:
-        """Statistics, log-likelihood and bound of one chunk."""
-        q, bound = self.posterior(model, params, x)
-        if bound.shape != weights.shape:
-            raise ValueError(f"Variational: posterior must give one bound a unit, shape {weights.shape}; got {bound.shape}")
-        known = jnp.sum(weights * model.infer(params, x)[1]) if self.exact else jnp.full((), jnp.nan, weights.dtype)
-        return model.expect(params, q, x, weights), known, jnp.sum(weights * bound)
+    def traits(self) -> frozenset[str]:
+        """The inner solver's, but for STATIONARY: the bound is stationary, not the objective."""
+        return self.solver.traits - {STATIONARY}
 
     def e_step(self, model: Node, params: Params, total: Total, state: Inner) -> EStep:
-        """What `posterior` gives."""
-        return EStep(*total(lambda x, weights: self.chunk(model, params, x, weights)))
+        """What `posterior` gives: statistics, log-likelihood and bound."""
+
+        def chunk(x: Any, weights: Array) -> tuple[Stats, Array, Array]:
+            q, bound = self.posterior(model, params, x)
+            if bound.shape != weights.shape:
+                raise ValueError(f"Variational: posterior must give one bound a unit, shape {weights.shape}; got {bound.shape}")
+            known = jnp.sum(weights * model.infer(params, x)[1]) if self.exact else jnp.full((), jnp.nan, weights.dtype)
+            return model.expect(params, q, x, weights), known, jnp.sum(weights * bound)
+
+        return EStep(*total(chunk))
 
 
 @node
@@ -105,22 +105,14 @@ class MonteCarlo(Around):
     solver: Any = EM()
 
     @property
-    def stationary(self) -> bool:
-        """Only up to the noise of the draws."""
-        return False
+    def traits(self) -> frozenset[str]:
+        """The inner solver's, but for STATIONARY: only up to the noise of the draws."""
+        return self.solver.traits - {STATIONARY}
 
-    def init(self, model: Node, params: Params) -> Numbered:
-        """Nothing drawn yet."""
-        zero = jnp.array(0, jnp.int32)
-        return Numbered(self.solver.init(model, params), zero, zero)
-
-    def prepare(self, model: Node, params: Params, total: Total, state: Numbered, lane: Array) -> Numbered:
-        """Random numbers of its own for every lane."""
-        return super().prepare(model, params, total, state, lane)._replace(lane=jnp.asarray(lane, jnp.int32))
-
-    def chunk(self, model: Node, params: Params, x: Any, weights: Array) -> Stats:
-        """Statistics of one draw."""
-        return self._draw(model, params, x, weights, jax.random.clone(self.key))
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Numbered]:
+        """Random numbers of its own for every lane, nothing drawn yet."""
+        start, inner = self.solver.init(model, params, total, lane)
+        return start._replace(settled=False), Numbered(inner, jnp.array(0, jnp.int32), jnp.asarray(lane, jnp.int32))
 
     def e_step(self, model: Node, params: Params, total: Total, state: Numbered) -> EStep:
         """Averages over the draws."""
@@ -133,15 +125,11 @@ class MonteCarlo(Around):
         value = model.expected_log_prob(params, stats, params)
         return EStep(stats, jnp.full_like(value, jnp.nan), value)
 
-    def standing(self, state: Numbered, objective: Array) -> Standing:
-        """Nothing to compare with."""
-        low = jnp.full_like(objective, -jnp.inf)
-        return Standing(low, low, 2, False)
-
-    def step(self, model: Node, seen: Evaluated, state: Numbered) -> tuple[Params, Numbered]:
-        """The inner solver's step."""
-        candidate, state = super().step(model, seen, state)
-        return candidate, state._replace(count=state.count + 1)
+    def step(self, model: Node, seen: Evaluated, state: Numbered) -> tuple[Proposal, Numbered]:
+        """The inner solver's step, with nothing to compare it with."""
+        proposal, state = super().step(model, seen, state)
+        proposal = proposal._replace(previous=-jnp.inf, floor=-jnp.inf, plain=2, settled=False)
+        return proposal, state._replace(count=state.count + 1)
 
     def _draw(self, model: Node, params: Params, x: Any, weights: Array, key: Array) -> Stats:
         return model.expect(params, self.draw(key, model, params, x), x, weights)
@@ -190,19 +178,16 @@ class SAEM(Around):
     exponent: Any = setting(default=1.0, must=number(above=0.5, most=1.0))
 
     @property
-    def stationary(self) -> bool:
-        """Only up to what is left of the noise of the draws."""
-        return False
+    def traits(self) -> frozenset[str]:
+        """The inner solver's, but for STATIONARY: only up to what is left of the noise of the draws."""
+        return self.solver.traits - {STATIONARY}
 
-    def init(self, model: Node, params: Params) -> Averaged:
-        """Everything that does not need the data."""
-        return Averaged(self.solver.init(model, params), (), params, jnp.array(0, jnp.int32))
-
-    def prepare(self, model: Node, params: Params, total: Total, state: Averaged, lane: Array) -> Averaged:
-        """Room for the statistics."""
-        state = super().prepare(model, params, total, state, lane)
-        shapes = jax.eval_shape(lambda: self.solver.e_step(model, params, total, state.inner).stats)
-        return state._replace(stats=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Averaged]:
+        """The start, and room for the statistics."""
+        start, inner = self.solver.init(model, params, total, lane)
+        shapes = jax.eval_shape(lambda: self.solver.e_step(model, params, total, inner).stats)
+        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return start._replace(settled=False), Averaged(inner, empty, params, jnp.array(0, jnp.int32))
 
     def e_step(self, model: Node, params: Params, total: Total, state: Averaged) -> EStep:
         """The inner E-step, averaged with those before."""
@@ -213,12 +198,12 @@ class SAEM(Around):
         stats = jax.tree.map(lambda old, new: jnp.where(step < 1, old + step * (new - old), new), before, seen.stats)
         return seen._replace(stats=stats)
 
-    def standing(self, state: Averaged, objective: Array) -> Standing:
-        """Nothing to compare with; after the burn-in a rule that does not ask for gains may end the lane."""
-        low = jnp.full_like(objective, -jnp.inf)
-        return Standing(low, low, 2, state.count > self.burn_in)
+    def step(self, model: Node, seen: Evaluated, state: Averaged) -> tuple[Proposal, Averaged]:
+        """The inner solver's step from the average.
 
-    def step(self, model: Node, seen: Evaluated, state: Averaged) -> tuple[Params, Averaged]:
-        """The inner solver's step from the average."""
-        candidate, inner = self.solver.step(model, seen, state.inner)
-        return candidate, Averaged(inner, seen.stats, seen.params, state.count + 1)
+        There is nothing to compare it with; after the burn-in a rule that does not ask for gains may end the lane.
+        """
+        proposal, inner = self.solver.step(model, seen, state.inner)
+        state = Averaged(inner, seen.stats, seen.params, state.count + 1)
+        settled = state.count > self.burn_in
+        return proposal._replace(previous=-jnp.inf, floor=-jnp.inf, plain=2, settled=settled), state

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jem.engine.step import EM, Around, Counted, EStep, Inner, Unsettled
+from jem.engine.step import EM, STATIONARY, Around, Counted, EStep, Inner, Proposal, Unsettled
 from jem.engine.stream import Total
 from jem.kernels.assign import Drawn, Hardest, Tempered
 from jem.node import Node, Params, Stats, assign, has_discrete, node, setting, static
@@ -53,10 +53,10 @@ class Annealed(Unsettled):
     steps: Any = setting(default=40, must=number(above=0.0))
     solver: Any = EM()
 
-    def init(self, model: Node, params: Params) -> Counted:
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Counted]:
         """The first temperature."""
         check_discrete(model, "Annealed")
-        return super().init(model, params)
+        return super().init(model, params, total, lane)
 
     def e_step(self, model: Node, params: Params, total: Total, state: Counted) -> EStep:
         """Tempered statistics, and the log-likelihood as it is."""
@@ -101,14 +101,13 @@ class Hard(Around):
     solver: Any = EM()
 
     @property
-    def stationary(self) -> bool:
-        """EM ends elsewhere."""
-        return False
+    def traits(self) -> frozenset[str]:
+        """The inner solver's, but for STATIONARY: EM ends elsewhere."""
+        return self.solver.traits - {STATIONARY}
 
-    def init(self, model: Node, params: Params) -> Inner:
-        """The inner solver's."""
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Inner]:
         check_discrete(model, "Hard")
-        return super().init(model, params)
+        return super().init(model, params, total, lane)
 
     def e_step(self, model: Node, params: Params, total: Total, state: Inner) -> EStep:
         """Statistics of the most probable values, the log-likelihood, and the joint log-density as its bound."""
@@ -156,19 +155,15 @@ class Stochastic(Unsettled):
     solver: Any = EM()
 
     @property
-    def stationary(self) -> bool:
-        """It does not come to rest."""
-        return False
+    def traits(self) -> frozenset[str]:
+        """The inner solver's, but for STATIONARY: it does not come to rest."""
+        return self.solver.traits - {STATIONARY}
 
-    def init(self, model: Node, params: Params) -> Numbered:
-        """Nothing drawn yet."""
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Numbered]:
+        """Random numbers of its own for every lane, nothing drawn yet."""
         check_discrete(model, "Stochastic")
-        zero = jnp.array(0, jnp.int32)
-        return Numbered(self.solver.init(model, params), zero, zero)
-
-    def prepare(self, model: Node, params: Params, total: Total, state: Numbered, lane: Array) -> Numbered:
-        """Random numbers of its own for every lane."""
-        return super().prepare(model, params, total, state, lane)._replace(lane=jnp.asarray(lane, jnp.int32))
+        start, state = super().init(model, params, total, lane)
+        return start, Numbered(state.inner, state.count, jnp.asarray(lane, jnp.int32))
 
     def e_step(self, model: Node, params: Params, total: Total, state: Numbered) -> EStep:
         """Statistics of the draws while they last, then of the posterior; the log-likelihood as it is."""

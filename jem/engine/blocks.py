@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from jem.engine.step import Evaluated, Solver, e_step_chunk
+from jax import Array
+
+from jem.engine.step import Evaluated, Proposal, Solver, e_step_chunk
+from jem.engine.stream import Total
 from jem.node import Node, Params, field_names, get_fields, node, set_fields, set_once, static
 
 
@@ -37,17 +40,17 @@ class ECM(Solver):
     def __init__(self, *groups: Any):
         set_once(self, groups=tuple((g,) if isinstance(g, str) else tuple(g) for g in groups))
 
-    def init(self, model: Node, params: Params) -> Any:
-        """No state; the groups are looked over."""
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Any]:
+        """The start; the groups are looked over."""
         names = [name for group in self.groups for name in group]
         if sorted(names) != sorted(field_names(params)):
             raise ValueError(
                 f"ECM: the groups must hold each field of {type(model).__name__}'s parameters once; the fields are "
                 f"{field_names(params)}, the groups {self.groups}"
             )
-        return ()
+        return super().init(model, params, total, lane)
 
-    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Params, Any]:
+    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Proposal, Any]:
         """One cycle."""
         params, stats = seen.params, seen.stats
         for i, group in enumerate(self.groups):
@@ -56,4 +59,4 @@ class ECM(Solver):
             others = tuple(name for name in field_names(params) if name not in group)
             new = model.maximize(params, model.hold(params, stats, others) if others else stats)
             params = set_fields(params, get_fields(new, group))
-        return params, state
+        return seen.propose(params), state

@@ -10,7 +10,8 @@ from jax import Array, lax
 
 from jem import tree
 from jem.engine.metric import LARGEST, Metric, Plain, trivial
-from jem.engine.step import Evaluated, Solver, Standing
+from jem.engine.step import Evaluated, Proposal, Solver
+from jem.engine.stream import Total
 from jem.engine.surface import Surface, block_of, constrain_block, surface_of, unconstrain_block
 from jem.kernels.support import Held
 from jem.node import Node, Params, node, set_once, static
@@ -28,31 +29,25 @@ class GEMState(NamedTuple):
         optimizer: the optimiser's own state.
         metric: the coordinates in which it works.
         scale: factor on its steps, at most 1: halved where Q fell, doubled again where it did not.
-        refused: steps refused so far.
         count: M-steps made.
         stale: whether the metric did not fit and is to be measured again.
         plain: M-steps in a row whose gain tells how far the climb has come.
-        settled: whether the last M-step went anywhere, or had nowhere to go.
         slack: nats by which rounding has been seen to hide a rise of Q.
-        image: parameters after the Newton step on Q instead.
     """
 
     optimizer: Any
     metric: Any
     scale: Array
-    refused: Array
     count: Array
     stale: Array
     plain: Array
-    settled: Array
     slack: Array
-    image: Any
 
 
 class _Climb(NamedTuple):
     """Where the inner loop stands: free coordinates, Q per unit weight there less Q at the start, and its gradient.
 
-    `refused` and `misjudged` are of this M-step: whether a step was, and by how much Q's value was off from its slope.
+    `refused` and `misjudged` are of this M-step: how many steps were, and by how much Q's value was off from its slope.
     """
 
     free: Any
@@ -144,27 +139,28 @@ class GEM(Solver):
             num_halvings=num_halvings, safeguard=safeguard,
         )  # fmt: skip
 
-    def init(self, model: Node, params: Params) -> GEMState:
-        """The optimiser's state at the start."""
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, GEMState]:
+        """The start, and the optimiser's state there."""
         free = unconstrain_block(block_of(model, params), params)
         one = jnp.ones((), jnp.result_type(*jax.tree.leaves(free), jnp.float32))
         dense = tree.num_entries(free) <= LARGEST
-        count, yes = jnp.array(0, jnp.int32), jnp.array(True)
-        return GEMState(
+        count = jnp.array(0, jnp.int32)
+        return Proposal(params, params), GEMState(
             optimizer=self._transformation().init(free),
             metric=trivial(free) if dense else Plain(one, one),
             scale=one,
-            refused=count,
             count=count,
-            stale=~yes,
+            stale=jnp.array(False),
             plain=count + 2,
-            settled=yes,
             slack=0 * one,
-            image=params,
         )
 
-    def step(self, model: Node, seen: Evaluated, state: GEMState) -> tuple[Params, GEMState]:
-        """The closed forms, then the climb."""
+    def step(self, model: Node, seen: Evaluated, state: GEMState) -> tuple[Proposal, GEMState]:
+        """The closed forms, then the climb.
+
+        The image is the Newton step on Q, as far as the metric knows it; what goes by closed form is where the M-step puts it.
+        A step that went nowhere is no sign of convergence, and the gain of a short one says nothing of what is left.
+        """
         block = block_of(model, seen.params)
         mixed = any(isinstance(s, Held) for s in jax.tree.leaves(block))
         base = model.maximize(seen.params, seen.stats) if mixed else seen.params
@@ -179,7 +175,7 @@ class GEM(Solver):
         gradient = jax.grad(at_old)(free)
         state = self._measure(surface, free, gradient, state, weight)
         zero = jnp.zeros((), weight.dtype)
-        climb = _Climb(free, zero, gradient, state, jnp.array(False), zero)
+        climb = _Climb(free, zero, gradient, state, jnp.array(0, jnp.int32), zero)
         climb = self._take(surface, climb) if self.num_steps == 1 else self._climb(surface, climb)
         state, metric = climb.state, climb.state.metric
         went = metric.length(jax.tree.map(jnp.subtract, climb.free, free))
@@ -187,27 +183,19 @@ class GEM(Solver):
         wanted = metric.length(ahead)
         # What the Newton step would gain is nothing: here is the top, and a step need not go anywhere.
         done = weight * _dot(gradient, ahead) / 2 <= _spent(wanted.dtype)
-        shows = ~climb.refused & (went >= _SHOWN * wanted) & (state.scale >= 1)
+        shows = (climb.refused == 0) & (went >= _SHOWN * wanted) & (state.scale >= 1)
         state = state._replace(
             count=state.count + 1,
             plain=jnp.where(shows | done, jnp.minimum(state.plain + 1, 2), 0),
-            settled=done | (~climb.refused & (went > _NOWHERE * wanted)),
             slack=jnp.maximum(state.slack, climb.misjudged * weight),
-            image=constrain_block(block, tree.add(free, ahead), base),
         )
-        return constrain_block(block, climb.free, base), state
-
-    def image(self, candidate: Params, state: GEMState) -> Params:
-        """The Newton step on Q, as far as the metric knows it; what goes by closed form is where the M-step puts it."""
-        return state.image
-
-    def refusals(self, state: GEMState) -> Array:
-        """Steps refused so far."""
-        return state.refused
-
-    def standing(self, state: GEMState, objective: Array) -> Standing:
-        """A step that went nowhere is no sign of convergence, and the gain of a short one says nothing of what is left."""
-        return Standing(objective, objective - 4 * state.slack, state.plain, state.settled)
+        return seen.propose(constrain_block(block, climb.free, base))._replace(
+            image=constrain_block(block, tree.add(free, ahead), base),
+            floor=seen.kept - 4 * state.slack,
+            plain=state.plain,
+            settled=done | ((climb.refused == 0) & (went > _NOWHERE * wanted)),
+            refused=climb.refused,
+        ), state
 
     def _measure(self, surface: Surface, free: Any, gradient: Any, state: GEMState, weight: Array) -> GEMState:
         """The metric made anew after 0, 1, 2, 4, 8, ... M-steps, and where the last one did not fit."""
@@ -268,12 +256,11 @@ class GEM(Solver):
         state = climb.state._replace(
             optimizer=optimizer,
             scale=longer,
-            refused=climb.state.refused + (~rose).astype(jnp.int32),
             stale=climb.state.stale | lost | (~rose | (tried.num > 2)) & isinstance(metric, Metric),
         )
         value = jnp.where(rose, climb.value + tried.gain, climb.value)
         misjudged = jnp.maximum(climb.misjudged, tried.misjudged)
-        return climb._replace(free=free, value=value, state=state, refused=climb.refused | ~rose, misjudged=misjudged)
+        return climb._replace(free=free, value=value, state=state, refused=climb.refused + ~rose, misjudged=misjudged)
 
     def _search(self, surface: Surface, climb: _Climb, direction: Any, slope: Array) -> _Tried:
         """Halves the step until it rises as the slope promises.

@@ -25,6 +25,7 @@ from jem.engine.score import (
     start_of,
     target,
 )
+from jem.engine.step import STATIONARY
 from jem.kernels.krylov import solve_symmetric
 from jem.node import Data, Node, Params, node, static
 
@@ -138,7 +139,7 @@ class Implicit:
     def attach(self, fits: Fit, solver: Any, model: Node, x: Data, weights: Array | None) -> Fit:
         """The fits (leading axis R) with their derivatives in model, x and weights."""
         fits = fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))
-        options = _Options(self.dense_limit, "" if solver.stationary else type(solver).__name__)
+        options = _Options(self.dense_limit, "" if STATIONARY in solver.traits else type(solver).__name__)
         return _attach(options, lax.stop_gradient(fits), lax.stop_gradient(self.tol), model, x, weights)
 
 
@@ -164,7 +165,7 @@ def _attach(options: _Options, fits: Fit, tol: Any, model: Node, x: Data, weight
 def _attach_jvp(options: _Options, primals: Any, tangents: Any) -> tuple[Fit, Fit]:
     if options.wanders:
         raise ValueError(
-            f"Implicit: expected a solver that ends where the objective is stationary; got jem.{options.wanders}; "
+            f"Implicit: expected a solver that ends where the objective is stationary; got {options.wanders}; "
             "differentiate its steps with adjoint=jem.adjoints.Unrolled(), or go on from its parameters with jem.solvers.EM()"
         )
     values, slopes = jax.jvp(functools.partial(_refine_all, options.dense_limit), primals, tangents)

@@ -17,7 +17,7 @@ from jem.engine import rising
 from jem.engine.path import Path
 from jem.engine.rate import rate_of_gains, steps_left
 from jem.engine.result import Fit, Status
-from jem.engine.step import Evaluated, Standing
+from jem.engine.step import GAINS, MAXIMIZES, Evaluated, Proposal, carried
 from jem.engine.stop import RATIOS, Progress, rounding
 from jem.engine.stream import Chunks, Total
 from jem.node import HELD, Node, Params
@@ -27,12 +27,13 @@ class Lane(NamedTuple):
     """One start on its way.
 
     Attributes:
-        candidate: parameters to evaluate next.
+        proposal: the parameters to evaluate next, `candidate`, and what they are compared with.
         solver: the solver's state.
         params: the last parameters accepted, with `log_likelihood` and `objective`.
         status: int code.
         cause: what is degenerate of the last parameters accepted, bits of `Node.degenerate`.
         num_steps: steps taken to the candidate.
+        num_refusals: steps and candidates refused so far.
         gain: last change of the objective.
         limit: the objective's predicted limit (Aitken), infinite where the gains do not shrink.
         ratios: of each gain to the one before, the last ten, infinite where a step was not plain or did not gain.
@@ -42,7 +43,7 @@ class Lane(NamedTuple):
             not be any more (2).
     """
 
-    candidate: Params
+    proposal: Proposal
     solver: Any
     params: Params
     status: Array
@@ -50,12 +51,18 @@ class Lane(NamedTuple):
     num_steps: Array
     log_likelihood: Array
     objective: Array
+    num_refusals: Array
     gain: Array
     limit: Array
     ratios: Array
     signature: Array
     path: Path | None
     lift: Array
+
+    @property
+    def candidate(self) -> Params:
+        """Parameters to evaluate next."""
+        return self.proposal.candidate
 
 
 class Problem(NamedTuple):
@@ -76,15 +83,17 @@ def start_lane(problem: Problem, params: Params, number: Array) -> Lane:
     """A lane before its first E-step, and its number among all lanes."""
     solver, total = problem.solver, Total(problem.data, problem.reduce, problem.place)
     low = jnp.array(-jnp.inf, problem.total_weight.dtype)
+    proposal, state = solver.init(problem.model, params, total, number)
     return Lane(
-        candidate=params,
-        solver=solver.prepare(problem.model, params, total, solver.init(problem.model, params), number),
+        proposal=carried(proposal, low.dtype),
+        solver=state,
         params=params,
         status=jnp.array(Status.RUNNING, jnp.int32),
         cause=jnp.array(0, jnp.int32),
         num_steps=jnp.array(0, jnp.int32),
         log_likelihood=low,
         objective=low,
+        num_refusals=jnp.array(0, jnp.int32),
         gain=-low,
         limit=-low,
         ratios=jnp.full(RATIOS, -low),
@@ -101,8 +110,8 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
     stats, log_likelihood, bound, carry = solver.e_step(model, lane.candidate, total, lane.solver)
     objective = bound + model.log_prior(lane.candidate).astype(bound.dtype)
 
-    standing = solver.standing(lane.solver, lane.objective)
-    lifted, retries = lane.lift == rising.LIFTED, solver.retries(lane.solver)
+    standing = lane.proposal
+    lifted, retries = lane.lift == rising.LIFTED, standing.retries
     point = None if lane.path is None else paths.look(model, lane.candidate, stats)
     finite = jnp.isfinite(objective) & tree.all_finite((lane.candidate, stats))
     # What rounding may do: of the parameters accepted, as a wild candidate would excuse itself.
@@ -119,12 +128,14 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
         path = paths.go_on(path, point, accepted, lifted | (standing.floor == -jnp.inf))
     progress = _progress(problem, lane, standing, objective, path)
     close, near = finite & problem.stop.close(progress), finite & problem.stop.near(progress)
-    seen = Evaluated(lane.candidate, stats, objective, accepted, total, close, near, point, path, carry)
-    candidate, state = solver.step(model, seen, lane.solver)
-    image = solver.image(candidate, state)
+    kept = jnp.where(accepted, objective, lane.objective)
+    seen = Evaluated(lane.candidate, stats, objective, accepted, kept, total, close, near, point, path, standing, carry)
+    proposal, state = solver.step(model, seen, lane.solver)
+    proposal = carried(proposal, objective.dtype)
+    candidate, image = proposal.candidate, proposal.image
     stuck = jnp.array(False)
     if path is not None and point is not None:
-        residual = ravel(model, image) - point.place if solver.maximizes else jnp.full_like(point.place, jnp.nan)
+        residual = ravel(model, image) - point.place if MAXIMIZES in solver.traits else jnp.full_like(point.place, jnp.nan)
         path, stuck = paths.forecast(path, residual, accepted), paths.stuck(path, residual, weight)
     progress = progress._replace(image=image, path=path)
 
@@ -146,28 +157,29 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
     refused = ~accepted & (retries | lifted)
     status = jnp.where(refused, steps_left, status).astype(jnp.int32)
 
-    kept = tree.where(accepted, lane.candidate, lane.params)
+    params = tree.where(accepted, lane.candidate, lane.params)
     raised = candidate if back is None else rising.lifted(model, lane.candidate, image, back, weight)
     candidate = tree.where(lifted & refused, lane.params, tree.where(lift, raised, candidate))
     return Lane(
-        candidate=candidate,
+        proposal=proposal._replace(candidate=candidate),
         solver=state,
-        params=kept,
+        params=params,
         status=status,
         cause=jnp.where(accepted | (status == Status.DEGENERATE), cause, lane.cause),
         num_steps=lane.num_steps + (status == Status.RUNNING),
         log_likelihood=jnp.where(accepted, log_likelihood, lane.log_likelihood),
-        objective=jnp.where(accepted, objective, lane.objective),
+        objective=kept,
+        num_refusals=lane.num_refusals + (~accepted & retries) + proposal.refused,
         gain=jnp.where(refused, lane.gain, progress.gain),
         limit=jnp.where(refused, lane.limit, progress.limit),
         ratios=jnp.where(refused, lane.ratios, progress.ratios),
-        signature=_signature(problem, kept),
+        signature=_signature(problem, params),
         path=path,
         lift=rising.after(lane.lift, lift, refused),
     ), jnp.where(refused, lane.objective, objective)
 
 
-def _progress(problem: Problem, lane: Lane, standing: Standing, objective: Array, path: Path | None) -> Progress:
+def _progress(problem: Problem, lane: Lane, standing: Proposal, objective: Array, path: Path | None) -> Progress:
     """What the stopping rule sees, but for the image."""
     gain = objective - standing.previous
     ratio = gain / lane.gain
@@ -264,7 +276,7 @@ def _run_rung(
 def summary(model: Node, solver: Any, stop: Any, total_weight: Array, lane: Lane, trace: Array) -> Fit:
     """What is said of a lane that has ended."""
     prior = model.log_prior(lane.params).astype(lane.objective.dtype)
-    standing, image = solver.standing(lane.solver, lane.objective), solver.image(lane.candidate, lane.solver)
+    image = lane.proposal.image
     progress = Progress(
         model=model,
         params=lane.params,
@@ -274,7 +286,7 @@ def summary(model: Node, solver: Any, stop: Any, total_weight: Array, lane: Lane
         gain=lane.gain,
         limit=lane.limit,
         ratios=lane.ratios,
-        plain=standing.plain,
+        plain=lane.proposal.plain,
         total_weight=total_weight,
         num_steps=lane.num_steps,
         path=lane.path,
@@ -289,9 +301,9 @@ def summary(model: Node, solver: Any, stop: Any, total_weight: Array, lane: Lane
         log_likelihood=lane.log_likelihood,
         objective=lane.objective,
         trace=trace,
-        num_refusals=solver.refusals(lane.solver),
+        num_refusals=lane.num_refusals,
         bound=lane.objective - prior,
-        rate=rate_of_gains(trace, total_weight) if solver.shows_rate else unknown,
+        rate=rate_of_gains(trace, total_weight) if GAINS in solver.traits else unknown,
         steps_left=jnp.where(ended, 0, steps_left(trace, *stop.measure(progress))),
         probes=jnp.zeros(0, trace.dtype),
         remaining=unknown if lane.path is None else _remaining(lane.path, lane.status).astype(trace.dtype),

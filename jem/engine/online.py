@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem import tree
-from jem.engine.step import EM, Counted, EStep, Evaluated, Solver, Standing, Unsettled, e_step_chunk
+from jem.engine.step import EM, GAINS, Counted, EStep, Evaluated, Proposal, Solver, Unsettled, carried, e_step_chunk
 from jem.engine.stream import Total
 from jem.node import Node, Params, Stats, node, setting, static
 from jem.settings import number, whole
@@ -95,7 +95,7 @@ class Online(Unsettled):
         """The steps that are passes."""
         return self.passes
 
-    def step(self, model: Node, seen: Evaluated, state: Counted) -> tuple[Params, Counted]:
+    def step(self, model: Node, seen: Evaluated, state: Counted) -> tuple[Proposal, Counted]:
         """A pass, or the inner solver's step."""
         active = state.count < self.passes
         num = seen.total.num_batches(self.num_batches)
@@ -108,8 +108,11 @@ class Online(Unsettled):
         # The statistics of all data at the start are at hand: the first batch moves them by less than all.
         begun = Running(seen.params, seen.stats, 1 + state.count * num, jnp.zeros_like(weight))
         moved = lax.fori_loop(0, jnp.where(active, num, 0), one, begun).params
-        candidate, inner = self.solver.step(model, seen, state.inner)
-        return tree.where(active, moved, candidate), Counted(tree.where(active, state.inner, inner), state.count + 1)
+        proposal, new = super().step(model, seen, state)
+        dtype = seen.kept.dtype
+        passed = seen.propose(moved)._replace(previous=-jnp.inf, floor=-jnp.inf, settled=False)
+        proposal = tree.where(active, carried(passed, dtype), carried(proposal, dtype))
+        return proposal, new._replace(inner=tree.where(active, state.inner, new.inner))
 
 
 class Blocks(NamedTuple):
@@ -158,22 +161,18 @@ class Incremental(Solver):
     num_blocks: int = static(default=10, must=whole(1))
 
     @property
-    def shows_rate(self) -> bool:
-        """False: a step is a part of EM's."""
-        return False
+    def traits(self) -> frozenset[str]:
+        """All but GAINS: a step is a part of EM's."""
+        return super().traits - {GAINS}
 
-    def init(self, model: Node, params: Params) -> IncrementalState:
-        """Everything that does not need the data."""
-        zero = jnp.array(0, jnp.int32)
-        low = jnp.array(-jnp.inf)
-        return IncrementalState(Blocks((), low), params, zero, low, jnp.array(True))
-
-    def prepare(self, model: Node, params: Params, total: Total, state: IncrementalState, lane: Array) -> IncrementalState:
-        """Room for the statistics of the blocks."""
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, IncrementalState]:
+        """The start, and room for the statistics of the blocks."""
         num = total.num_batches(self.num_blocks)
         one = jax.eval_shape(lambda: self._visit(model, params, total, jnp.array(0), num))
         empty = jax.tree.map(lambda s: jnp.zeros((num, *s.shape), s.dtype), one)
-        return state._replace(blocks=empty, begun=state.begun.astype(empty.rest.dtype))
+        low = jnp.array(-jnp.inf, empty.rest.dtype)
+        state = IncrementalState(empty, params, jnp.array(0, jnp.int32), low, jnp.array(True))
+        return Proposal(params, params, plain=1), state
 
     def e_step(self, model: Node, params: Params, total: Total, state: IncrementalState) -> EStep:
         """One block's E-step, or all of them; the bound is the free energy."""
@@ -192,8 +191,11 @@ class Incremental(Solver):
         bound = model.expected_log_prob(params, gathered, params) + jnp.sum(blocks.rest)
         return EStep(gathered, jnp.where(state.full, bound, jnp.nan), bound, blocks)
 
-    def step(self, model: Node, seen: Evaluated, state: IncrementalState) -> tuple[Params, IncrementalState]:
-        """The M-step from all blocks."""
+    def step(self, model: Node, seen: Evaluated, state: IncrementalState) -> tuple[Proposal, IncrementalState]:
+        """The M-step from all blocks.
+
+        A fall is a fall at every block, but the gain is that of the sweep, and counts when all blocks are fresh.
+        """
         num = seen.carry.rest.shape[0]
         index = jnp.where(state.full, 0, (state.index + 1) % num)
         # Where a sweep gains nothing that can be told from rounding, rules that do not look at gains are asked too.
@@ -205,11 +207,8 @@ class Incremental(Solver):
             begun=jnp.where(index == 0, seen.objective, state.begun),
             full=(seen.near | spent) & (state.index == num - 1) & ~state.full,
         )
-        return model.maximize(seen.params, seen.stats), state
-
-    def standing(self, state: IncrementalState, objective: Array) -> Standing:
-        """A fall is a fall at every block, but the gain is that of the sweep, and counts when all blocks are fresh."""
-        return Standing(state.begun, objective, jnp.where(state.full, 1, 0), state.full)
+        proposal = seen.propose(model.maximize(seen.params, seen.stats))
+        return proposal._replace(previous=state.begun, plain=jnp.where(state.full, 1, 0), settled=state.full), state
 
     def _visit(self, model: Node, params: Params, total: Total, index: Array, num: int) -> Blocks:
         """Statistics of one block, and its log-likelihood less its Q."""

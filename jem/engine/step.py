@@ -13,6 +13,11 @@ from jem.engine.stream import Chunks, Total, fold
 from jem.kernels.support import ByGradient
 from jem.node import Node, Params, Stats, node
 
+# What may be said of a solver at once: `Solver.traits`.
+GAINS = "gains"  # the gains of its steps shrink as EM's do, so that they tell EM's rate of convergence
+STATIONARY = "stationary"  # it ends where the objective is stationary: the fit has the derivatives of a fixed point of EM
+MAXIMIZES = "maximizes"  # `Proposal.image` maximises Q: half of what the slope promises there is EM's decrement
+
 
 def e_step(
     model: Node, params: Params, data: Chunks, reduce: Callable[[Any], Any] = lambda t: t
@@ -56,6 +61,45 @@ class EStep(NamedTuple):
     carry: Any = ()
 
 
+class Proposal(NamedTuple):
+    """What a solver proposes: the parameters to evaluate next, what they are compared with, and what may follow.
+
+    `Evaluated.propose` makes the usual one, and says of the fields what is usual.
+
+    Attributes:
+        candidate: parameters to evaluate next.
+        image: where the plain step goes from the parameters evaluated last; the candidate, unless it is an extrapolated one.
+        previous: objective from which the gain is counted; minus infinity where there is none to compare with.
+        floor: objective below which the candidate is a fall; minus infinity where it may fall.
+        plain: plain steps in a row that led to the candidate: 0 after an extrapolated one. A gain says how far the climb has
+            come where it is a plain step's, and how fast it goes where two follow each other.
+        settled: whether the lane may end here for any other reason than a failure or `max_steps`.
+        retries: whether another candidate follows if this one is refused; if not, the lane ends there.
+        refused: steps refused on the way to it, for `Fit.num_refusals`; candidates refused are counted besides.
+    """
+
+    candidate: Params
+    image: Params
+    previous: Any = -jnp.inf
+    floor: Any = -jnp.inf
+    plain: Any = 2
+    settled: Any = True
+    retries: Any = False
+    refused: Any = 0
+
+
+def carried(proposal: Proposal, dtype: Any) -> Proposal:
+    """The proposal with arrays in place of numbers, objectives of this dtype: what a loop carries, or a choice is made of."""
+    return proposal._replace(
+        previous=jnp.asarray(proposal.previous, dtype),
+        floor=jnp.asarray(proposal.floor, dtype),
+        plain=jnp.asarray(proposal.plain, jnp.int32),
+        settled=jnp.asarray(proposal.settled, bool),
+        retries=jnp.asarray(proposal.retries, bool),
+        refused=jnp.asarray(proposal.refused, jnp.int32),
+    )
+
+
 class Evaluated(NamedTuple):
     """What a solver sees when its candidate has been evaluated.
 
@@ -64,11 +108,13 @@ class Evaluated(NamedTuple):
         stats: statistics gathered at it.
         objective: bound + log prior there.
         accepted: whether it is finite and no worse than the parameters accepted before; if not, these were kept.
+        kept: objective of the parameters accepted last, these if they were.
         total: `total(fn)` is the sum of `fn(x, weights)` over all data, in chunks with the units last: a pass over the data.
         close: whether the stopping rule would end the lane, were this a plain step: the next one should be.
         near: whether the stopping rule may be about to end it, whatever the step.
         point: free coordinates and score at the candidate; None where the model does not say where its parameters lie.
         path: the points accepted so far, with the candidate if it is one of them; None as for `point`.
+        proposal: the lane's proposal that led here.
         carry: what the solver's `e_step` put beside the statistics.
     """
 
@@ -76,90 +122,45 @@ class Evaluated(NamedTuple):
     stats: Stats
     objective: Array
     accepted: Array
+    kept: Array
     total: Total
     close: Array
     near: Array
     point: Point | None
     path: Path | None
+    proposal: Proposal
     carry: Any = ()
 
-
-class Standing(NamedTuple):
-    """What a candidate is compared with, and what may follow from it.
-
-    Attributes:
-        previous: objective from which the gain is counted; minus infinity where there is none to compare with.
-        floor: objective below which the candidate is a fall; minus infinity where it may fall.
-        plain: plain steps in a row that led to the candidate: 0 after an extrapolated one. A gain says how far the climb has
-            come where it is a plain step's, and how fast it goes where two follow each other.
-        settled: whether the lane may end here for any other reason than a failure or `max_steps`.
-    """
-
-    previous: Array
-    floor: Array
-    plain: Array | int
-    settled: Array | bool
+    def propose(self, candidate: Params) -> Proposal:
+        """A plain step to `candidate`, which is to be no worse than the parameters accepted last."""
+        return Proposal(candidate, candidate, self.kept, self.kept)
 
 
 class Solver(Documented):
     """What makes the next parameters. Write `step`; the rest has defaults. The state is a tree of fixed shapes, one a lane."""
 
     @property
-    def shows_rate(self) -> bool:
-        """Whether the gains of its steps shrink as EM's do, so that they tell EM's rate of convergence."""
-        return True
-
-    @property
-    def stationary(self) -> bool:
-        """Whether it ends where the objective is stationary, so that the fit has the derivatives of a fixed point of EM."""
-        return True
-
-    @property
-    def maximizes(self) -> bool:
-        """Whether `image` maximises Q, so that half of what the slope promises there is EM's decrement."""
-        return True
+    def traits(self) -> frozenset[str]:
+        """What holds of it: some of GAINS, STATIONARY and MAXIMIZES; all of them by default."""
+        return frozenset({GAINS, STATIONARY, MAXIMIZES})
 
     @property
     def memory(self) -> int:
         """Steps of the path that it looks back at."""
         return 0
 
-    def init(self, model: Node, params: Params) -> Any:
-        """The state before the first E-step."""
-        return ()
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Any]:
+        """The start, and the state before the first E-step; lanes have numbers, so that each can draw for itself."""
+        return Proposal(params, params), ()
 
     def e_step(self, model: Node, params: Params, total: Total, state: Any) -> EStep:
-        """The E-step at the candidate; exact by default."""
+        """The E-step at the candidate; exact by default. What it computes of a chunk decides how large chunks are."""
         stats, log_likelihood = total(lambda x, weights: e_step_chunk(model, params, x, weights))
         return EStep(stats, log_likelihood, log_likelihood)
 
-    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Params, Any]:
-        """The next candidate, and the next state."""
+    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Proposal, Any]:
+        """What to evaluate next, and the next state."""
         raise TypeError(f"{type(self).__name__} does not define step")
-
-    def standing(self, state: Any, objective: Array) -> Standing:
-        """What the candidate just made is compared with; `objective` is that of the parameters accepted last."""
-        return Standing(objective, objective, 2, True)
-
-    def image(self, candidate: Params, state: Any) -> Params:
-        """Where the plain step goes from the parameters evaluated last; `step` has just made the candidate and the state."""
-        return candidate
-
-    def prepare(self, model: Node, params: Params, total: Total, state: Any, lane: Array) -> Any:
-        """The state from `init`, with what depends on the data, and on the lane's number: different random numbers in each."""
-        return state
-
-    def chunk(self, model: Node, params: Params, x: Any, weights: Array) -> Any:
-        """What the E-step computes of one chunk, units last: its size in memory decides how large chunks are."""
-        return e_step_chunk(model, params, x, weights)
-
-    def retries(self, state: Any) -> Array:
-        """Whether a candidate that is refused is followed by another one; if not, the lane ends there. A scalar bool."""
-        return jnp.array(False)
-
-    def refusals(self, state: Any) -> Array:
-        """Steps refused so far. A scalar int."""
-        return jnp.array(0, jnp.int32)
 
 
 class Inner(NamedTuple):
@@ -177,48 +178,23 @@ class Around(Solver):
     solver: Any
 
     @property
-    def shows_rate(self) -> bool:
-        return self.solver.shows_rate
-
-    @property
-    def stationary(self) -> bool:
-        return self.solver.stationary
-
-    @property
-    def maximizes(self) -> bool:
-        return self.solver.maximizes
+    def traits(self) -> frozenset[str]:
+        return self.solver.traits
 
     @property
     def memory(self) -> int:
         return self.solver.memory
 
-    def init(self, model: Node, params: Params) -> Any:
-        return Inner(self.solver.init(model, params))
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Any]:
+        proposal, inner = self.solver.init(model, params, total, lane)
+        return proposal, Inner(inner)
 
     def e_step(self, model: Node, params: Params, total: Total, state: Any) -> EStep:
         return self.solver.e_step(model, params, total, state.inner)
 
-    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Params, Any]:
-        candidate, inner = self.solver.step(model, seen, state.inner)
-        return candidate, state._replace(inner=inner)
-
-    def standing(self, state: Any, objective: Array) -> Standing:
-        return self.solver.standing(state.inner, objective)
-
-    def image(self, candidate: Params, state: Any) -> Params:
-        return self.solver.image(candidate, state.inner)
-
-    def prepare(self, model: Node, params: Params, total: Total, state: Any, lane: Array) -> Any:
-        return state._replace(inner=self.solver.prepare(model, params, total, state.inner, lane))
-
-    def chunk(self, model: Node, params: Params, x: Any, weights: Array) -> Any:
-        return self.solver.chunk(model, params, x, weights)
-
-    def retries(self, state: Any) -> Array:
-        return self.solver.retries(state.inner)
-
-    def refusals(self, state: Any) -> Array:
-        return self.solver.refusals(state.inner)
+    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Proposal, Any]:
+        proposal, inner = self.solver.step(model, seen, state.inner)
+        return proposal, state._replace(inner=inner)
 
 
 class Counted(NamedTuple):
@@ -237,20 +213,20 @@ class Unsettled(Around):
 
     steps: Any
 
-    def init(self, model: Node, params: Params) -> Any:
-        return Counted(self.solver.init(model, params), jnp.array(0, jnp.int32))
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Any]:
+        proposal, inner = self.solver.init(model, params, total, lane)
+        return proposal._replace(settled=False), Counted(inner, jnp.array(0, jnp.int32))
 
-    def standing(self, state: Any, objective: Array) -> Standing:
-        """Nothing to compare with while the steps last, and for the candidate that the last of them made."""
-        inner = self.solver.standing(state.inner, objective)
-        loose, low = state.count <= self.steps, -jnp.inf
-        return Standing(
-            jnp.where(loose, low, inner.previous), jnp.where(loose, low, inner.floor), inner.plain, inner.settled & ~loose
-        )
-
-    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Params, Any]:
-        candidate, state = super().step(model, seen, state)
-        return candidate, state._replace(count=state.count + 1)
+    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Proposal, Any]:
+        """The inner solver's, with nothing to compare with while the steps last, nor for the candidate that the last makes."""
+        proposal, state = super().step(model, seen, state)
+        count = state.count + 1
+        loose, low = count <= self.steps, -jnp.inf
+        return proposal._replace(
+            previous=jnp.where(loose, low, proposal.previous),
+            floor=jnp.where(loose, low, proposal.floor),
+            settled=proposal.settled & ~loose,
+        ), state._replace(count=count)
 
 
 @node
@@ -263,16 +239,16 @@ class EM(Solver):
         EM()
     """
 
-    def init(self, model: Node, params: Params) -> Any:
-        """No state; raises where the model has parameters that no M-step moves."""
+    def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Any]:
+        """The start; raises where the model has parameters that no M-step moves."""
         names = gradient_fields(model, params)
         if names:
             raise ValueError(
                 f"EM: params{names[0]} has no closed-form M-step ({len(names)} such fields in all); fit with "
                 "solver=jem.solvers.GEM(optax.adam, learning_rate=0.01), or hold it with jem.Frozen"
             )
-        return ()
+        return super().init(model, params, total, lane)
 
-    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Params, Any]:
+    def step(self, model: Node, seen: Evaluated, state: Any) -> tuple[Proposal, Any]:
         """The M-step."""
-        return model.maximize(seen.params, seen.stats), state
+        return seen.propose(model.maximize(seen.params, seen.stats)), state

@@ -132,6 +132,11 @@ class Total(NamedTuple):
         return self.reduce(fn(x, jnp.where(fresh, weights, 0)))
 
 
+def of_one_chunk(x: Any, weights: Array) -> Total:
+    """A pass over data that are one chunk, units last."""
+    return Total(jax.tree.map(lambda leaf: leaf[None], Chunks(x, weights)), lambda total: total)
+
+
 def map_units(fn: Callable[[Any], T], x: Any, weights: Array) -> T:
     """`fn` of every unit, chunk by chunk: maps rows x (N, ...) to a tree with leaves (..., N)."""
     num = weights.shape[0]

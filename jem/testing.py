@@ -1,0 +1,255 @@
+"""The laws of `jem.author.Node`, for nodes written elsewhere: `jem.testing.check_node(node, params, x)`."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jem import checks, tree
+from jem.coordinates import ravel, unravel
+from jem.data import row_weights, to_rows, to_units
+from jem.engine.step import e_step_chunk, gradient_fields
+from jem.engine.stream import fold, lay_out
+from jem.node import Data, Node, Params, has_local_q
+from jem.reading import as_array, as_arrays
+
+_STEPS = 8  # of EM, along which the objective must not fall
+_DRAWS = 4096  # over which the score must have mean zero
+_DEVIATIONS = 6.0  # standard errors by which that mean may be off
+
+
+class _Case(NamedTuple):
+    """A node bound to data, its parameters, and what rounding may do."""
+
+    node: Node
+    params: Params
+    x: Data  # rows first
+    units: Data  # rows last
+    weights: Array
+    eps: float
+
+
+def check_node(node: Node, params: Params, x: Data, weights: Array | None = None) -> tuple[str, ...]:
+    """Checks that a node keeps the laws on which every fit, restart, chunk and derivative rests.
+
+    With `stats(params)` the expected statistics and l the weighted log-likelihood:
+
+        form        the M-step and `init` keep the parameters' structure, shapes and dtypes
+        additive    statistics of parts of the rows, and of chunks, sum to those of all
+        weights     an integer weight repeats a row; weight 0 removes it, even where it holds NaN
+        fisher      d Q(. | params) = d l at params
+        ascent      the M-step maximises Q + log prior, and no EM step lowers l + log prior
+        total       the M-step is valid for statistics of one row, of next to nothing and of nothing
+        recentre    statistics put about other parameters are those gathered about them under the old posterior
+        sample      draws follow the density: the score has mean zero over them
+
+    `ascent` is left out where a field has no closed-form M-step, `recentre` and `sample` where the node does not define them.
+
+    Args:
+        node: the node, `supports` included.
+        params: parameters at which it is looked at: of an ordinary model, not at an edge.
+        x: some tens of rows that it could have made, none of them missing.
+        weights: (N,) or None; by default whole and half ones are tried.
+
+    Returns:
+        Names of the laws that were checked.
+
+    Raises:
+        AssertionError: a law that is broken, and by what.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jem
+        >>> x = jnp.array([[0.0], [3.0], [1.0], [4.0], [2.0], [2.0], [1.0], [7.0]])
+        >>> jem.testing.check_node(jem.Poisson(), jem.Poisson.Params(jnp.array([2.0])), x)
+        ('form', 'additive', 'weights', 'fisher', 'ascent', 'total', 'recentre', 'sample')
+    """
+    x = as_arrays(x)
+    checks.check_data(node, x, None)
+    x = jax.tree.map(jnp.asarray, x)
+    every = row_weights(x, None)
+    weights = every * (1 - 0.5 * (jnp.arange(every.shape[0]) % 2)) if weights is None else as_array(weights, "weights")
+    units = to_units(x)
+    case = _Case(node.bind(units, weights), params, x, units, weights, float(jnp.finfo(weights.dtype).eps))
+    done = []
+    for name, law in _LAWS.items():
+        try:
+            if law(case) is not False:
+                done.append(name)
+        except AssertionError as error:
+            raise AssertionError(f"{type(node).__name__} breaks the law {name!r}: {error}") from None
+    return tuple(done)
+
+
+def _stats(case: _Case, params: Params, weights: Array) -> Any:
+    return jax.jit(e_step_chunk)(case.node, params, case.units, weights)
+
+
+def _close(got: Any, want: Any, eps: float, ulps: float = 256) -> None:
+    """Leaves agree within `ulps` roundings of the largest entry of the leaf, or of one."""
+    assert jax.tree.structure(got) == jax.tree.structure(want), f"{jax.tree.structure(got)} is not {jax.tree.structure(want)}"
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        a, b = np.asarray(a, float), np.asarray(b, float)
+        off = np.abs(a - b).max(initial=0.0)
+        assert off <= ulps * eps * max(1.0, np.abs(b).max(initial=0.0)), f"{jax.tree_util.keystr(path)} is off by {off:.3g}"
+
+
+def _valid(case: _Case, params: Params, what: str) -> None:
+    supports = jax.tree.leaves(case.node.supports(params))
+    for (path, leaf), support in zip(jax.tree_util.tree_leaves_with_path(params), supports, strict=True):
+        place = jax.tree_util.keystr(path)
+        assert np.isfinite(leaf).all(), f"after statistics of {what}, maximize gives {place} = {leaf}"
+        fault = support.fault(np.asarray(leaf))
+        assert fault is None, f"after statistics of {what}, maximize gives {place}: {fault}"
+
+
+def _directions(case: _Case, num: int) -> Array:
+    """Directions in free coordinates."""
+    size = ravel(case.node, case.params).shape[0]
+    return jnp.asarray(np.random.default_rng(0).standard_normal((num, size)), case.weights.dtype)
+
+
+def _form(case: _Case) -> None:
+    def step(params: Params) -> Params:
+        return case.node.maximize(params, e_step_chunk(case.node, params, case.units, case.weights)[0])
+
+    start = jax.eval_shape(case.node.init, jax.random.key(0), case.units, case.weights)
+    for who, got in (("maximize", jax.eval_shape(step, case.params)), ("init", start)):
+        assert jax.tree.structure(got) == jax.tree.structure(case.params), f"{who} gives {jax.tree.structure(got)}"
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(case.params), strict=True):
+            found, want = (a.shape, a.dtype), (jnp.shape(b), jnp.result_type(b))
+            assert found == want, f"{who} gives {jax.tree_util.keystr(path)} of {found}, not {want}"
+
+
+def _additive(case: _Case) -> None:
+    whole = _stats(case, case.params, case.weights)
+    first = jnp.arange(case.weights.shape[0]) % 3 == 0
+    parts = [_stats(case, case.params, jnp.where(mask, case.weights, 0)) for mask in (first, ~first)]
+    _close(tree.add(*parts), whole, case.eps)
+    _close(_chunked(case, case.x, case.weights), whole, case.eps)
+
+
+def _chunked(case: _Case, x: Data, weights: Array) -> Any:
+    size = max(weights.shape[0] // 3, 1)
+    return jax.jit(lambda x, w: fold(lambda u, w: e_step_chunk(case.node, case.params, u, w), lay_out(x, w, size)))(x, weights)
+
+
+def _weights(case: _Case) -> None:
+    num = case.weights.shape[0]
+    weights = np.arange(num) % 3  # every third row gone, the others once and twice
+    assert weights.any(), "at least two rows are needed"
+
+    def spoil(leaf: Array) -> Array:
+        gone = jnp.asarray(weights == 0).reshape((-1,) + (1,) * (leaf.ndim - 1))
+        return jnp.where(gone, jnp.nan, leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    spoilt = _chunked(case, jax.tree.map(spoil, case.x), jnp.asarray(weights, case.weights.dtype))
+    repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, weights, axis=0), case.x)
+    _close(spoilt, _chunked(case, repeated, row_weights(repeated, None)), case.eps)
+
+
+def _fisher(case: _Case) -> None:
+    z = ravel(case.node, case.params)
+
+    @jax.jit
+    def slopes(direction: Array) -> tuple[Array, Array]:
+        stats = e_step_chunk(case.node, case.params, case.units, case.weights)[0]
+
+        def both(z: Array) -> tuple[Array, Array]:
+            there = unravel(case.node, z, case.params)
+            log_likelihood = e_step_chunk(case.node, there, case.units, case.weights)[1]
+            return case.node.expected_log_prob(there, stats, case.params), log_likelihood
+
+        return jax.jvp(both, (z,), (direction,))[1]
+
+    got, want = np.asarray([slopes(direction) for direction in _directions(case, 4)], float).T
+    size = max(float(jnp.sum(case.weights)), np.abs(want).max())
+    off = np.abs(got - want).max()
+    assert off <= 256 * case.eps * size, f"slopes of Q are {got}, those of the log-likelihood {want}"
+
+
+def _ascent(case: _Case) -> bool | None:
+    if gradient_fields(case.node, case.params) or has_local_q(case.node):
+        return False
+    rounding = 64 * case.eps
+
+    @jax.jit
+    def free_energy(z: Array, stats: Any, old: Params) -> Array:
+        params = unravel(case.node, z, old)
+        return case.node.expected_log_prob(params, stats, old) + case.node.log_prior(params)
+
+    stats, params, last = _stats(case, case.params, case.weights)[0], case.params, -np.inf
+    best = case.node.maximize(params, stats)
+    top, slack = float(free_energy(ravel(case.node, best), stats, params)), rounding * float(jnp.sum(case.weights))
+    for direction in _directions(case, 4):
+        for size in (0.3, 0.03):
+            near = float(free_energy(ravel(case.node, best) + size * direction, stats, params))
+            assert near <= top + slack + rounding * abs(top), f"Q + log prior is {top} after maximize, and {near} beside it"
+    for step in range(_STEPS):
+        stats, log_likelihood = _stats(case, params, case.weights)
+        objective = float(log_likelihood) + float(case.node.log_prior(params))
+        assert np.isfinite(objective), f"the objective is {objective} after {step} steps"
+        assert objective >= last - slack - rounding * abs(objective), f"step {step} lowers the objective by {last - objective}"
+        params, last = case.node.maximize(params, stats), objective
+    return None
+
+
+def _total(case: _Case) -> None:
+    num, tiny = case.weights.shape[0], float(jnp.finfo(case.weights.dtype).tiny)
+    one = np.eye(num)[num // 2]
+    for what, weights in {"one row": one, "a part of one row": 1e-3 * one, "next to nothing": np.full(num, 4 * tiny)}.items():
+        params = case.params
+        for _ in range(3):
+            stats = _stats(case, params, jnp.asarray(weights, case.weights.dtype))[0]
+            params = case.node.maximize(params, stats)
+            _valid(case, params, what)
+    nothing = tree.zeros_like(_stats(case, case.params, case.weights)[0])
+    _valid(case, case.node.maximize(case.params, nothing), "nothing")
+
+
+def _recentre(case: _Case) -> bool | None:
+    z = ravel(case.node, case.params)
+    new = unravel(case.node, z + 0.1 * _directions(case, 1)[0], case.params)
+    about = lambda params: case.node.expect(params, posterior, case.units, case.weights)  # noqa: E731
+    posterior, _ = case.node.infer(case.params, case.units)
+    try:
+        got = case.node.recentre(about(case.params), case.params, new)
+    except TypeError:
+        return False
+    _close(got, about(new), case.eps, 4096)
+    return None
+
+
+def _sample(case: _Case) -> bool | None:
+    if type(case.node).sample is Node.sample and type(case.node).sample_like is Node.sample_like:
+        return False
+    many = jax.tree.map(lambda leaf: leaf[jnp.arange(_DRAWS) % leaf.shape[0]], case.x)
+    drawn = case.node.sample_like(jax.random.key(0), case.params, to_units(many))[1]
+    for (path, leaf), like in zip(jax.tree_util.tree_leaves_with_path(to_rows(drawn)), jax.tree.leaves(many), strict=True):
+        assert leaf.shape == like.shape, f"draws{jax.tree_util.keystr(path)} have shape {leaf.shape}, the data {like.shape}"
+    z = ravel(case.node, case.params)
+
+    @jax.jit
+    def slope(direction: Array) -> tuple[Array, Array]:
+        log_prob = lambda z: case.node.infer(unravel(case.node, z, case.params), drawn)[1]  # noqa: E731
+        each = jax.jvp(log_prob, (z,), (direction,))[1]
+        return jnp.mean(each), jnp.std(each) / jnp.sqrt(_DRAWS)
+
+    for direction in _directions(case, 4):
+        mean, error = map(float, slope(direction))
+        found = f"the score has mean {mean:.3g} over {_DRAWS} draws, with a standard error of {error:.2g}"
+        assert abs(mean) <= _DEVIATIONS * error + 64 * case.eps, f"{found}: they follow another density"
+    return None
+
+
+_LAWS = {
+    "form": _form,
+    "additive": _additive,
+    "weights": _weights,
+    "fisher": _fisher,
+    "ascent": _ascent,
+    "total": _total,
+    "recentre": _recentre,
+    "sample": _sample,
+}

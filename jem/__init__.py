@@ -48,9 +48,9 @@ from jem.families.categorical import Categorical as Categorical
 from jem.families.categorical import CategoricalParams as CategoricalParams
 from jem.families.gaussian import Gaussian as Gaussian
 from jem.families.gaussian import GaussianParams as GaussianParams
-from jem.families.gaussian import InverseWishart as InverseWishart
 from jem.families.poisson import Poisson as Poisson
 from jem.families.poisson import PoissonParams as PoissonParams
+from jem.families.scatter import InverseWishart as InverseWishart
 from jem.families.student_t import StudentT as StudentT
 from jem.families.student_t import StudentTParams as StudentTParams
 from jem.fit import fit as fit
@@ -70,11 +70,11 @@ from jem.inference import viterbi as viterbi
 from jem.kernels.chain import Automatic as Automatic
 from jem.kernels.chain import Blocks as Blocks
 from jem.kernels.chain import Sequential as Sequential
+from jem.kernels.covariance import Diagonal as Diagonal
+from jem.kernels.covariance import Full as Full
+from jem.kernels.covariance import Spherical as Spherical
 from jem.kernels.factor import promax as promax
 from jem.kernels.factor import varimax as varimax
-from jem.kernels.gaussian import Diagonal as Diagonal
-from jem.kernels.gaussian import Full as Full
-from jem.kernels.gaussian import Spherical as Spherical
 from jem.kernels.kalman import Associative as Associative
 from jem.kernels.kalman import Steady as Steady
 from jem.kernels.linalg import cholesky as cholesky

@@ -1,3 +1,3 @@
 """Priors of parameters: `jem.Gaussian(prior=jem.priors.InverseWishart(0.1))`."""
 
-from jem.families.gaussian import InverseWishart as InverseWishart
+from jem.families.scatter import InverseWishart as InverseWishart

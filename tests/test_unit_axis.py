@@ -7,7 +7,8 @@ import pytest
 from jax.scipy.special import gammaln, logsumexp, xlogy
 from jax.scipy.stats import norm
 
-from jem.kernels.unit_axis import over_units, sum_in_parts
+from jem.kernels.sums import sum_in_parts
+from jem.kernels.unit_axis import over_units
 
 NUM, DIM, HIDDEN = 7, 3, 4
 

@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from jem import tree
 from jem.data import to_units
+from jem.kernels.sums import compensated, part
 
 T = TypeVar("T")
 
@@ -64,11 +65,8 @@ def lay_out(x: Any, weights: Array, size: int) -> Chunks:
     fill = jax.tree.map(lambda leaf: leaf[jnp.argmax(weights)], x)
 
     def chunk(index: Array) -> Chunks:
-        start = jnp.minimum(index * size, num - size)
-        rows, w = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size), (x, weights))
-        w = jnp.where(start + jnp.arange(size) >= index * size, w, 0)
-        units = to_units(rows)
-        return Chunks(jax.tree.map(lambda u, f: jnp.where(w > 0, u, f[..., None]), units, fill), w)
+        rows, w = part(x, weights, index, size, 0)
+        return Chunks(jax.tree.map(lambda u, f: jnp.where(w > 0, u, f[..., None]), to_units(rows), fill), w)
 
     return lax.map(chunk, jnp.arange(-(-num // size)))
 
@@ -83,12 +81,7 @@ def fold(fn: Callable[[Any, Array], T], data: Chunks, reduce: Callable[[T], T] =
     """
     if data.weights.shape[0] == 1:
         return reduce(fn(*jax.tree.map(lambda leaf: leaf[0], data)))
-    zero = tree.zeros_like(jax.eval_shape(fn, *jax.tree.map(lambda leaf: leaf[0], data)))
-
-    def body(carry: tuple[T, T], chunk: Chunks) -> tuple[tuple[T, T], None]:
-        return tree.two_sum(*carry, fn(*chunk)), None
-
-    total, error = lax.scan(body, (zero, zero), data)[0]
+    total, error = compensated(lambda chunk: fn(*chunk), data)
     return tree.add(reduce(total), reduce(error))
 
 
@@ -125,11 +118,7 @@ class Total(NamedTuple):
         parts = num_batches // chunks
         length = -(-size // parts)
         chunk = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index // parts, 0, keepdims=False), self.data)
-        first = (index % parts) * length
-        start = jnp.minimum(first, size - length)
-        x, weights = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, length, leaf.ndim - 1), chunk)
-        fresh = start + jnp.arange(length) >= first  # the last batch begins early enough to be full
-        return self.reduce(fn(x, jnp.where(fresh, weights, 0)))
+        return self.reduce(fn(*part(chunk.x, chunk.weights, index % parts, length)))
 
 
 def of_one_chunk(x: Any, weights: Array) -> Total:
@@ -142,9 +131,7 @@ def map_units(fn: Callable[[Any], T], x: Any, weights: Array) -> T:
     num = weights.shape[0]
     size = chunk_size(unit_bytes(lambda x, w: fn(x), x, weights), num)
     chunks = -(-num // size)
-    starts = jnp.minimum(jnp.arange(chunks) * size, num - size)
-    rows = lambda start: jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size), x)  # noqa: E731
-    out = lax.map(lambda start: fn(to_units(rows(start))), starts)
+    out = lax.map(lambda index: fn(to_units(part(x, weights, index, size, 0)[0])), jnp.arange(chunks))
     fresh = num - (chunks - 1) * size  # the last chunk begins early enough to be full
 
     def join(leaf: Array) -> Array:

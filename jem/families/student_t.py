@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem.families import gaussian
+from jem.families.scatter import PRIOR, STRUCTURE, FeatureScale, InverseWishart, LocationScale, whitening_of
 from jem.kernels import gaussian as kernel
-from jem.kernels.gaussian import Full, Structure
-from jem.kernels.support import Interval, Real
-from jem.node import Node, node, setting, static
+from jem.kernels.covariance import Full, Moments, Structure, covariance_of
+from jem.kernels.support import Interval
+from jem.node import node, setting, static
 from jem.settings import number
 
 
@@ -24,7 +24,7 @@ class StudentTParams(NamedTuple):
     @property
     def scale_matrix(self) -> Array:
         """The scale matrices, (..., D, D); the covariance is `df / (df - 2)` times as large where df > 2."""
-        return gaussian.covariance_of(self.whitening, self.mean.shape[-1])
+        return covariance_of(self.whitening, self.mean.shape[-1])
 
 
 class StudentTPosterior(NamedTuple):
@@ -45,11 +45,11 @@ class StudentTStats(NamedTuple):
     count: Array
     mass: Array
     gap: Array
-    moments: kernel.Moments
+    moments: Moments
 
 
 @node
-class StudentT(Node):
+class StudentT(LocationScale):
     """A multivariate Student-t: `u ~ Gamma(df/2, df/2)`, `x | u ~ N(mean, Sigma / u)`; x has rows (N, D).
 
     The posterior of u is `Gamma((df + D)/2, (df + |z|^2)/2)`: units far out get a small weight. The degrees of freedom
@@ -74,21 +74,20 @@ class StudentT(Node):
 
     Params = StudentTParams
 
-    covariance: Structure = static(default=Full(), must=gaussian.STRUCTURE)
+    covariance: Structure = static(default=Full(), must=STRUCTURE)
     df: Any = setting(default=4.0, must=number(above=0.0))
-    prior: gaussian.InverseWishart | None = setting(default=None, must=gaussian.PRIOR)
-    scale: gaussian.FeatureScale | None = None
+    prior: InverseWishart | None = setting(default=None, must=PRIOR)
+    scale: FeatureScale | None = None
 
     def params(self, mean: Any, covariance: Any, df: Any) -> StudentTParams:
         """Parameters from locations (..., D), scale matrices of this structure and degrees of freedom (...)."""
         mean, covariance = jnp.asarray(mean, float), jnp.asarray(covariance, float)
-        w = gaussian.whitening_of(self.covariance, covariance, mean.shape[-1])
+        w = whitening_of(self.covariance, covariance, mean.shape[-1])
         return StudentTParams(mean, w, jnp.asarray(df, float))
 
     def infer(self, params: StudentTParams, x: Array) -> tuple[StudentTPosterior, Array]:
         dim, df = x.shape[0], params.df
-        z = self.covariance.whiten(params.whitening, x - params.mean[:, None])
-        square = jnp.sum(z * z, 0)
+        square = jnp.sum(self.whitened(params, x) ** 2, 0)
         a, b = 0.5 * (df + dim), 0.5 * (df + square)
         log_prob = kernel.log_student_t(self.covariance, params.whitening, square, df, dim)
         away = (dim - square) / (df + square)  # E[u] - 1; near 0 it and its logarithm cancel
@@ -97,81 +96,33 @@ class StudentT(Node):
         return StudentTPosterior(a / b, log_ratio - away - kernel.digamma_gap(a)), log_prob
 
     def expect(self, params: StudentTParams, posterior: StudentTPosterior, x: Array, weights: Array) -> StudentTStats:
-        z = self.covariance.whiten(params.whitening, x - params.mean[:, None])
         u, gap = posterior
-        return StudentTStats(jnp.sum(weights), weights @ u, weights @ gap, self.covariance.moments(z, weights * u))
+        moments = self.covariance.moments(self.whitened(params, x), weights * u)
+        return StudentTStats(jnp.sum(weights), weights @ u, weights @ gap, moments)
 
-    def maximize(self, params: StudentTParams, stats: StudentTStats) -> StudentTParams:
-        prior = gaussian.prior_of(self)
-        mean, w = gaussian.maximize_moments(self.covariance, prior, params, stats.count, stats.mass, stats.moments)
-        return StudentTParams(mean, w, maximize_df(params.df, stats))
+    def maximize_others(self, params: StudentTParams, stats: StudentTStats) -> dict[str, Array]:
+        empty = ~(stats.count > 0)
+        target = stats.gap / jnp.where(empty, 1, stats.count)
+        return {"df": jnp.where(empty, params.df, kernel.solve_degrees_of_freedom(target))}
 
     def expected_log_prob(self, params: StudentTParams, stats: StudentTStats, old: StudentTParams) -> Array:
         mean, w, df = params
         half, dim = 0.5 * df, mean.shape[0]
         # E[log u] enters the Gaussian term D/2 times and the gamma density of u (half - 1) times.
         log_u = stats.gap + stats.mass - stats.count
-        normal = kernel.expected_log_normal(
-            self.covariance, mean, w, stats.count, stats.mass, stats.moments, old.mean, old.whitening
-        )
+        normal = kernel.expected_log_normal(self.covariance, mean, w, stats.count, stats.mass, stats.moments, *old[:2])
         gamma = stats.count * kernel.log_gamma_gap(half) + half * stats.gap - log_u
         return normal + 0.5 * dim * log_u + gamma
 
     def init(self, key: Array, x: Array, weights: Array) -> StudentTParams:
-        mean, deviation = gaussian.weighted_moments(x, weights, self.scale)
-        return StudentTParams(mean, self.covariance.from_diagonal(1 / deviation), jnp.asarray(self.df, x.dtype))
+        return StudentTParams(*self.start(x, weights), jnp.asarray(self.df, x.dtype))
 
     def sample(self, key: Array, params: StudentTParams, num: int) -> tuple[Array, Array]:
         u_key, z_key = jax.random.split(key)
         half = 0.5 * params.df
         u = jax.random.gamma(u_key, half, (num,), params.mean.dtype) / half
         noise = jax.random.normal(z_key, (params.mean.shape[0], num), params.mean.dtype) / jnp.sqrt(u)[None, :]
-        return u, params.mean[:, None] + self.covariance.unwhiten(params.whitening, noise)
-
-    def bind(self, x: Array, weights: Array) -> "StudentT":
-        return StudentT(self.covariance, self.df, self.prior, gaussian.feature_scale(x, weights))
-
-    def log_prior(self, params: StudentTParams) -> Array:
-        return gaussian.log_prior_whitening(self.covariance, gaussian.prior_of(self), params)
-
-    def degenerate(self, params: StudentTParams, stats: StudentTStats) -> Array:
-        return gaussian.held(self.covariance, self.scale, params)
-
-    def conditioning(self, params: StudentTParams) -> Array:
-        return self.covariance.condition(params.whitening)
+        return u, self.coloured(params, noise)
 
     def supports(self, params: StudentTParams) -> StudentTParams:
-        return params._replace(mean=Real(), whitening=gaussian.whitening_support(self.covariance), df=Interval(0.05, 1e4))
-
-    def recentre(self, stats: StudentTStats, old: StudentTParams, new: StudentTParams) -> StudentTStats:
-        return stats._replace(moments=kernel.recentre(self.covariance, stats.mass, stats.moments, *old[:2], *new[:2]))
-
-    def features(self, x: Array) -> Array:
-        return x if self.scale is None else x / self.scale.deviation[:, None]
-
-    def validate(self, x: Array) -> None:
-        gaussian.check_rows(x, type(self).__name__)
-
-    def hold(self, params: StudentTParams, stats: StudentTStats, fields: tuple[str, ...]) -> StudentTStats:
-        return stats._replace(moments=gaussian.hold_mean(stats.moments)) if "mean" in fields else stats
-
-    def tie(self, params: StudentTParams, stats: StudentTStats, fields: tuple[str, ...]) -> StudentTParams:
-        if "mean" in fields:
-            return super().tie(params, stats, fields)
-        structure, prior = self.covariance, gaussian.prior_of(self)
-        args = (stats.count, stats.mass, stats.moments)
-        if "whitening" in fields:
-            mean, w = gaussian.tie_whitening(structure, prior, params, *args)
-        else:
-            each = jax.vmap(lambda m, w, *s: gaussian.maximize_moments(structure, prior, gaussian.GaussianParams(m, w), *s))
-            mean, w = each(params.mean, params.whitening, *args)
-        if "df" in fields:
-            return StudentTParams(mean, w, maximize_df(params.df, jax.tree.map(lambda s: jnp.sum(s, 0), stats)))
-        return StudentTParams(mean, w, jax.vmap(maximize_df)(params.df, stats))
-
-
-def maximize_df(old: Array, stats: StudentTStats) -> Array:
-    """The degrees of freedom that maximise the expected log-density of the scales."""
-    empty = ~(stats.count > 0)
-    target = stats.gap / jnp.where(empty, 1, stats.count)
-    return jnp.where(empty, old, kernel.solve_degrees_of_freedom(target))
+        return super().supports(params)._replace(df=Interval(0.05, 1e4))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem.kernels import regression
-from jem.kernels.gaussian import Diagonal
+from jem.kernels.covariance import Diagonal
 from jem.kernels.kalman import Gather
 from jem.kernels.lanes import lower_factor, times, transpose
 from jem.kernels.regression import Noise
@@ -100,9 +100,9 @@ def observe(e: Emission, r: Array) -> tuple[Array, Array]:
         return transpose(lower), rows
 
     def whole() -> tuple[Array, Array]:
-        h, rows = shorten(regression.whiten(e.noise, e.chol, e.loading)[:, :, None])
+        h, rows = shorten(e.noise.solve(e.chol, e.loading)[:, :, None])
         row = any_row(e.seen)
-        rows = rows[:, :, 0] @ regression.whiten(e.noise, e.chol, jnp.eye(num_outputs, dtype=h.dtype))
+        rows = rows[:, :, 0] @ e.noise.solve(e.chol, jnp.eye(num_outputs, dtype=h.dtype))
         z = jnp.einsum("km,tms->tks", rows, r)
         return jnp.where(row[:, None, None], h[None], 0), jnp.where(row[:, None], z, 0)
 
@@ -137,7 +137,7 @@ def residuals(e: Emission, r: Array) -> tuple[Array, Array]:
         return r / e.chol[None], jnp.sum(jnp.where(e.seen, diagonal[None, :, None], 0), (0, 1))
 
     def whole() -> tuple[Array, Array]:
-        inverse = regression.whiten(e.noise, e.chol, jnp.eye(len(e.chol), dtype=r.dtype))
+        inverse = e.noise.solve(e.chol, jnp.eye(len(e.chol), dtype=r.dtype))
         row = any_row(e.seen)
         v = jnp.einsum("ij,tjs->tis", inverse, r)
         return jnp.where(row[:, None], v, 0), jnp.sum(row, 0) * jnp.sum(diagonal)
@@ -164,7 +164,7 @@ def gather(e: Emission) -> Gather:
         """From the sum (n, n, 1 or S) over the rows seen."""
         if diagonal:
             return Covered(jnp.broadcast_to(total[None], (num_outputs, n, n, lanes)), *nothing(total))
-        b = regression.whiten(e.noise, e.chol, e.loading)[:, :, None]
+        b = e.noise.solve(e.chol, e.loading)[:, :, None]
         bp = times(b, total)
         return Covered(wide(total)[None], wide(-bp), wide(times(bp, transpose(b))))
 

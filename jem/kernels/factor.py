@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jem.kernels.linalg import cholesky_solve_lower
+from jem.kernels.lanes import shrink_factor
+from jem.kernels.linalg import cholesky_solve_lower, semidefinite_root, solve_psd
 
 
 class Basis(NamedTuple):
@@ -54,23 +55,12 @@ class Rotation(NamedTuple):
 
 
 def basis(a: Array) -> Basis:
-    """The orthonormal basis of [A; I], by Gram-Schmidt with every column orthogonalised twice.
+    """The orthonormal basis of [A; I], by Gram-Schmidt.
 
     `R^T R = I + A^T A`, hence the posterior covariance `(I + A^T A)^{-1} = Q2 Q2^T` and `log|I + A A^T| = -2 sum log diag Q2`.
-    No column is shorter than one, so nothing is divided by zero.
     """
-    dim, num = a.shape
-    columns = jnp.concatenate([a, jnp.eye(num, dtype=a.dtype)])
-
-    def orthogonalise(j: Array, q: Array) -> Array:
-        v = lax.dynamic_index_in_dim(columns, j, 1, keepdims=False)
-        v = v / jnp.max(jnp.abs(v))
-        for _ in range(2):
-            v = v - q @ (q.T @ v)
-        return lax.dynamic_update_index_in_dim(q, v / jnp.sqrt(jnp.sum(v * v)), j, 1)
-
-    q = lax.fori_loop(0, num, orthogonalise, jnp.zeros_like(columns))
-    return Basis(q[:dim], q[dim:])
+    factors, features, _ = shrink_factor(a[:, :, None], unroll=False)
+    return Basis(features[:, :, 0], factors[:, :, 0])
 
 
 def posterior_mean(b: Basis, z: Array) -> tuple[Array, Array]:
@@ -160,26 +150,6 @@ def principal_start(
     explained = jnp.sum(a * a, 1)
     a = a * jnp.sqrt(0.9 / jnp.maximum(explained, 0.9))[:, None]
     return a, 1 - jnp.minimum(explained, 0.9)
-
-
-def semidefinite_root(s: Array) -> Array:
-    """R (D, D) with `R^T R = S` for a covariance S that may be singular, or be so to rounding.
-
-    Cholesky elimination of the largest variance that is left, until none is left above rounding: no entry grows.
-    """
-    smallest = 4 * jnp.finfo(s.dtype).eps * jnp.max(jnp.diagonal(s))
-
-    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        a, root, left = carry
-        variances = jnp.where(left, jnp.diagonal(a), 0)
-        j = jnp.argmax(variances)
-        ok = variances[j] > smallest
-        row = jnp.where(left & ok, a[j] / jnp.sqrt(jnp.where(ok, variances[j], 1)), 0)
-        root = lax.dynamic_update_index_in_dim(root, row, i, 0)
-        return a - row[:, None] * row[None, :], root, left & (jnp.arange(left.shape[0]) != j)
-
-    start = (s, jnp.zeros_like(s), jnp.ones(s.shape[0], bool))
-    return lax.fori_loop(0, s.shape[0], step, start)[1]
 
 
 def few_units(mean: Array, covariance: Array) -> Array:
@@ -280,14 +250,7 @@ def promax(loadings: Array, *, power: float = 4.0, normalize: bool = True) -> Ro
     Source: Hendrickson and White (1964), British J. Statistical Psychology 17; the scaling is that of R's `promax`.
     """
     v = varimax(loadings, normalize=normalize)
-    u = _solve_spd(v.loadings.T @ v.loadings, v.loadings.T @ (v.loadings * jnp.abs(v.loadings) ** (power - 1)))
+    u = solve_psd(v.loadings.T @ v.loadings, v.loadings.T @ (v.loadings * jnp.abs(v.loadings) ** (power - 1)))
     eye = jnp.eye(u.shape[0], dtype=u.dtype)
-    u = u * jnp.sqrt(jnp.diagonal(_solve_spd(u.T @ u, eye)))[None, :]
-    return Rotation(v.loadings @ u, v.matrix @ u, _solve_spd(u.T @ u, eye))
-
-
-def _solve_spd(a: Array, b: Array) -> Array:
-    """`a^{-1} b` for a small positive definite matrix."""
-    floor = jnp.sqrt(jnp.finfo(a.dtype).eps * jnp.diagonal(a)) + jnp.sqrt(jnp.finfo(a.dtype).tiny)
-    inverse = cholesky_solve_lower(a, jnp.eye(a.shape[0], dtype=a.dtype), floor)
-    return inverse.T @ (inverse @ b)
+    u = u * jnp.sqrt(jnp.diagonal(solve_psd(u.T @ u, eye)))[None, :]
+    return Rotation(v.loadings @ u, v.matrix @ u, solve_psd(u.T @ u, eye))

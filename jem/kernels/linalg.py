@@ -141,6 +141,59 @@ def _cholesky_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     return c, c @ (jnp.tril(change) - 0.5 * jnp.diag(jnp.diagonal(change)))
 
 
+def cholesky_semidefinite(a: Array, floor: Array) -> Array:
+    """C lower triangular with `C C^T = a` (n, n), its diagonal kept at or above `floor` (n,); a may be singular."""
+    dim = a.shape[0]
+    rows = jnp.arange(dim)
+    resolution = 4 * dim * jnp.finfo(a.dtype).eps * jnp.diagonal(a)
+
+    def column(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        a, c = carry
+        square = a[j, j]
+        alive = square > resolution[j]
+        pivot = jnp.where(alive, jnp.sqrt(jnp.where(alive, square, 1)), 0)
+        pivot = jnp.maximum(pivot, floor[j])
+        new = jnp.where(alive & (rows > j), a[:, j] / jnp.where(alive, pivot, 1), 0)
+        new = jnp.where(rows == j, pivot, new)
+        return a - new[:, None] * new[None, :], c.at[:, j].set(new)
+
+    return lax.fori_loop(0, dim, column, (a, jnp.zeros_like(a)))[1]
+
+
+def semidefinite_root(s: Array) -> Array:
+    """R (n, n) with `R^T R = S` for a covariance S that may be singular, or be so to rounding; R is not triangular.
+
+    Cholesky elimination of the largest variance that is left, until none is left above rounding: no entry grows.
+    """
+    smallest = 4 * jnp.finfo(s.dtype).eps * jnp.max(jnp.diagonal(s))
+
+    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        a, root, left = carry
+        variances = jnp.where(left, jnp.diagonal(a), 0)
+        j = jnp.argmax(variances)
+        ok = variances[j] > smallest
+        row = jnp.where(left & ok, a[j] / jnp.sqrt(jnp.where(ok, variances[j], 1)), 0)
+        root = lax.dynamic_update_index_in_dim(root, row, i, 0)
+        return a - row[:, None] * row[None, :], root, left & (jnp.arange(left.shape[0]) != j)
+
+    start = (s, jnp.zeros_like(s), jnp.ones(s.shape[0], bool))
+    return lax.fori_loop(0, s.shape[0], step, start)[1]
+
+
+def solve_psd(a: Array, b: Array) -> Array:
+    """`a^{-1} b` for a (n, n) positive semi-definite; what a leaves open stays near zero, so that a step never overshoots."""
+    if len(a) == 0:
+        return b
+    size = safe_sqrt(jnp.diagonal(a))
+    scale = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
+    dim = a.shape[0]
+    eye = jnp.eye(dim, dtype=a.dtype)
+    unit = a * scale[:, None] * scale[None, :] + jnp.diag(jnp.where(size > 0, 0, 1).astype(a.dtype))
+    floor = jnp.full(dim, (8 * dim * jnp.finfo(a.dtype).eps) ** 0.5, a.dtype)
+    inverse = cholesky_solve_lower(unit, eye, floor)
+    return scale[:, None] * (inverse.T @ (inverse @ (scale[:, None] * b)))
+
+
 @jax.custom_jvp
 def inverse_lower(lower: Array) -> Array:
     """`L^{-1}` for a lower triangular L (D, D); differentiated it takes matrix products only."""

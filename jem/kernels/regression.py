@@ -10,10 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
-from jem.kernels.gaussian import LOG_2PI, Diagonal, Full
-from jem.kernels.linalg import cholesky_solve_lower, safe_sqrt, solve_lower
+from jem.kernels.covariance import Diagonal, Full
+from jem.kernels.gaussian import LOG_2PI
+from jem.kernels.linalg import cholesky_semidefinite, safe_sqrt, solve_lower, solve_psd
 
 Noise = Full | Diagonal
 Mask = Array | np.ndarray | None  # which may move, bool; None for all
@@ -43,49 +44,15 @@ def of_means(noise: Noise, e: Array, x: Array, weights: Array) -> Moments:
     if weights.shape[1] == 1:
         both = flat(jnp.concatenate([e, x], 1))
         gram = (both * flat(weights)) @ both.T
-        ee = gram[:num, :num] if isinstance(noise, Full) else jnp.diagonal(gram)[:num, None]
-        return Moments(count, ee, gram[:num, num:], gram[num:, num:][None])
+        return Moments(count, noise.restrict(gram[:num, :num]), gram[:num, num:], gram[num:, num:][None])
     we = e * weights
     xx = jnp.einsum("tms,tabs->mab", weights, x[:, :, None] * x[:, None])
     return Moments(count, jnp.sum(we * e, (0, 2))[:, None], flat(we) @ flat(x).T, xx)
 
 
-def solve_psd(a: Array, b: Array) -> Array:
-    """`a^{-1} b` for a (q, q) positive semi-definite; what a leaves open stays near zero, so that a step never overshoots."""
-    if len(a) == 0:
-        return b
-    size = safe_sqrt(jnp.diagonal(a))
-    scale = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
-    dim = a.shape[0]
-    eye = jnp.eye(dim, dtype=a.dtype)
-    unit = a * scale[:, None] * scale[None, :] + jnp.diag(jnp.where(size > 0, 0, 1).astype(a.dtype))
-    floor = jnp.full(dim, (8 * dim * jnp.finfo(a.dtype).eps) ** 0.5, a.dtype)
-    inverse = cholesky_solve_lower(unit, eye, floor)
-    return scale[:, None] * (inverse.T @ (inverse @ (scale[:, None] * b)))
-
-
-def cholesky(a: Array, floor: Array) -> Array:
-    """C lower triangular with `C C^T = a` (M, M), its diagonal kept at or above `floor` (M,); a may be singular."""
-    dim = a.shape[0]
-    rows = jnp.arange(dim)
-    resolution = 4 * dim * jnp.finfo(a.dtype).eps * jnp.diagonal(a)
-
-    def column(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        a, c = carry
-        square = a[j, j]
-        alive = square > resolution[j]
-        pivot = jnp.where(alive, jnp.sqrt(jnp.where(alive, square, 1)), 0)
-        pivot = jnp.maximum(pivot, floor[j])
-        new = jnp.where(alive & (rows > j), a[:, j] / jnp.where(alive, pivot, 1), 0)
-        new = jnp.where(rows == j, pivot, new)
-        return a - new[:, None] * new[None, :], c.at[:, j].set(new)
-
-    return lax.fori_loop(0, dim, column, (a, jnp.zeros_like(a)))[1]
-
-
 def diagonal_of(noise: Noise, chol: Array) -> Array:
     """The diagonal of the factor, (M,)."""
-    return jnp.diagonal(chol) if isinstance(noise, Full) else chol[:, 0]
+    return noise.diagonal(chol, chol.shape[0])
 
 
 def matrix_of(noise: Noise, chol: Array) -> Array:
@@ -100,11 +67,6 @@ def invertible(noise: Noise, chol: Array) -> Array:
         return jnp.where(alive[:, None], chol, 1)
     eye = jnp.eye(chol.shape[0], dtype=chol.dtype)
     return jnp.where(alive[:, None] & alive[None, :], chol, eye)
-
-
-def whiten(noise: Noise, chol: Array, y: Array) -> Array:
-    """`chol^{-1} y` for y (M, q)."""
-    return solve_lower(chol, y) if isinstance(noise, Full) else y / chol
 
 
 def maximize(
@@ -126,17 +88,17 @@ def maximize(
         floor: (M,) deviations (given the outputs before) stay at or above it.
     """
     if isinstance(noise, Full) and free is not None:
-        change = whiten(noise, invertible(noise, chol), solve_joint(chol, m, free))
+        change = noise.solve(invertible(noise, chol), solve_joint(chol, m, free))
     else:
         change = solve_rows(m, free)
-    new = coef + (chol @ change if isinstance(noise, Full) else chol * change)
+    new = coef + noise.times(chol, change)
     scatter = rest(noise, m, change)
     count = m.count if isinstance(noise, Diagonal) else m.count[0]
     share = jnp.where(count > 0, count, 1)
     if isinstance(noise, Full):
         diagonal = jnp.diagonal(chol)
         least = jnp.where(diagonal > 0, floor / jnp.where(diagonal > 0, diagonal, 1), 0)
-        return new, jnp.where(count > 0, chol @ cholesky(scatter / share, least), chol)
+        return new, jnp.where(count > 0, chol @ cholesky_semidefinite(scatter / share, least), chol)
     deviation = jnp.maximum(chol * safe_sqrt(scatter / share[:, None]), floor[:, None])
     move = count > 0 if free_noise is None else (count > 0) & free_noise
     return new, jnp.where(move[:, None], deviation, chol)
@@ -181,9 +143,9 @@ def expected_log_prob(
     """`sum E[log N(y; coef x, chol chol^T)]` from moments gathered at the old parameters, over the outputs with noise."""
     alive, was = diagonal_of(noise, chol) > 0, diagonal_of(noise, old_chol) > 0
     safe = invertible(noise, chol)
-    change = whiten(noise, safe, coef - old_coef)
+    change = noise.solve(safe, coef - old_coef)
     if isinstance(noise, Full):
-        turn = whiten(noise, safe, old_chol)
+        turn = noise.solve(safe, old_chol)
         ee = jnp.diagonal(turn @ m.ee @ turn.T)
         ex = turn @ m.ex
     else:

@@ -1,5 +1,4 @@
-"""Functions of one unit over many: `jax.vmap` with the unit axis kept last, where it is contiguous and sums vectorise; and sums
-over many units a cache-sized part at a time.
+"""Functions of one unit over many: `jax.vmap` with the unit axis kept last, where it is contiguous and sums vectorise.
 
 `jax.vmap` moves the mapped axis to the front as soon as an operand without it meets one with it, and then every loop runs along
 the short axes of one unit. Here elementwise operations, sums and reshapes keep it last; anything else goes through `jax.vmap`.
@@ -13,8 +12,6 @@ import jax
 import jax.extend as jex
 import jax.numpy as jnp
 from jax import Array, lax
-
-from jem import tree
 
 ELEMENTWISE = frozenset(
     """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh
@@ -54,31 +51,6 @@ def over_units(fn: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Calla
         return jax.tree.structure(out).unflatten([v if many else spread(jnp.asarray(v), num) for v, many in values])
 
     return mapped
-
-
-def sum_in_parts(fn: Callable[..., Any], units: Any, weights: Array, size: int = 4096) -> Any:
-    """The sum of `fn(units, weights)` over parts of `size` units, so that what it makes on the way stays in cache.
-
-    Args:
-        fn: gives a tree of sums over units, linear in the weights.
-        units: tree of arrays, units last.
-        weights: (..., N).
-        size: units in a part.
-    """
-    num = weights.shape[-1]
-    if num < 2 * size:
-        return fn(units, weights)
-
-    def part(index: Array) -> Any:
-        start = jnp.minimum(index * size, num - size)
-        some, w = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size, leaf.ndim - 1), (units, weights))
-        fresh = start + jnp.arange(size) >= index * size  # the last part begins early enough to be full
-        return fn(some, jnp.where(jnp.broadcast_to(fresh, w.shape), w, 0))
-
-    zero = tree.zeros_like(jax.eval_shape(part, jnp.array(0)))
-    add = lambda sums, index: (tree.two_sum(sums[0], sums[1], part(index)), None)
-    total, error = lax.scan(add, (zero, zero), jnp.arange(-(-num // size)))[0]
-    return tree.add(total, error)
 
 
 def spread(value: Any, num: int) -> Array:

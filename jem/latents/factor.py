@@ -8,20 +8,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
-from jem.families.gaussian import (
+from jem.families.scatter import (
     FeatureScale,
     InverseWishart,
     check_rows,
-    log_prior_whitening,
+    log_prior_of,
     mean_and_scale,
     prior_of,
-    update_whitening,
     weighted_moments,
     whitening_of,
 )
 from jem.kernels import factor as kernel
+from jem.kernels.covariance import Diagonal, Spherical
 from jem.kernels.factor import FactorMoments
-from jem.kernels.gaussian import LOG_2PI, Diagonal, Spherical, log_det
+from jem.kernels.gaussian import LOG_2PI
 from jem.kernels.support import Positive, Real
 from jem.node import HELD, Node, flag, node, static
 from jem.settings import whole
@@ -130,7 +130,7 @@ class FactorAnalysis(Node):
         w, dim = params.whitening, params.mean.shape[0]
         b = kernel.basis(w * params.loadings)
         f, r = kernel.posterior_mean(b, w * residual(x, params.mean))
-        constant = log_det(self.noise, w, dim) + kernel.log_normaliser(b) - 0.5 * dim * LOG_2PI
+        constant = self.noise.log_det(w, dim) + kernel.log_normaliser(b) - 0.5 * dim * LOG_2PI
         log_prob = constant - 0.5 * (jnp.sum(r * r, 0) + jnp.sum(f * f, 0))
         return FactorPosterior(f, jnp.broadcast_to(b.factors[:, :, None], (*b.factors.shape, f.shape[1]))), log_prob
 
@@ -143,11 +143,11 @@ class FactorAnalysis(Node):
         empty = ~(stats.count > 0)
         c = kernel.centred(jnp.where(empty, 1, stats.count), stats)
         step = kernel.regress(c)
-        w = params.whitening
+        w, scatter = params.whitening, self.noise.pool(stats.count * step.scatter)
         new = FactorParams(
             params.mean + (c.noise - step.loadings @ c.factor) / w[:, 0],
             params.loadings + step.loadings / w,
-            self._update_noise(prior_of(self), w, stats.count, stats.count * step.scatter),
+            self.noise.maximize(w, stats.count, scatter, prior_of(self), params.mean.shape[0]),
         )
         return jax.tree.map(lambda n, o: jnp.where(empty, o, n), new, params)
 
@@ -155,7 +155,7 @@ class FactorAnalysis(Node):
         dim, num = params.loadings.shape
         change, shift = old.whitening * (params.loadings - old.loadings), old.whitening[:, 0] * (params.mean - old.mean)
         square = (params.whitening / old.whitening)[:, 0] ** 2 * kernel.expected_squares(stats, change, shift)
-        constant = log_det(self.noise, params.whitening, dim) - 0.5 * (dim + num) * LOG_2PI
+        constant = self.noise.log_det(params.whitening, dim) - 0.5 * (dim + num) * LOG_2PI
         return stats.count * constant - 0.5 * (jnp.sum(square) + jnp.trace(stats.factor_square))
 
     def init(self, key: Array, x: Any, weights: Array) -> FactorParams:
@@ -204,7 +204,7 @@ class FactorAnalysis(Node):
         return params._replace(mean=Real(), loadings=Real(), whitening=Positive())
 
     def log_prior(self, params: FactorParams) -> Array:
-        return log_prior_whitening(self.noise, prior_of(self), params)
+        return log_prior_of(self, self.noise, params)
 
     def degenerate(self, params: FactorParams, stats: FactorMoments) -> Array:
         w = params.whitening
@@ -260,29 +260,15 @@ class FactorAnalysis(Node):
         average = lambda t: jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, 1), t)  # noqa: E731
         if "loadings" in fields:
             step = kernel.regress(average(c))
-            slopes, scatter = jnp.broadcast_to(step.loadings, c.cross.shape), step.scatter
+            slopes, scatter = jnp.broadcast_to(step.loadings, c.cross.shape), step.scatter[None]
             loadings = jnp.where(count > 0, params.loadings + step.loadings / w, params.loadings)
         else:
             slopes, scatter = jax.vmap(kernel.regress)(c)
-            scatter = average(scatter)
             loadings = jnp.where(empty[:, None, None], params.loadings, params.loadings + slopes / w[None])
         shift = (c.noise - jnp.einsum("kdq,kq->kd", slopes, c.factor)) / w[None, :, 0]
-        prior = prior_of(self)
-        if prior is not None:
-            prior = prior._replace(strength=prior.strength * empty.shape[0])  # every copy brings its own
-        whitening = self._update_noise(prior, w, count, count * scatter)
-        return FactorParams(
-            jnp.where(empty[:, None], params.mean, params.mean + shift), loadings, jnp.where(count > 0, whitening, w)
-        )
-
-    def _update_noise(self, prior: Any, w: Array, count: Array, scatter: Array) -> Array:
-        """The whitening of the noise from its scatter (D,) in the old whitened coordinates."""
-        return update_whitening(self.noise, prior, w, scatter.shape[0], count, pool(scatter, w))
-
-
-def pool(values: Array, w: Array) -> Array:
-    """One number a feature (D,) as one a variance: (D, 1) for whitenings (D, 1), their mean (1, 1) for (1, 1)."""
-    return values[:, None] if w.shape[0] == values.shape[0] else jnp.mean(values)[None, None]
+        scatter = jax.vmap(self.noise.pool)(stats.count[:, None] * scatter)
+        whitening = self.noise.tie(w, stats.count, scatter, prior_of(self), params.mean.shape[1], ("whitening",))
+        return FactorParams(jnp.where(empty[:, None], params.mean, params.mean + shift), loadings, whitening)
 
 
 def residual(x: Any, mean: Array) -> Array:

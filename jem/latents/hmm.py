@@ -14,8 +14,8 @@ from jem.kernels.assign import Exact
 from jem.kernels.moves import Move
 from jem.kernels.rings import SUMS
 from jem.kernels.simplex import safe_log, xlogy
+from jem.kernels.sums import sum_in_parts
 from jem.kernels.support import ByGradient
-from jem.kernels.unit_axis import sum_in_parts
 from jem.latents.hmm_data import Steps, flat_inputs, steps_of
 from jem.latents.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
 from jem.latents.transition import Cells, Law

@@ -10,9 +10,10 @@ from jax import Array
 
 from jem import checks, coordinates, tree
 from jem.data import float_dtype, series_of, to_rows, to_units, with_gaps, with_inputs, with_values, without_inputs
-from jem.families.gaussian import FeatureScale
+from jem.families.scatter import FeatureScale
 from jem.kernels import emission, kalman, regression, riccati
-from jem.kernels.gaussian import LOG_2PI, Full
+from jem.kernels.covariance import Full
+from jem.kernels.gaussian import LOG_2PI
 from jem.kernels.regression import Noise
 from jem.latents import lds_offsets, lds_params, lds_start, lds_trajectory
 from jem.latents.lds_data import Steps, check_values, describe, output_scale, pattern_of, steps_of
@@ -181,17 +182,16 @@ class LDS(Node):
     def expect(self, params: LDSParams, posterior: LDSPosterior, x: Data, weights: Array) -> LDSStats:
         steps = steps_of(x, params.A.dtype)
         cov, p = posterior.moments, self.num_inputs
-        trace = lambda a, noise: a if isinstance(noise, Full) else jnp.diagonal(a)[:, None]  # noqa: E731
         one = jnp.ones((1, 1, len(weights)), weights.dtype)
         first = regression.of_means(self.P0, posterior.first[None], one, weights[None, None] * one)
-        first = first._replace(ee=first.ee + trace(cov.first @ weights, self.P0))
+        first = first._replace(ee=first.ee + self.P0.restrict(cov.first @ weights))
         regressors = jnp.concatenate([posterior.mean, steps.u], 1)
         observed = emission.moments(self._emission(params, steps), posterior.residual, regressors, cov.emission, weights)
         before = jnp.concatenate([posterior.mean[:-1], steps.u[1:]], 1)
         go = jnp.where(steps.within[1:], weights[None], 0)[:, None]
         moves = regression.of_means(self.Q, posterior.noise[:-1], before, go)
         moves = moves._replace(
-            ee=moves.ee + trace(cov.ee @ weights, self.Q),
+            ee=moves.ee + self.Q.restrict(cov.ee @ weights),
             ex=moves.ex + jnp.pad(cov.ex @ weights, ((0, 0), (0, p))),
             xx=moves.xx + jnp.pad(cov.xx @ weights, ((0, p), (0, p)))[None],
         )
@@ -267,7 +267,7 @@ class LDS(Node):
         # Noise at its floor is an answer where the states' part keeps the observations uncertain: then nothing is known of it
         # and E[e e^T] stays at one. Where the data leave less, the floor makes up what is predicted.
         ee, count = stats.observation.ee, stats.observation.count
-        left = (jnp.diagonal(ee) if isinstance(self.R, Full) else ee[:, 0]) / jnp.where(count > 0, count, 1)
+        left = regression.diagonal_of(self.R, ee) / jnp.where(count > 0, count, 1)
         floored = regression.diagonal_of(self.R, params.chol_R) <= 2 * self.scale.resolution
         return flag(HELD, jnp.sum(jnp.where(floored & (count > 0), 1 - left, 0)) > 0.5)
 

@@ -2,14 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
 from jem.data import series_of, within_lengths, without_inputs
-from jem.families.gaussian import FeatureScale
+from jem.families.scatter import FeatureScale, mean_and_scale
 from jem.kernels.kalman import Pattern
-from jem.kernels.linalg import safe_sqrt
 
 
 class Steps(NamedTuple):
@@ -47,18 +47,10 @@ def pattern_of(steps: Steps) -> Pattern:
 
 
 def output_scale(y: Array, seen: Array, weights: Array) -> FeatureScale:
-    """Standard deviation of each output over what is seen, and four units in its last place; y is zero where unseen."""
-    eps, tiny = jnp.finfo(y.dtype).eps, jnp.finfo(y.dtype).tiny
-    top = jnp.max(jnp.abs(y), (0, 2))
-    unit = jnp.where(top > 0, top, 1)
-    w = jnp.where(seen, weights[None, None], 0)
-    total = jnp.sum(w, (0, 2))
-    share = w / jnp.where(total > 0, total, 1)[None, :, None]
-    scaled = y / unit[None, :, None]
-    mean = jnp.sum(scaled * share, (0, 2))
-    deviation = safe_sqrt(jnp.sum(jnp.where(seen, scaled - mean[None, :, None], 0) ** 2 * share, (0, 2))) * unit
-    resolution = jnp.maximum(4 * eps * unit, 4 * tiny)
-    return FeatureScale(jnp.maximum(deviation, resolution), resolution)
+    """Scale of each output, y (T, M, S), over what is seen."""
+    flat = lambda a: jnp.moveaxis(a, 1, 0).reshape(a.shape[1], -1)  # noqa: E731
+    alone = jax.vmap(lambda cells, w: mean_and_scale(cells[None], w)[1])
+    return jax.tree.map(lambda a: a[:, 0], alone(flat(y), flat(jnp.where(seen, weights[None, None], 0))))
 
 
 def describe(y: Array, seen: Array, scale: FeatureScale | None) -> Array:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem.kernels import emission, kalman, regression, riccati
-from jem.kernels.gaussian import Full
 from jem.kernels.lanes import recur
+from jem.kernels.linalg import solve_psd
 from jem.latents.lds_data import steps_of
 from jem.latents.lds_params import LDSParams, free_cells
 
@@ -42,7 +42,7 @@ def off_the_edge(model: Any, params: LDSParams) -> LDSParams:
     least = jnp.where(seen > 0, _STILL * noise / jnp.where(seen > 0, seen, 1), 0)
     now = regression.diagonal_of(model.Q, params.chol_Q)
     more = jnp.where(free_cells(model, "Q") & (now > 0), jnp.maximum(least - now, 0), 0)
-    return params._replace(chol_Q=params.chol_Q + (jnp.diag(more) if isinstance(model.Q, Full) else more[:, None]))
+    return params._replace(chol_Q=params.chol_Q + model.Q.from_diagonal(more))
 
 
 def gather(model: Any, params: LDSParams, x: Any, weights: Array) -> Offsets:
@@ -96,6 +96,6 @@ def move(model: Any, params: LDSParams, offsets: Offsets) -> tuple[LDSParams, Ar
     n = model.num_states
     free = jnp.concatenate([free_cells(model, "m0"), free_cells(model, "B").reshape(-1)])
     score = jnp.where(free, offsets.score, 0)
-    change = regression.solve_psd(jnp.where(free[:, None] & free[None, :], offsets.information, 0), score[:, None])[:, 0]
+    change = solve_psd(jnp.where(free[:, None] & free[None, :], offsets.information, 0), score[:, None])[:, 0]
     moved = params._replace(m0=params.m0 + change[:n], B=params.B + change[n:].reshape(n, -1))
     return moved, 0.5 * score @ change

@@ -7,8 +7,8 @@ import numpy as np
 from jax import Array
 
 from jem import checks
-from jem.kernels import regression
-from jem.kernels.gaussian import Diagonal, Full
+from jem.kernels.covariance import Diagonal, Full
+from jem.kernels.linalg import cholesky_semidefinite
 from jem.kernels.support import CholeskyFactor, Deviation, HeldCells, Real
 
 
@@ -167,4 +167,4 @@ def make_factor(name: str, structure: Full | Diagonal, dim: int, covariance: Any
             raise ValueError(f"LDS: {name} must be positive {kind}; its smallest eigenvalue is {smallest:.3g}")
     if len(shape) == 1:
         return jnp.sqrt(covariance)[:, None]
-    return regression.cholesky(covariance, jnp.zeros(dim))
+    return cholesky_semidefinite(covariance, jnp.zeros(dim))

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem.families.gaussian import FeatureScale
+from jem.families.scatter import FeatureScale
 from jem.kernels import regression
-from jem.kernels.gaussian import Diagonal, Full
+from jem.kernels.covariance import Diagonal, Full
 from jem.kernels.lanes import lower_factor
+from jem.kernels.linalg import solve_psd
 from jem.latents.lds_data import output_scale
 from jem.latents.lds_params import free_cells, overlay
 
@@ -44,16 +45,11 @@ def blend(structure: Full | Diagonal, key: Array, chol: Array) -> Array:
     return lower_factor(jnp.concatenate([chol, other], 1)[:, :, None] / 2**0.5)[0][:, :, 0]
 
 
-def shaped(structure: Full | Diagonal, deviations: Array) -> Array:
-    """A noise factor with these deviations (dim,) and no correlations."""
-    return deviations[:, None] if isinstance(structure, Diagonal) else jnp.diag(deviations)
-
-
 def input_effect(y: Array, u: Array, seen: Array, weights: Array) -> Array:
     """Least squares of the outputs on the inputs, (M, p), rows seen in part left out."""
     w = jnp.where(jnp.all(seen, 1), weights[None], 0)[:, None]
     m = regression.of_means(Full(), y * (w > 0), u, w)
-    return regression.solve_psd(m.xx[0], m.ex.T).T
+    return solve_psd(m.xx[0], m.ex.T).T
 
 
 def subspace(
@@ -91,14 +87,14 @@ def subspace(
         coef = jnp.concatenate([overlay(model, name, b) for name, b in zip(names, blank, strict=True)], 1)
         e = (y - jnp.einsum("mq,tqs->tms", coef, x)) / unit[None, :, None] * (w > 0)
         moments = regression.of_means(noise, e, x, w)
-        return regression.maximize(noise, coef, shaped(noise, unit), moments, free, None, 0.1 * unit)
+        return regression.maximize(noise, coef, noise.from_diagonal(unit), moments, free, None, 0.1 * unit)
 
     w_seen = jnp.where(seen, w, 0) if isinstance(model.R, Diagonal) else jnp.where(jnp.all(seen, 1, keepdims=True), w, 0)
     CD, chol_R = regress(model.R, ("C", "D"), y, jnp.concatenate([x, u], 1), w_seen, scale.deviation)
     before = jnp.concatenate([x[:-1], u[1:]], 1)
     AB, chol_Q = regress(model.Q, ("A", "B"), x[1:], before, w[1:] * within[1:, None], jnp.ones(n, y.dtype))
     return {
-        "m0": x[0] @ weights / jnp.sum(weights), "chol_P0": shaped(model.P0, jnp.ones(n, y.dtype)),
+        "m0": x[0] @ weights / jnp.sum(weights), "chol_P0": model.P0.from_diagonal(jnp.ones(n, y.dtype)),
         "A": AB[:, :n], "B": AB[:, n:], "chol_Q": blend(model.Q, state_key, chol_Q),
         "C": CD[:, :n], "D": CD[:, n:], "chol_R": blend(model.R, noise_key, chol_R),
     }  # fmt: skip
@@ -122,7 +118,7 @@ def structural(
     residual = jnp.where(seen, y - jnp.einsum("mp,tps->tms", effect, u), 0)
     mean = jnp.sum(residual * w, (0, 2)) / jnp.maximum(jnp.sum(w, (0, 2)), 1e-30)
     square = C @ C.T
-    m0 = C.T @ regression.solve_psd(square + 1e-3 * jnp.diag(jnp.diagonal(square)), mean[:, None])[:, 0]
+    m0 = C.T @ solve_psd(square + 1e-3 * jnp.diag(jnp.diagonal(square)), mean[:, None])[:, 0]
     # States that nothing links would never be linked.
     # Between standing still and a random rotation, and no longer than 0.95.
     turn = lower_factor(jax.random.normal(move_key, (n, n, 1), y.dtype))[1][:, :, 0]
@@ -134,7 +130,7 @@ def structural(
         return drawn_noise(structure, key, deviations * jnp.exp(0.3 * jax.random.normal(size_key, deviations.shape, y.dtype)))
 
     return {
-        "m0": m0, "chol_P0": shaped(model.P0, jnp.full(n, 1.0, y.dtype) * 2 * size),
+        "m0": m0, "chol_P0": model.P0.from_diagonal(jnp.full(n, 1.0, y.dtype) * 2 * size),
         "A": A, "B": jnp.zeros((n, model.num_inputs), y.dtype),
         "chol_Q": noise(model.Q, state_key, jnp.full(n, 1.0, y.dtype) * 0.3 * size), "C": C, "D": effect,
         "chol_R": noise(model.R, noise_key, 0.7 * scale.deviation),

@@ -1,0 +1,214 @@
+"""What location-scale families share: statistics about the current mean, M-step, prior, tying and starts, of any structure."""
+
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jem import checks
+from jem.kernels import gaussian as kernel
+from jem.kernels.covariance import Pseudo, Structure
+from jem.kernels.linalg import safe_sqrt
+from jem.kernels.sums import over_rows
+from jem.kernels.support import Real
+from jem.node import HELD, Node, Params, Stats, flag, node, replaced, setting
+from jem.settings import a, number, optional
+
+STRUCTURE = a("from_diagonal", "jem.covariance.Full(), jem.covariance.Diagonal() or jem.covariance.Spherical()")
+PRIOR = a("strength", "a jem.priors.InverseWishart(strength=...), or None", optional=True)
+
+
+class FeatureScale(NamedTuple):
+    """What a node keeps of the data it is bound to: per feature the standard deviation and the finest deviation the
+    numbers can carry, both (D,)."""
+
+    deviation: Array
+    resolution: Array
+
+
+@node
+class InverseWishart:
+    """A conjugate prior on a covariance: `strength` pseudo-observations of variance `deviation**2` per feature.
+
+    `log p(Sigma) = strength (log|W| - 1/2 |W diag(deviation)|^2)`, up to a constant. With n units of scatter S the
+    M-step is `(S + strength diag(deviation^2)) / (n + strength)`: a component that collapses onto a point keeps a
+    finite covariance, and a component of variance v moves by about `strength deviation^2 / (n v)` of itself.
+
+    Attributes:
+        strength: number of pseudo-observations, >= 0.
+        deviation: (D,) or scalar standard deviation of the pseudo-observations, > 0; None takes that of all the data.
+
+    Raises:
+        ValueError: a negative or infinite strength, a deviation that is not positive.
+
+    Example:
+        >>> import jem
+        >>> jem.Gaussian(prior=jem.priors.InverseWishart(strength=0.01)).prior.strength
+        0.01
+
+    Source: Fraley and Raftery (2007), J. Classification 24, eq. 9, without the pull on the mean.
+    """
+
+    strength: Any = setting(default=1e-3, must=number(least=0.0))
+    deviation: Any = setting(default=None, must=optional(number(above=0.0)))
+
+
+class LocationScale(Node):
+    """A density of `z = W (x - mean)`; x has rows (N, D).
+
+    Params begin with `mean` (D,) and `whitening`; statistics have `count` (), the sum of the weights, and `moments` of z, whose
+    own weights sum to `mass` (). A family adds `infer`, `expect`, `expected_log_prob`, `init` and `sample`, and where it has
+    more parameters `maximize_others`; its fields are these three, what its covariances are is the structure's business.
+    """
+
+    covariance: Structure
+    prior: InverseWishart | None
+    scale: FeatureScale | None
+
+    def maximize_others(self, params: Params, stats: Stats) -> dict[str, Array]:
+        """The M-step of the fields that are neither mean nor whitening, by name."""
+        return {}
+
+    def whitened(self, params: Params, x: Array) -> Array:
+        """`W (x - mean)`, (D, N)."""
+        return self.covariance.times(params.whitening, x - params.mean[:, None])
+
+    def coloured(self, params: Params, z: Array) -> Array:
+        """`mean + W^{-1} z`, (D, N)."""
+        return params.mean[:, None] + self.covariance.solve(params.whitening, z)
+
+    def start(self, x: Array, weights: Array) -> tuple[Array, Array]:
+        """The mean, and the whitening of the features' deviations without correlations."""
+        mean, deviation = weighted_moments(x, weights, self.scale)
+        return mean, self.covariance.from_diagonal(1 / deviation)
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        mean, scatter = self._move(params.mean, params.whitening, stats)
+        w = self.covariance.maximize(params.whitening, stats.count, scatter, prior_of(self), mean.shape[0])
+        return params._replace(mean=mean, whitening=w, **self.maximize_others(params, stats))
+
+    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
+        if "mean" in fields:
+            return super().tie(params, stats, fields)
+        others = params._fields[2:]
+        shared = tuple(f for f in fields if f not in others)  # of the covariance, which knows what of it may be
+        w_axes = self.covariance.axes(shared)
+        mean, scatter = jax.vmap(self._move, (0, w_axes, 0))(params.mean, params.whitening, stats)
+        w = self.covariance.tie(params.whitening, stats.count, scatter, prior_of(self), mean.shape[1], shared)
+        axes = params._replace(mean=0, whitening=w_axes, **{f: None if f in fields else 0 for f in others})
+        each = jax.vmap(self.maximize_others, (axes, 0))(params, stats)
+        pooled = self.maximize_others(params, jax.tree.map(lambda s: jnp.sum(s, 0), stats))
+        return params._replace(mean=mean, whitening=w, **{f: (pooled if f in fields else each)[f] for f in others})
+
+    def _move(self, mean: Array, w: Array, stats: Stats) -> tuple[Array, Array]:
+        """The M-step of the mean, and the scatter about it in the coordinates of w."""
+        empty = ~(stats.mass > 0)
+        shift, scatter = self.covariance.centred(jnp.where(empty, 1, stats.mass), stats.moments)
+        return jnp.where(empty, mean, mean + self.covariance.solve(w, shift[:, None])[:, 0]), scatter
+
+    def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
+        # About the old mean the scatter is that around a mean held fixed, once there is no first moment to remove.
+        moments = stats.moments
+        return stats._replace(moments=moments._replace(first=jnp.zeros_like(moments.first))) if "mean" in fields else stats
+
+    def recentre(self, stats: Stats, old: Params, new: Params) -> Stats:
+        return stats._replace(moments=kernel.recentre(self.covariance, stats.mass, stats.moments, *old[:2], *new[:2]))
+
+    def log_prior(self, params: Params) -> Array:
+        return log_prior_of(self, self.covariance, params)
+
+    def degenerate(self, params: Params, stats: Stats) -> Array:
+        held = jnp.array(False) if self.scale is None else self.covariance.held(params.whitening, self.scale.resolution)
+        return flag(HELD, held)
+
+    def conditioning(self, params: Params) -> Array:
+        return self.covariance.condition(params.whitening)
+
+    def supports(self, params: Params) -> Params:
+        return params._replace(mean=Real(), whitening=self.covariance.support())
+
+    def bind(self, x: Array, weights: Array) -> Self:
+        return replaced(self, scale=mean_and_scale(x, weights)[1])
+
+    def features(self, x: Array) -> Array:
+        return x if self.scale is None else x / self.scale.deviation[:, None]
+
+    def validate(self, x: Array) -> None:
+        check_rows(x, type(self).__name__)
+
+
+def check_rows(x: Any, name: str) -> None:
+    """x must be rows (N, D) of at least one feature."""
+    checks.check_matrix(x, name)
+    if x.shape[1] == 0:
+        raise ValueError(f"{name}: x must have at least one feature; got shape {x.shape}")
+
+
+def whitening_of(structure: Structure, covariance: Array, dim: int) -> Array:
+    """Whitenings from a user's covariances, batched over leading axes."""
+    inner = structure.covariance_shape(dim)
+    checks.check_covariance(covariance, inner)
+    batch = covariance.shape[: covariance.ndim - len(inner)]
+    flat = jax.vmap(lambda c: structure.whitening(c, dim))(covariance.reshape(-1, *inner))
+    return flat.reshape(*batch, *flat.shape[1:])
+
+
+def mean_and_scale(x: Array, weights: Array) -> tuple[Array, FeatureScale]:
+    """The weighted mean (D,) of x (D, N), zero where nothing has weight, and its scale."""
+    x = x.astype(weights.dtype)
+    eps, tiny = jnp.finfo(x.dtype).eps, jnp.finfo(x.dtype).tiny
+    top = jnp.max(over_rows(lambda rows, w: jnp.max(jnp.abs(rows), 1), jnp.maximum, x, weights), 0)
+    everything = jnp.max(top)
+    unit = lax.stop_gradient(jnp.where(top > 0, top, jnp.where(everything > 0, everything, 1)))  # it cancels
+    total = jnp.sum(weights)
+    share = weights / jnp.where(total > 0, total, 1)
+    scaled = lambda rows: rows / unit[None, None]  # noqa: E731
+    mean = jnp.sum(over_rows(lambda rows, s: _average(s, scaled(rows)), jnp.add, x, share), 0)
+    square = lambda rows: (scaled(rows) - mean[None, None]) ** 2  # noqa: E731
+    variance = jnp.sum(over_rows(lambda rows, s: _average(s, square(rows)), jnp.add, x, share), 0)
+    resolution = jnp.maximum(4 * eps * unit, 4 * tiny)
+    return mean * unit, FeatureScale(jnp.maximum(safe_sqrt(variance) * unit, resolution), resolution)
+
+
+def _average(share: Array, values: Array) -> Array:
+    """`sum_c share_pc values_pcd`, (P, D)."""
+    return jnp.einsum("pc,pcd->pd", share, values)
+
+
+def weighted_moments(x: Array, weights: Array, scale: FeatureScale | None) -> tuple[Array, Array]:
+    """Weighted mean and standard deviation (D,) of x (D, N), with one pseudo-observation of the bound scale."""
+    x = x.astype(weights.dtype)
+    total = jnp.sum(weights)
+    share = weights / jnp.where(total > 0, total, 1)
+    mean = jnp.where(total > 0, x @ share, jnp.mean(x, 1))
+    unit = jnp.maximum(jnp.std(x, 1), jnp.finfo(x.dtype).tiny) if scale is None else scale.deviation
+    d = (x - mean[:, None]) / unit[:, None]
+    deviation = unit * jnp.sqrt((jnp.sum(weights[None, :] * d * d, 1) + 1) / (total + 1))
+    return mean, deviation if scale is None else jnp.maximum(deviation, scale.resolution)
+
+
+def prior_of(family: Any) -> Pseudo | None:
+    """The pseudo-statistics of a family's prior and floor; None where it has neither prior nor data."""
+    prior, scale = family.prior, family.scale
+    if prior is None:
+        return None if scale is None else Pseudo(jnp.zeros((), scale.deviation.dtype), *scale)
+    if scale is None:
+        if prior.deviation is None:
+            raise ValueError(
+                f"{type(family).__name__}: the prior is relative to data it has not seen; bind the model with "
+                "jem.bind(model, x), give InverseWishart(deviation=...), or set prior=None"
+            )
+        deviation = jnp.atleast_1d(jnp.asarray(prior.deviation, float))
+        return Pseudo(jnp.asarray(prior.strength, deviation.dtype), deviation, jnp.zeros_like(deviation))
+    given = scale.deviation if prior.deviation is None else jnp.asarray(prior.deviation, scale.deviation.dtype)
+    deviation = jnp.broadcast_to(given, scale.deviation.shape)
+    return Pseudo(jnp.asarray(prior.strength, deviation.dtype), deviation, scale.resolution)
+
+
+def log_prior_of(family: Any, structure: Structure, params: Any) -> Array:
+    """Log-density of a family's prior on the covariance of this structure."""
+    prior = prior_of(family)
+    if prior is None:
+        return jnp.zeros((), params.mean.dtype)
+    return structure.log_prior(params.whitening, prior, params.mean.shape[0])

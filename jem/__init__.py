@@ -41,6 +41,8 @@ from jem.engine.stop import RelativeGain as RelativeGain
 from jem.engine.stop import Remaining as Remaining
 from jem.engine.stop import Residual as Residual
 from jem.engine.stop import Rule as Rule
+from jem.families.additive import Additive as Additive
+from jem.families.additive import AdditiveParams as AdditiveParams
 from jem.families.autodiff import Density as Density
 from jem.families.bernoulli import Bernoulli as Bernoulli
 from jem.families.bernoulli import BernoulliParams as BernoulliParams

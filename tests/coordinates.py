@@ -10,7 +10,7 @@ import numpy as np
 
 import jem
 
-REAL = {"mean", "loadings", "m0", "A", "B", "C", "D"}
+REAL = {"mean", "offset", "effects", "loadings", "m0", "A", "B", "C", "D"}
 
 
 def is_factor(name):

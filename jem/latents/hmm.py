@@ -23,6 +23,7 @@ from jem.latents.weights import free_unless
 from jem.node import (
     DISCRETE,
     INPUTS,
+    LEVELS,
     MISSING,
     ORDERLESS,
     Data,
@@ -275,8 +276,8 @@ class HMM(Composite):
         return jnp.sum(jnp.where(steps.seen, each, 0), 0)
 
     def own_degenerate(self, params: HMMParams, stats: HMMStats) -> Array:
-        # A state that no step belongs to is not what was asked for.
-        return nobody(stats.visits)
+        # A state that no step belongs to is not what was asked for, unless all that is said of it is said of its levels.
+        return nobody(self.transition.margins(stats.visits) if LEVELS in self.emission.traits else stats.visits)
 
     def supports(self, params: HMMParams) -> Any:
         where = super().supports(params)

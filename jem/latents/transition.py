@@ -71,6 +71,10 @@ class Law(Node):
         """The states of cells."""
         return cells
 
+    def margins(self, visits: Array) -> Array:
+        """Expected steps in what the law tells apart, from those in each state (K,)."""
+        return visits
+
     def draw(self, key: Array, first: Array, move: Move, within: Array) -> Array:
         """States (T, S) of sequences that lie `within`, from the law of the first cell (M,) and the move."""
         return self.state_of(chain.sample_path(key, safe_log(first), move.log(), *within.shape))

@@ -101,6 +101,7 @@ from jem.latents.factor import rows_with_moments as rows_with_moments
 from jem.latents.factorial import Kronecker as Kronecker
 from jem.latents.hmm import HMM as HMM
 from jem.latents.hmm import HMMParams as HMMParams
+from jem.latents.initial import Outer as Outer
 from jem.latents.initial import Stationary as Stationary
 from jem.latents.lds import LDS as LDS
 from jem.latents.lds_params import LDSParams as LDSParams

@@ -226,6 +226,30 @@ def test_free_coordinates_count(x64, recovered):
     np.testing.assert_allclose(got, want)
 
 
+def test_chains_that_share_nothing(x64):
+    """Two chains, each seen in a column of its own: an EM step of both together is that of each alone."""
+    rng = np.random.default_rng(8)
+    x = rng.integers(0, 2, (5, 6, 2)).astype(float)
+    first = [jnp.asarray(rng.dirichlet(np.ones(k))) for k in SIZES]
+    moves = [jem.TransitionParams(jnp.asarray(rng.dirichlet(np.ones(k), k))) for k in SIZES]
+    probs = [jnp.asarray(rng.uniform(0.1, 0.9, k)) for k in SIZES]
+    both = jnp.stack([probs[c][STATES[:, c]] for c in range(2)], 1)
+    laws = jem.Free(), jem.Free(jnp.array([2.0, 1.5]))
+    model = jem.HMM(jem.Bernoulli(), NUM, initial=jem.Outer(*SIZES, laws=laws), transition=jem.Kronecker(*SIZES))
+    p = jem.HMMParams(tuple(first), tuple(moves), jem.BernoulliParams(both))
+    new, total = jem.em_step(model, p, x)[0], 0.0
+    for c, law in enumerate(laws):
+        alone = jem.HMM(jem.Bernoulli(), SIZES[c], initial=law)
+        q = jem.HMMParams(first[c], moves[c], jem.BernoulliParams(probs[c][:, None]))
+        want = jem.em_step(alone, q, x[:, :, c : c + 1])[0]
+        np.testing.assert_allclose(new.initial[c], want.initial, atol=1e-12)
+        np.testing.assert_allclose(new.transition[c].probs, want.transition.probs, atol=1e-12)
+        total += jem.log_prob(alone, q, x[:, :, c : c + 1])
+    np.testing.assert_allclose(jem.log_prob(model, p, x), total, rtol=1e-12)
+    free = jem.HMM(jem.Bernoulli(), NUM, transition=jem.Kronecker(*SIZES))
+    assert jem.num_parameters(free, p._replace(initial=both[:, 0])) - jem.num_parameters(model, p) == NUM - 1 - 3
+
+
 def test_what_an_additive_plate_takes():
     with pytest.raises(TypeError, match="Additive: child: expected a jem.Gaussian"):
         jem.Additive(jem.Poisson(), 3, 2)
@@ -235,5 +259,9 @@ def test_what_an_additive_plate_takes():
         jem.Additive(jem.Gaussian(), 3, 0)
     with pytest.raises(ValueError, match=r"effects must be a table .* \[\(3, 2\), \(2, 2\)\]; got \[\(3, 2\)\]"):
         additive().params(np.zeros(2), [np.zeros((3, 2))], np.eye(2))
+    with pytest.raises(ValueError, match=r"initial: chains of \(2, 2\) states have 4 combinations; the emission has 6"):
+        jem.HMM(additive(), initial=jem.Outer(2, 2))
+    with pytest.raises(ValueError, match="Outer: .* got 2 sizes and 1 laws"):
+        jem.Outer(3, 2, laws=[jem.Free()])
     with pytest.raises(ValueError, match=r"chains of \(2, 2\) states have 4 combinations; the emission has 6"):
         jem.HMM(additive(), transition=jem.Kronecker(2, 2))

@@ -196,7 +196,7 @@ ZOO = [
     Row("hmm_of_mixtures", jem.HMM(jem.Mixture(full, 2), 2), series),
     Row("hmm_durations", jem.HMM(jem.Poisson(), 2, transition=stays), count_series),
     Row("hmm_kronecker", jem.HMM(jem.Categorical(3), 4, transition=jem.Kronecker(2, 2)), symbol_series),
-    Row("hmm_additive", jem.HMM(jem.Additive(full, 2, 2), transition=jem.Kronecker(2, 2)), series),
+    Row("hmm_additive", jem.HMM(jem.Additive(full, 2, 2), initial=jem.Outer(2, 2), transition=jem.Kronecker(2, 2)), series),
     Row("mixture_additive", jem.Mixture(jem.Additive(jem.Gaussian(jem.Diagonal(), jem.InverseWishart(2.0)), 2, 2)), reals),
     Row("factor", factors, factored),
     Row("factor_spherical_no_prior", jem.FactorAnalysis(2, jem.Spherical(), None), factored),

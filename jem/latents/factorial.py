@@ -7,6 +7,7 @@ from jax import Array
 
 from jem.composite import Composite
 from jem.kernels.moves import Factors
+from jem.kernels.simplex import margins
 from jem.latents.transition import Cells, Law, TransitionParams
 from jem.node import Node, node, set_once, static
 from jem.settings import a, whole
@@ -91,9 +92,3 @@ class Kronecker(Law, Composite):
     def guess(self, key: Array, pairs: Array, inputs: None, weights: Array) -> tuple[TransitionParams, ...]:
         moves = Factors(tuple(jnp.ones((k, k)) for k in self.sizes)).of_each(pairs)
         return tuple(law.guess(key, p, None, weights) for law, p in zip(self.laws, moves, strict=True))
-
-
-def margins(counts: Array, sizes: tuple[int, ...]) -> list[Array]:
-    """The counts (K_f,) of each chain's states, from those of their combinations (K,)."""
-    whole, axes = counts.reshape(sizes), range(len(sizes))
-    return [jnp.sum(whole, tuple(a for a in axes if a != f)) for f in axes]

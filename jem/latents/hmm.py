@@ -43,7 +43,7 @@ from jem.settings import a, an_instance, check_components, whole
 
 
 class HMMParams(NamedTuple):
-    """Of the law of the first state, probabilities (K,) or (), of the transitions' law and of the emissions."""
+    """Of the law of the first state, probabilities (K,) if free, of the transitions' law and of the emissions."""
 
     initial: Any
     transition: Params
@@ -82,7 +82,7 @@ class HMMStats(NamedTuple):
     emission: Stats
 
 
-FIRST = a("first", "the law of the first state, jem.Free() or jem.Stationary()")
+FIRST = a("first", "the law of the first state, jem.Free(), jem.Outer(..) or jem.Stationary()")
 LAW = a("move", "a transition law such as jem.Cells()")
 FORM = an_instance(chain.Form, "jem.Automatic(), jem.Sequential() or jem.Blocks(n)")
 
@@ -107,7 +107,7 @@ class HMM(Composite):
         num_states: K, where `emission` is a node.
         transition: their law: `jem.Cells()`, a matrix, the default; `jem.Driven(..)` by inputs; `jem.Durations(..)` of stays;
             `jem.Kronecker(..)` of several chains side by side.
-        initial: the law of the first state, `jem.Free()`, the default, or `jem.Stationary()`.
+        initial: the law of the first state, `jem.Free()`, the default; `jem.Outer(..)` of several chains; `jem.Stationary()`.
         concentration: short for `initial=jem.Free(concentration)`, a Dirichlet prior.
         seeding: how states are guessed at the start, from single observations.
         form: `jem.Automatic()`, `jem.Sequential()` or `jem.Blocks(n)`: how the recursion runs; never the answer.
@@ -150,7 +150,8 @@ class HMM(Composite):
                 f"HMM: initial: with {type(law).__name__} transitions there is no law of one state that the chain stays in; "
                 "leave jem.Stationary() out"
             )
-        set_once(self, emission=plate, transition=law, initial=first.of_chain(), seeding=seeding, form=form, length=length)
+        first = first.of_chain(plate.size)
+        set_once(self, emission=plate, transition=law, initial=first, seeding=seeding, form=form, length=length)
 
     @property
     def traits(self) -> frozenset[str]:

@@ -296,11 +296,13 @@ class HMM(Composite):
         return jnp.concatenate([mean, jnp.sqrt(spread)])
 
     def validate(self, x: Data) -> None:
-        values, lengths, _ = series_of(self.share("emission", x))
+        values, lengths, labels = series_of(self.share("emission", x))
         if INPUTS in self.transition.traits:
             self.transition.validate(flat_inputs(x, lengths))
         checks.check_sequences(values, lengths, "HMM")
         checks.check_state_labels(self.share("emission", x), self.emission.size)
+        if labels is not None:
+            self.transition.check_labels(labels, lengths)
         checks.check_steps(self.emission, values, lengths)
 
     def must_be_finite(self, x: Data) -> Data:
@@ -321,7 +323,8 @@ class HMM(Composite):
         posterior, _ = self.infer(params, x)
         last = jnp.sum(self._steps(x).within, 0) - 1
         now = jnp.take_along_axis(posterior.filtered, last[None, None, :], axis=0)[0]
-        checks.check_future_inputs(inputs, INPUTS in self.transition.traits, num_steps, now.shape[1])
+        one = self.share("transition", x).shape[1:-1] if INPUTS in self.transition.traits else None
+        checks.check_future_inputs(inputs, one, num_steps, now.shape[1])
         inputs = None if inputs is None else single_steps(inputs)
         move = self.transition.move(params.transition, inputs, num_steps + 1)
 

@@ -9,6 +9,7 @@ from jax import Array
 
 from jem import checks
 from jem.composite import Wrapper
+from jem.families import user
 from jem.families.autodiff import Density
 from jem.kernels import chain
 from jem.kernels.moves import Move, Table
@@ -54,6 +55,9 @@ class Law(Node):
     def guess(self, key: Array, pairs: Array, inputs: Any, weights: Array) -> Params:
         """A start, from expected moves (K, K) of a first guess of the path; inputs as in `move`, and what they weigh."""
         raise TypeError(f"{type(self).__name__} does not define guess")
+
+    def check_labels(self, labels: Array, lengths: Array | None) -> None:
+        """Raises ValueError, naming the place, where no path of this law has the states (S, T) that are known."""
 
     def begin(self, initial: Array, move: Any) -> Array:
         """The probabilities (M,) of the first cell, from those of the first state (K,) and the move."""
@@ -266,4 +270,5 @@ class Driven(Law, Wrapper):
         return Node.recentre(self, stats, old, new)
 
     def validate(self, x: Data) -> None:
+        user.check_columns("Driven", self.child, x)
         self.child.validate(x)

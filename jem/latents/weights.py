@@ -196,6 +196,7 @@ class Gate(Wrapper):
 
     def validate(self, x: Data) -> None:
         checks.check_inputs(x, None, "Gate")
+        user.check_columns("Gate", self.child, x)
         self.child.validate(x)
 
 

@@ -43,6 +43,7 @@ from jem.data import Sequences as Sequences
 from jem.engine.result import Fit as Fit
 from jem.engine.result import FitError as FitError
 from jem.engine.result import Status as Status
+from jem.families.additive import Additive as Additive
 from jem.families.autodiff import Density as Density
 from jem.families.bernoulli import Bernoulli as Bernoulli
 from jem.families.categorical import Categorical as Categorical

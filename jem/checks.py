@@ -184,14 +184,16 @@ def check_inputs(inputs: Any, lengths: Array | None, name: str) -> None:
             )
 
 
-def check_future_inputs(inputs: Any, wanted: bool, num_steps: int, num: int) -> None:
-    """Inputs (h, p, S) of h steps that are predicted, units last, where the model has some."""
-    if (inputs is not None) != wanted:
-        what = f"inputs of the next {num_steps} steps, shape ({num}, {num_steps}, p)" if wanted else "no inputs"
-        raise ValueError(f"predict: expected {what}, as this model has {'some' if wanted else 'none'}")
+def check_future_inputs(inputs: Any, one: tuple[int, ...] | None, num_steps: int, num: int) -> None:
+    """Inputs (h, p, S) of h steps that are predicted, units last; a step of the model has `one` (p,), or none."""
+    if (inputs is None) != (one is None):
+        what = "no inputs" if one is None else f"inputs of the next {num_steps} steps, shape ({num}, {num_steps}, p)"
+        raise ValueError(f"predict: expected {what}, as this model has {'none' if one is None else 'some'}")
     if inputs is not None and (inputs.ndim != 3 or inputs.shape[0] != num_steps or inputs.shape[2] != num):
         got = (inputs.shape[-1], *inputs.shape[:-1])
         raise ValueError(f"predict: inputs must have shape (S, num_steps, p) = ({num}, {num_steps}, p); got {got}")
+    if inputs is not None and one is not None and inputs.shape[1:-1] != one:
+        raise ValueError(f"predict: inputs must have p = {one[0]} columns, as those so far; got {inputs.shape[1]}")
 
 
 def _no_input(inputs: Array, lengths: Array | None) -> Array:

@@ -2,6 +2,7 @@
 
 from jem.latents.durations import Durations as Durations
 from jem.latents.factorial import Kronecker as Kronecker
+from jem.latents.initial import Outer as Outer
 from jem.latents.initial import Stationary as Stationary
 from jem.latents.transition import Cells as Cells
 from jem.latents.transition import Driven as Driven

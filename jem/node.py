@@ -37,6 +37,7 @@ DISCRETE = "discrete"  # `assign` can set a hidden variable of this node
 CELLS = "cells"  # the data are cells (D, N) that may be missing one by one, as `data.Holed`
 INPUTS = "inputs"  # a law that is driven by the inputs of `data.Given`
 ORDERLESS = "orderless"  # components or states are alike: `permute` takes them in another order
+LEVELS = "levels"  # components are combinations of levels, and one that is empty has the parameters of its levels
 LOCAL = "local"  # the statistics give Q to first order only, around the parameters at which they were gathered
 N = TypeVar("N")
 
@@ -118,7 +119,7 @@ class Node(Documented):
 
     @property
     def traits(self) -> frozenset[str]:
-        """What holds of this node: some of MISSING, CELLS, DISCRETE, INPUTS, ORDERLESS and LOCAL."""
+        """What holds of this node: some of MISSING, CELLS, DISCRETE, INPUTS, ORDERLESS, LEVELS and LOCAL."""
         return frozenset()
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:

@@ -10,7 +10,7 @@ import numpy as np
 
 import jem
 
-REAL = {"mean", "loadings", "m0", "A", "B", "C", "D"}
+REAL = {"mean", "offset", "effects", "loadings", "m0", "A", "B", "C", "D"}
 
 
 def is_factor(name):
@@ -62,7 +62,9 @@ def walk(fn, params, values):
     if isinstance(params, dict):
         return {name: walk(fn, params[name], values[name]) for name in params}
     if not hasattr(params, "_fields"):
-        return tuple(walk(fn, p, v) for p, v in zip(params, values, strict=True))
+        probs = lambda p, v: fn(params, "probs", v)  # of a tuple that holds arrays: first states of several chains
+        inner = lambda p, v: walk(fn, p, v) if isinstance(p, (tuple, dict)) else probs(p, v)
+        return tuple(inner(p, v) for p, v in zip(params, values, strict=True))
     fields = {}
     for name in params._fields:
         part, value = getattr(params, name), getattr(values, name)

@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from zoo import build
 
 import jem
 from jem.author import Wrapper, node
+from jem.coordinates import ravel, unravel
 from jem.latents.mixture import MixtureStats
 
 ALL = ("form", "additive", "weights", "fisher", "ascent", "total", "recentre", "sample")
@@ -25,6 +27,25 @@ def test_sound_nodes(x64, name):
     assert jem.testing.check_node(model.row.node, model.params, model.x, model.weights) == SOUND[name]
 
 
+@pytest.mark.parametrize("name", ["gaussian", "student_t", "mixture_full", "tied", "hmm_additive", "mixture_factor"])
+def test_a_slope_compiled_is_the_slope(x64, name):
+    """Of the log-density of each of many units: what a compiler makes of it is what it says."""
+    model = build(name, "float64")
+    many = jax.tree.map(lambda leaf: jnp.tile(leaf, 64), model.units)
+    z = ravel(model.node, model.params)
+    direction = jnp.asarray(np.random.default_rng(0).standard_normal(z.shape))
+
+    def slope(h):
+        log_prob = lambda h: model.node.infer(unravel(model.node, z + h * direction, model.params), many)[1]
+        return jax.jvp(log_prob, (h,), (1.0,))[1]
+
+    each = slope(0.0)
+    np.testing.assert_allclose(jax.jit(slope)(0.0), each, rtol=0, atol=1e-9 * np.abs(each).max())
+    ends = [model.node.infer(unravel(model.node, z + h * direction, model.params), many)[1] for h in (1e-5, -1e-5)]
+    np.testing.assert_allclose(each, (ends[0] - ends[1]) / 2e-5, rtol=0, atol=1e-6 * np.abs(each).max())
+
+
+@node
 class Broken(Wrapper):
     """A wrapper that breaks a law."""
 

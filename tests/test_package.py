@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 FOUNDATION = {"documented", "tree", "settings", "reading", "checks", "data", "series"}
 MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates", "composite"}, {"families"}, {"parts", "plates"}, {"latents"}]
 MODELS = {"families", "parts", "plates", "latents"}
-ABOVE = {"ask", "fit", "streaming"}
+ABOVE = {"ask", "fit", "streaming", "testing"}
 NAMESPACES = {
     "adjoints", "author", "covariance", "durations", "forms", "laws", "priors", "rotations", "schedules", "solvers", "spaces",
     "starts", "stop", "supports", "uncertainty",

@@ -129,6 +129,8 @@ def driven(rng, dtype):
 D = jem.covariance.Diagonal()
 level = jem.LDS(1, 1, 1, Q=D, R=D, P0=D, fixed={"A": [[1]], "B": [[0]]})
 factors = jem.FactorAnalysis(2)
+
+
 class LaplaceParams(NamedTuple):
     """Of a density written by hand: medians and mean deviations (D,)."""
 
@@ -157,6 +159,7 @@ log_joint = jem.LogJoint(
     maximize=lambda s: jem.Poisson.Params(s[1] / s[0]),
 )
 full, diagonal, spherical = jem.Gaussian(), jem.Gaussian(jem.covariance.Diagonal()), jem.Gaussian(jem.covariance.Spherical())
+added = jem.Additive(full, 2, 2)
 stays = jem.laws.Durations(jem.durations.Poisson(4), moves=jem.laws.Cells())
 product = jem.Product(place=full, kind=jem.Categorical(3))
 ZOO = [
@@ -197,6 +200,8 @@ ZOO = [
     Row("hmm_of_mixtures", jem.HMM(jem.Mixture(full, 2), 2), series),
     Row("hmm_durations", jem.HMM(jem.Poisson(), 2, transition=stays), count_series),
     Row("hmm_kronecker", jem.HMM(jem.Categorical(3), 4, transition=jem.laws.Kronecker(2, 2)), symbol_series),
+    Row("hmm_additive", jem.HMM(added, initial=jem.laws.Outer(2, 2), transition=jem.laws.Kronecker(2, 2)), series),
+    Row("mixture_additive", jem.Mixture(jem.Additive(jem.Gaussian(D, jem.priors.InverseWishart(2.0)), 2, 2)), reals),
     Row("factor", factors, factored),
     Row("factor_spherical_no_prior", jem.FactorAnalysis(2, jem.covariance.Spherical(), None), factored),
     Row("frozen_loadings", jem.Frozen(factors, "loadings"), factored, ("loadings",)),

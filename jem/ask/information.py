@@ -113,7 +113,9 @@ class Hessian(Method):
 class Louis(Method):
     """Observed information as complete less missing: `I = E[-d^2 l_c | x] - cov[d l_c | x]`, unit by unit.
 
-    For a mixture at the top of a model: `l_c` is the log-density of a unit together with its component.
+    For a mixture at the top of a model: `l_c` is the log-density of a unit together with its component. Of a chain, whose score
+    is a sum over steps, the covariance would run over all pairs of them; `jem.uncertainty.Oakes()` needs one E-step a
+    coordinate.
 
     Raises:
         TypeError: another model; `jem.uncertainty.Oakes()` does the same for all.

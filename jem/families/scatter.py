@@ -72,7 +72,7 @@ class LocationScale(Node):
 
     def whitened(self, params: Params, x: Array) -> Array:
         """`W (x - mean)`, (D, N)."""
-        return self.covariance.times(params.whitening, x - params.mean[:, None])
+        return kernel.residuals(self.covariance, params.whitening, params.mean, x)
 
     def coloured(self, params: Params, z: Array) -> Array:
         """`mean + W^{-1} z`, (D, N)."""

@@ -97,6 +97,28 @@ def check_output(who: str, fn: Callable[..., Any], expected: tuple[int, ...], *a
         raise ValueError(f"{who}: {name_of(fn)} must return {what}, real numbers, for one unit; got {got}{hint}")
 
 
+def check_columns(who: str, law: Any, inputs: Any) -> None:
+    """Inputs (N, p) must have as many columns as the law's function takes with its start; said where that can be found."""
+    if law.starter is not None or not hasattr(inputs, "shape") or inputs.ndim != 2:
+        return
+
+    def takes(num: int) -> bool:
+        try:
+            row = jax.ShapeDtypeStruct((num,), jnp.result_type(inputs))
+            return jax.eval_shape(traced_once(law.log_prob), law.start, row).shape == law.shape
+        except Exception:  # the user's own, of whatever kind
+            return False
+
+    if not takes(inputs.shape[1]):
+        sizes = {size for leaf in jax.tree.leaves(law.start) for size in np.shape(leaf)}
+        fits = [num for num in sorted(sizes) if takes(num)]
+        if len(fits) == 1:
+            raise ValueError(
+                f"{who}: inputs must have p = {fits[0]} columns, as {name_of(law.log_prob)} takes them with its start; got "
+                f"{inputs.shape[1]}"
+            )
+
+
 def one_row(x: Any) -> Any:
     """Shapes of one row of data."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], jnp.result_type(a)), x)

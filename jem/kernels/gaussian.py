@@ -4,15 +4,48 @@ Moments are gathered about the old mean and in whitened coordinates, `z = W (x -
 any scale of the data, which is what keeps float32 accurate where raw second moments fail. D features, N units, units last.
 """
 
+import functools
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import digamma, gammaln
 
+from jem import tree
 from jem.kernels.covariance import Moments, Structure
 from jem.kernels.roots import falling_root
 
 LOG_2PI = 1.8378770664093453
 _LARGE = 20.0  # where Stirling's series is exact to rounding
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def residuals(structure: Structure, w: Array, mean: Array, x: Array) -> Array:
+    """`W (x - mean)`, (D, N).
+
+    Its derivative in the mean, `-W dmean`, is worked out before it is spread over the units: the product of W with what is the
+    same for all units is wasted, and XLA's fusion of it into a sum reads what is not there (jaxlib 0.10.2, on a CPU, N of
+    about 2000 and more).
+    """
+    return structure.times(w, x - mean[:, None])
+
+
+def _residuals_jvp(structure: Structure, primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    (w, mean, x), (dw, dmean, dx) = primals, tangents
+    d = x - mean[:, None]
+    z = structure.times(w, d)
+    moves = [] if _is_zero(dw) else [structure.times(dw, d)]
+    moves += [] if _is_zero(dx) else [structure.times(w, dx)]
+    moves += [] if _is_zero(dmean) else [-structure.times(w, dmean[:, None])]
+    return z, jnp.broadcast_to(tree.total(moves), z.shape) if moves else jnp.zeros_like(z)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+residuals.defjvp(_residuals_jvp, symbolic_zeros=True)
 
 
 def log_normal(structure: Structure, w: Array, z: Array) -> Array:

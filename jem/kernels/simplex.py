@@ -59,3 +59,9 @@ def normalize_log(logits: Array) -> tuple[Array, Array]:
     e = jnp.exp(logits - top[None])
     total = jnp.sum(e, 0)
     return e * (1 / jnp.where(total > 0, total, 1))[None], top + safe_log(total)
+
+
+def margins(counts: Array, sizes: tuple[int, ...]) -> list[Array]:
+    """Counts (K_f,) of the levels of each factor, from those of all combinations (K_1 K_2 ..), the last factor fastest."""
+    whole, axes = counts.reshape(sizes), range(len(sizes))
+    return [jnp.sum(whole, tuple(a for a in axes if a != f)) for f in axes]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jem import checks
 from jem.composite import Composite
 from jem.kernels import chain
 from jem.kernels import durations as kernel
@@ -269,6 +270,15 @@ def _best_mean(table: Callable[[Array, Array], Array], mean: Array, size: Array,
     return jnp.where(total > 0, plain, mean)
 
 
+def _outlasts(labels: Array, lengths: Array | None, once: Array, longest: Array) -> Array:
+    """Steps (S, T) at which a state has been known for more than `longest` steps, in states that are held `once`."""
+    steps = jnp.arange(labels.shape[1])[None]
+    begins = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    since = lax.cummax(jnp.where(begins, steps, 0), axis=1)
+    within = True if lengths is None else steps < lengths[:, None]
+    return (steps - since >= longest) & (labels >= 0) & jnp.take(once, labels, mode="clip") & within
+
+
 class DurationsParams(NamedTuple):
     """Of where a stay leads, `TransitionParams(probs (K, K))`, and of how long it lasts."""
 
@@ -345,6 +355,19 @@ class Durations(Law, Composite):
         away = jnp.where(jnp.eye(pairs.shape[0], dtype=bool), 0, pairs)
         counts = left[:, None] * table / jnp.sum(table, 1, keepdims=True)
         return DurationsParams(self.moves.guess(key, away, None, weights), self.stays.start(counts))
+
+    def check_labels(self, labels: Array, lengths: Array | None) -> None:
+        fixed, longest = self.moves.fixed, self.stays.longest
+        if fixed is None or not checks.is_concrete(fixed) or labels.dtype == jnp.bool_:
+            return
+        once = jnp.asarray(np.diagonal(np.asarray(fixed)) == 0)  # states that no stay of their own follows
+        if checks.found(_outlasts, labels, lengths, once, longest):
+            fault = checks.first_fault(_outlasts, labels, lengths, once, longest)
+            raise ValueError(
+                f"Durations: labels keep sequence {fault.place[0]} in state {fault.value} for more than {longest} steps, up to "
+                f"step {fault.place[1]}; a stay lasts at most `longest`: give a law of durations of more, or "
+                "moves=jem.laws.Cells(), which lets a stay follow one in the same state"
+            )
 
     def begin(self, initial: Array, move: Stays) -> Array:
         return (initial[:, None] * move.values[1]).reshape(-1)

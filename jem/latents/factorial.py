@@ -7,6 +7,7 @@ from jax import Array
 
 from jem.composite import Composite
 from jem.kernels.moves import Factors
+from jem.kernels.simplex import margins
 from jem.latents.transition import Cells, Law, TransitionParams
 from jem.node import Node, node, set_once, static
 from jem.settings import a, whole
@@ -19,8 +20,8 @@ class Kronecker(Law, Composite):
     """Transitions of several chains that move on their own: `A = A_1 (x) A_2 (x) ..`, over states (k_1, k_2, ..).
 
     The states of the `HMM` are all combinations, `K = K_1 K_2 ..`, the last chain's running fastest: `jnp.unravel_index(k,
-    sizes)` takes one apart. Emissions are those of any `HMM`, one to a combination, and so is the first state. The E-step is
-    exact; a step costs `K (K_1 + K_2 + ..)`.
+    sizes)` takes one apart. Emissions are those of any `HMM`, one to a combination, or `jem.Additive`, whose means are sums
+    over the chains. The E-step is exact; a step costs `K (K_1 + K_2 + ..)`.
 
     Params: a tuple of `TransitionParams(probs (K_f, K_f))`.
 
@@ -84,6 +85,9 @@ class Kronecker(Law, Composite):
 
     def gather(self, params: Any, counts: tuple[Array, ...], first: Array, inputs: None) -> tuple[Array, ...]:
         return counts
+
+    def margins(self, visits: Array) -> Array:
+        return jnp.concatenate(margins(visits, self.sizes))
 
     def guess(self, key: Array, pairs: Array, inputs: None, weights: Array) -> tuple[TransitionParams, ...]:
         moves = Factors(tuple(jnp.ones((k, k)) for k in self.sizes)).of_each(pairs)

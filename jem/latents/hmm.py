@@ -23,6 +23,7 @@ from jem.latents.weights import free_unless
 from jem.node import (
     DISCRETE,
     INPUTS,
+    LEVELS,
     MISSING,
     ORDERLESS,
     Data,
@@ -42,7 +43,7 @@ from jem.settings import a, an_instance, check_components, whole
 
 
 class HMMParams(NamedTuple):
-    """Of the law of the first state, probabilities (K,) or (), of the transitions' law and of the emissions."""
+    """Of the law of the first state, probabilities (K,) if free, of the transitions' law and of the emissions."""
 
     initial: Any
     transition: Params
@@ -81,7 +82,7 @@ class HMMStats(NamedTuple):
     emission: Stats
 
 
-FIRST = a("first", "the law of the first state, jem.laws.Free() or jem.laws.Stationary()")
+FIRST = a("first", "the law of the first state, jem.laws.Free(), jem.laws.Outer(..) or jem.laws.Stationary()")
 LAW = a("move", "a transition law such as jem.laws.Cells()")
 FORM = an_instance(chain.Form, "jem.forms.Automatic(), jem.forms.Sequential() or jem.forms.Blocks(n)")
 
@@ -106,7 +107,8 @@ class HMM(Composite):
         num_states: K, where `emission` is a node.
         transition: their law: `jem.laws.Cells()`, a matrix, the default; `jem.laws.Driven(..)` by inputs;
             `jem.laws.Durations(..)` of stays; `jem.laws.Kronecker(..)` of several chains side by side.
-        initial: the law of the first state, `jem.laws.Free()`, the default, or `jem.laws.Stationary()`.
+        initial: the law of the first state, `jem.laws.Free()`, the default; `jem.laws.Outer(..)` of several
+            chains; or `jem.laws.Stationary()`.
         concentration: short for `initial=jem.laws.Free(concentration)`, a Dirichlet prior.
         seeding: how states are guessed at the start, from single observations.
         form: how the recursion runs, never the answer; one of `jem.forms`: `Automatic()`, `Sequential()` or `Blocks(n)`.
@@ -151,7 +153,8 @@ class HMM(Composite):
                 f"HMM: initial: with {type(law).__name__} transitions there is no law of one state that the chain stays in; "
                 "leave jem.laws.Stationary() out"
             )
-        set_once(self, emission=plate, transition=law, initial=first.of_chain(), seeding=seeding, form=form, length=length)
+        first = first.of_chain(plate.size)
+        set_once(self, emission=plate, transition=law, initial=first, seeding=seeding, form=form, length=length)
 
     @property
     def traits(self) -> frozenset[str]:
@@ -277,8 +280,8 @@ class HMM(Composite):
         return jnp.sum(jnp.where(steps.seen, each, 0), 0)
 
     def own_degenerate(self, params: HMMParams, stats: HMMStats) -> Array:
-        # A state that no step belongs to is not what was asked for.
-        return nobody(stats.visits)
+        # A state that no step belongs to is not what was asked for, unless all that is said of it is said of its levels.
+        return nobody(self.transition.margins(stats.visits) if LEVELS in self.emission.traits else stats.visits)
 
     def supports(self, params: HMMParams) -> Any:
         where = super().supports(params)
@@ -296,11 +299,13 @@ class HMM(Composite):
         return jnp.concatenate([mean, jnp.sqrt(spread)])
 
     def validate(self, x: Data) -> None:
-        values, lengths, _ = series_of(self.share("emission", x))
+        values, lengths, labels = series_of(self.share("emission", x))
         if INPUTS in self.transition.traits:
             self.transition.validate(flat_inputs(x, lengths))
         checks.check_sequences(values, lengths, "HMM")
         checks.check_state_labels(self.share("emission", x), self.emission.size)
+        if labels is not None:
+            self.transition.check_labels(labels, lengths)
         checks.check_steps(self.emission, values, lengths)
 
     def must_be_finite(self, x: Data) -> Data:
@@ -321,7 +326,8 @@ class HMM(Composite):
         posterior, _ = self.infer(params, x)
         last = jnp.sum(self._steps(x).within, 0) - 1
         now = jnp.take_along_axis(posterior.filtered, last[None, None, :], axis=0)[0]
-        checks.check_future_inputs(inputs, INPUTS in self.transition.traits, num_steps, now.shape[1])
+        one = self.share("transition", x).shape[1:-1] if INPUTS in self.transition.traits else None
+        checks.check_future_inputs(inputs, one, num_steps, now.shape[1])
         inputs = None if inputs is None else single_steps(inputs)
         move = self.transition.move(params.transition, inputs, num_steps + 1)
 

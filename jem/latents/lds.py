@@ -346,7 +346,7 @@ class LDS(Node):
     def predict(self, params: LDSParams, x: Data, num_steps: int, inputs: Any = None) -> Forecast:
         """`forecast` for `jem.predict`: units last."""
         num = steps_of(x, params.A.dtype).y.shape[-1]
-        checks.check_future_inputs(inputs, bool(self.num_inputs), num_steps, num)
+        checks.check_future_inputs(inputs, (self.num_inputs,) if self.num_inputs else None, num_steps, num)
         inputs = jnp.zeros((num_steps, 0, num)) if inputs is None else inputs
         return _answer(self, lds_trajectory.forecast, params, x, (inputs,))
 

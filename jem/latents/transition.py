@@ -9,6 +9,7 @@ from jax import Array
 
 from jem import checks
 from jem.composite import Wrapper
+from jem.families import user
 from jem.families.autodiff import Density
 from jem.kernels import chain
 from jem.kernels.moves import Move, Table
@@ -55,6 +56,9 @@ class Law(Node):
         """A start, from expected moves (K, K) of a first guess of the path; inputs as in `move`, and what they weigh."""
         raise TypeError(f"{type(self).__name__} does not define guess")
 
+    def check_labels(self, labels: Array, lengths: Array | None) -> None:
+        """Raises ValueError, naming the place, where no path of this law has the states (S, T) that are known."""
+
     def begin(self, initial: Array, move: Any) -> Array:
         """The probabilities (M,) of the first cell, from those of the first state (K,) and the move."""
         return initial
@@ -70,6 +74,10 @@ class Law(Node):
     def state_of(self, cells: Array) -> Array:
         """The states of cells."""
         return cells
+
+    def margins(self, visits: Array) -> Array:
+        """Expected steps in what the law tells apart, from those in each state (K,)."""
+        return visits
 
     def draw(self, key: Array, first: Array, move: Move, within: Array) -> Array:
         """States (T, S) of sequences that lie `within`, from the law of the first cell (M,) and the move."""
@@ -264,4 +272,5 @@ class Driven(Law, Wrapper):
         return Node.recentre(self, stats, old, new)
 
     def validate(self, x: Data) -> None:
+        user.check_columns("Driven", self.child, x)
         self.child.validate(x)

@@ -67,8 +67,8 @@ class Free(Node):
         """False: a chain that begins so has transitions in closed form."""
         return False
 
-    def of_chain(self) -> "Free":
-        """The law of a chain's first state."""
+    def of_chain(self, size: int) -> "Free":
+        """The law of the first of K states."""
         return replaced(self, returns=True)
 
     def start(self, counts: Array) -> Array:
@@ -198,6 +198,7 @@ class Gate(Wrapper):
 
     def validate(self, x: Data) -> None:
         checks.check_inputs(x, None, "Gate")
+        user.check_columns("Gate", self.child, x)
         self.child.validate(x)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import tree
+from jem.documented import Documented
 from jem.kernels.linalg import solve_lower
 from jem.kernels.support import Support
 
@@ -31,7 +32,7 @@ class Pseudo(NamedTuple):
     floor: Array
 
 
-class Structure:
+class Structure(Documented):
     """A kind of covariance matrices; w is a factor of one, s second moments, both in the structure's own shape.
 
     A new one is a file with the members down to `support`; the others follow. A family asks, and never looks which it is.

@@ -65,6 +65,7 @@ LONG = {
     ),
     "test_gradients.py": tuple(f"finite_gradient[{family}]" for family in ("LDS", "student", "diagonal", "factor")),
     "test_laws_of_chains.py": (
+        "takes_every_law[driven]",
         *("takes_every_law[cells]", "takes_every_law[kronecker]", "takes_every_law[categorical stays]"),
         *("of_every_law[cells]", "of_every_law[categorical stays]"),
         *("by_enumeration[True-negative binomial]", "by_enumeration[True-poisson]", "never_leave_a_state[poisson]"),

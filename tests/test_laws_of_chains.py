@@ -51,6 +51,9 @@ def semi_params(name, num=3, longest=LONGEST):
     return jem.HMM.Params(jnp.arange(1.0, num + 1) / jnp.arange(1.0, num + 1).sum(), laws, emission)
 
 
+take_maximum = jax.jit(lambda law, old, counts: law.maximize(old, counts))
+
+
 # How long: tables, and their M-step ------------------------------------------------------------------------------------
 
 
@@ -81,16 +84,22 @@ def test_durations_take_their_maximum(x64, name, outlast):
     law = dataclasses.replace(STAYS[name], longest=longest)
     old = stay_params(name, 2, longest)
     counts = jnp.asarray(np.random.default_rng(3).uniform(0.5, 1, (2, longest))).at[:, 0].set(6.0).at[:, -1].set(outlast)
-    new = law.maximize(old, counts)
+    new = take_maximum(law, old, counts)
     support = law.supports(new)
-    free = jax.tree.map(lambda s, p: s.unconstrain(p), support, new)
-    at = lambda free: jax.tree.map(lambda s, f, p: s.constrain(f, p), support, free, new)
-    slope = jax.grad(lambda free: law.expected_log_prob(at(free), counts, old))(free)
+
+    @jax.jit
+    def values_and_slope(new):
+        free = jax.tree.map(lambda s, p: s.unconstrain(p), support, new)
+        at = lambda free: jax.tree.map(lambda s, f, p: s.constrain(f, p), support, free, new)
+        slope = jax.grad(lambda free: law.expected_log_prob(at(free), counts, old))(free)
+        return law.expected_log_prob(new, counts, old), law.expected_log_prob(old, counts, old), slope
+
+    after, before, slope = values_and_slope(new)
     inside = name != "categorical" or outlast  # a probability at zero has its maximum at the edge
     for leaf in jax.tree.leaves(slope):
         assert not inside or np.abs(leaf).max() < 1e-6
-    assert law.expected_log_prob(new, counts, old) > law.expected_log_prob(old, counts, old)
-    np.testing.assert_array_equal(jax.tree.leaves(law.maximize(old, 0 * counts))[0], jax.tree.leaves(old)[0])
+    assert after > before
+    np.testing.assert_array_equal(jax.tree.leaves(take_maximum(law, old, 0 * counts))[0], jax.tree.leaves(old)[0])
 
 
 @pytest.mark.parametrize("longest", [2, 5, 20])
@@ -100,8 +109,8 @@ def test_stays_that_all_outlast(dtype, name, longest):
     law = dataclasses.replace(STAYS[name], longest=longest)
     old = jax.tree.map(lambda a: a.astype(dtype), stay_params(name, 2))
     counts = jnp.zeros((2, longest), dtype).at[:, -1].set(5.0)
-    new = law.maximize(old, counts)
-    assert law.expected_log_prob(new, counts, old) > -1e-5
+    new = take_maximum(law, old, counts)
+    assert jax.jit(law.expected_log_prob)(new, counts, old) > -1e-5
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
 
 
@@ -149,27 +158,23 @@ def segmentations(length, num):
 
 
 def by_enumeration(params, stays, y, censored=True):
-    """Log-probabilities of all segmentations of one sequence y, term by term, and the states (P, T) of each."""
+    """Log-probabilities of all segmentations of one sequence y, the sum of their terms, and the states (P, T) of each."""
     num = params.initial.shape[0]
     log_p = stays.log_probs(params.transition.stays)
     longest = log_p.shape[1]
     beyond = jnp.log(jnp.cumsum(jnp.exp(log_p)[:, ::-1], 1)[:, ::-1])  # P(d >= .)
     each = y[None] * jnp.log(params.emission.rate) - params.emission.rate - jax.scipy.special.gammaln(y + 1)[None]  # (K, T)
-    logs, paths = [], []
-    for cut in segmentations(y.shape[0], num):
-        durations = [d for _, d in cut]
-        if max(durations) > longest:
-            continue
-        total, before = jnp.log(params.initial[cut[0][0]]), None
-        for i, (state, d) in enumerate(cut):
-            total += 0.0 if before is None else jnp.log(params.transition.moves.probs[before, state])
-            last = i == len(cut) - 1
-            total += beyond[state, d - 1] if last and censored else log_p[state, d - 1]
-            before = state
-        path = np.repeat([s for s, _ in cut], durations)
-        logs.append(total + each[path, np.arange(len(path))].sum())
-        paths.append(path)
-    return jnp.stack(logs), np.array(paths)
+    cuts = [cut for cut in segmentations(y.shape[0], num) if max(d for _, d in cut) <= longest]
+    paths = np.array([np.repeat(*zip(*cut, strict=True)) for cut in cuts])
+    moves = [(p, a, b) for p, cut in enumerate(cuts) for (a, _), (b, _) in itertools.pairwise(cut)]
+    ended = [(p, k, d - 1) for p, cut in enumerate(cuts) for k, d in (cut[:-1] if censored else cut)]
+    going = [(p, k, d - 1) for p, cut in enumerate(cuts) for k, d in cut[-1:] if censored]
+    logs = jnp.log(params.initial[paths[:, 0]]) + each[paths, np.arange(len(y))[None]].sum(1)
+    move = params.transition.moves.probs
+    for table, which in ((jnp.log(jnp.where(move > 0, move, 1)), moves), (log_p, ended), (beyond, going)):
+        p, row, column = np.array(which, int).reshape(-1, 3).T
+        logs = logs.at[p].add(table[row, column])
+    return logs, paths
 
 
 @pytest.mark.parametrize("name", STAYS)
@@ -178,16 +183,17 @@ def test_durations_by_enumeration(x64, name, censored):
     """Values, posteriors and gradients over all segmentations, of which the last may be cut off; no stay is over D."""
     model, params = semi_markov(STAYS[name], censored=censored), semi_params(name)
     y = jnp.array([0.0, 1.0, 6.0, 7.0])
-    logs, paths = by_enumeration(params, STAYS[name], y, censored)
+    paths = by_enumeration(params, STAYS[name], y, censored)[1]
+    each = lambda p: by_enumeration(p, STAYS[name], y, censored)[0]
+    logs, want_slope = jax.jit(lambda p: (each(p), jax.grad(lambda p: jax.nn.logsumexp(each(p)))(p)))(params)
     posterior, log_prob = jem.infer(model, params, y[None, :, None])
     assert float(log_prob[0]) == pytest.approx(float(jax.nn.logsumexp(logs)), rel=1e-11)
     q = np.asarray(jax.nn.softmax(logs))
     want = np.array([[q[paths[:, t] == k].sum() for k in range(3)] for t in range(4)])
     np.testing.assert_allclose(posterior.smoothed[0], want, atol=1e-11)
-    got = jax.grad(lambda p: jem.log_prob(model, p, y[None, :, None])[0])(params)
-    want = jax.grad(lambda p: jax.nn.logsumexp(by_enumeration(p, STAYS[name], y, censored)[0]))(params)
+    got = jax.jit(jax.grad(lambda p: jem.log_prob(model, p, y[None, :, None])[0]))(params)
     mask = 1 - jnp.eye(3)  # what is ruled out has no say
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want_slope), strict=True):
         a, b = (jnp.where(mask > 0, v, 0) if v.shape == (3, 3) else v for v in (a, b))
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)
 
@@ -303,21 +309,19 @@ def test_factorial_chain_by_enumeration(x64):
     model, params = factorial()
     y = jnp.array([1.0, 8.0, 2.0])
 
-    def total(params):
-        logs = []
-        for path in itertools.product(range(6), repeat=3):
-            one = jnp.log(params.initial[path[0]])
-            for t, k in enumerate(path):
-                rate = params.emission.rate[k, 0]
-                one += y[t] * jnp.log(rate) - rate - jax.scipy.special.gammaln(y[t] + 1)
-                if t:
-                    i, j = np.unravel_index(path[t - 1], (3, 2)), np.unravel_index(k, (3, 2))
-                    one += sum(jnp.log(p.probs[a, b]) for p, a, b in zip(params.transition, i, j, strict=True))
-            logs.append(one)
-        return jax.nn.logsumexp(jnp.stack(logs))
+    paths = np.array(list(itertools.product(range(6), repeat=3)))
+    parts = np.unravel_index(paths, (3, 2))
 
-    want, slope = jax.value_and_grad(total)(params)
-    got, mine = jax.value_and_grad(lambda p: jem.log_prob(model, p, y[None, :, None])[0])(params)
+    def total(params):
+        rate = params.emission.rate[:, 0][paths]
+        logs = jnp.log(params.initial[paths[:, 0]])
+        logs += jnp.sum(y[None] * jnp.log(rate) - rate - jax.scipy.special.gammaln(y + 1)[None], 1)
+        for law, path in zip(params.transition, parts, strict=True):
+            logs += jnp.log(law.probs[path[:, :-1], path[:, 1:]]).sum(1)
+        return jax.nn.logsumexp(logs)
+
+    want, slope = jax.jit(jax.value_and_grad(total))(params)
+    got, mine = jax.jit(jax.value_and_grad(lambda p: jem.log_prob(model, p, y[None, :, None])[0]))(params)
     assert float(got) == pytest.approx(float(want), rel=1e-12)
     for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(slope), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
@@ -368,13 +372,20 @@ def test_every_solver_takes_every_law(x64, name):
 def test_every_question_of_every_law(x64, name):
     """Fisher's identity, draws, prediction, information by two routes, replicates."""
     model, x = LAWS[name](), law_data(name)
-    params = jem.init(model, key(), x)
-    params = jem.fit(model, params, x, solver=LBFGS if name == "driven" else jem.solvers.EM(), max_steps=4).params
-    free = jem.unconstrain(model, params)
-    at = lambda f: jem.constrain(model, f, params)
-    stats, _ = jem.e_step(model, params, x)
-    q = jax.grad(lambda f: model.expected_log_prob(at(f), stats, params))(free)
-    score = jax.grad(lambda f: jnp.sum(jem.log_prob(model, at(f), x)))(free)
+    start = jem.init(model, key(), x)
+    rng = np.random.default_rng(0)
+    free = jax.tree.map(lambda f: f + 0.1 * rng.standard_normal(f.shape), jem.unconstrain(model, start))
+    at = lambda f: jem.constrain(model, f, start)
+    params = at(free)
+
+    @jax.jit
+    def slopes(free):
+        old = at(free)
+        stats, _ = jem.e_step(model, old, x)
+        q = jax.grad(lambda f: model.expected_log_prob(at(f), stats, old))(free)
+        return q, jax.grad(lambda f: jnp.sum(jem.log_prob(model, at(f), x)))(free)
+
+    q, score = slopes(free)
     for got, want in zip(jax.tree.leaves(q), jax.tree.leaves(score), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-8)
     path, drawn = jem.sample(model, key(1), params, like=x)

@@ -63,10 +63,10 @@ def test_the_objective_never_falls(model):
 CLOSED = [row.name for row in ZOO if not gradient_fields(row.node, start_form(row.name))]
 
 
-@pytest.mark.parametrize("name", CLOSED)
-def test_a_fit_is_those_steps(name):
+@pytest.mark.parametrize("model", CLOSED)
+def test_a_fit_is_those_steps(model):
     """The engine's trace, in the default dtype; it binds the node itself."""
-    model = build(name, "float32")
+    model = build(model, "float32")
     fit = jem.fit(model.row.node, model.params, model.x, weights=model.weights, **PLAIN)
     assert fit.num_steps == STEPS - 1
     trace = check_trace(model.node, model)

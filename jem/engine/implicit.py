@@ -25,6 +25,7 @@ from jem.engine.score import (
     start_of,
     target,
 )
+from jem.engine.task import Task
 from jem.kernels.krylov import solve_symmetric
 from jem.node import Data, Node, Params, node, static
 
@@ -134,11 +135,11 @@ class ImplicitAdjoint:
         """The loop as it is."""
         return loop.run(problem, starts, numbers, num_slots)
 
-    def attach(self, fits: Fit, solver: Any, model: Node, x: Data, weights: Array | None) -> Fit:
+    def attach(self, fits: Fit, task: Task) -> Fit:
         """The fits (leading axis R) with their derivatives in model, x and weights."""
         fits = fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))
-        options = _Options(self.dense_limit, "" if solver.stationary else type(solver).__name__)
-        return _attach(options, lax.stop_gradient(fits), lax.stop_gradient(self.tol), model, x, weights)
+        options = _Options(self.dense_limit, "" if task.solver.stationary else type(task.solver).__name__)
+        return _attach(options, lax.stop_gradient(fits), lax.stop_gradient(self.tol), task.model, task.x, task.weights)
 
 
 class _Options(NamedTuple):
@@ -407,6 +408,6 @@ class UnrolledAdjoint:
         table, trace = lax.scan(turn, table, None, length=problem.max_steps + 1)
         return table, trace.T
 
-    def attach(self, fits: Fit, solver: Any, model: Node, x: Data, weights: Array | None) -> Fit:
+    def attach(self, fits: Fit, task: Task) -> Fit:
         """The fits as they are."""
         return fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))

@@ -9,6 +9,8 @@ import jem
 from jem import Status
 from jem.composite import Wrapper
 from jem.data import to_units
+from jem.engine import loop, program
+from jem.engine.task import Task
 from jem.node import node
 
 NUM = 12
@@ -188,3 +190,26 @@ def test_starts_that_are_given(x64):
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@pytest.mark.parametrize("num_slots", [5, NUM])
+def test_a_run_is_left_and_taken_up(x64, problem, num_slots):
+    """5 + 5 turns are 10, bit for bit, and from there to the end they are the run."""
+    x, alone = problem
+    weights = jnp.ones(len(x))
+    model = MODEL.bind(to_units(x), weights)
+    starts = jax.vmap(lambda key: model.init(key, to_units(x), weights))(jax.random.split(jax.random.key(1), NUM))
+    rest = jem.FinishAll(), jem.ImplicitAdjoint()
+    task = Task(model, x, weights, PLAIN["solver"], PLAIN["stop"], *rest, max_steps=300, slots=num_slots, mesh=None)
+    shared = lambda starts: program.laid_out(task, starts, jnp.sum(weights))[0]
+    begin = jax.jit(lambda starts: loop.begin(shared(starts), starts, jnp.arange(NUM), num_slots))
+    go_on = jax.jit(lambda state, num: loop.go_on(shared(starts), state, 300, num))
+    five, ten = (go_on(begin(starts), num) for num in (5, 10))
+    assert sorted(set(five.table.num_steps.tolist())) == ([5] if num_slots == NUM else [0, 5])
+    end = go_on(go_on(five, 5), 10**6)
+    for got, want in ((go_on(five, 5), ten), (end, go_on(begin(starts), 10**6))):
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not (end.slots != NUM).any()
+    np.testing.assert_array_equal(end.table.num_steps, alone.num_steps)
+    np.testing.assert_allclose(end.trace, alone.trace, rtol=1e-8)

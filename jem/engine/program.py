@@ -62,22 +62,26 @@ def solve(task: Task, starts: Params, keys: Array | None = None, probing: bool =
 
 
 def _lanes(task: Task, start: tuple[Params, Array], total_weight: Array) -> tuple[Lane, Array]:
-    """Lays the data out and runs all lanes, on one device or on one shard; `start` has their parameters and numbers."""
+    """Runs all lanes, on one device or on one shard; `start` has their parameters and numbers."""
     starts, numbers = start
-    num = numbers.shape[0]
+    problem, num_slots = laid_out(task, starts, total_weight)
+    table, trace = task.adjoint.run(problem, starts, numbers, num_slots)
+    return runaway.mark(problem, table), trace
+
+
+def laid_out(task: Task, starts: Params, total_weight: Array) -> tuple[Problem, int]:
+    """What the lanes share, the data in chunks, and how many lanes are advanced together; the task's model is bound."""
+    num = jax.tree.leaves(starts)[0].shape[0]
     one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape[1:], p.dtype), starts)
-    chunk = lambda x, w: task.solver.chunk(task.model, tree.zeros_like(one), x, w)  # noqa: E731
+    chunk = lambda x, w: task.solver.chunk(task.model, tree.zeros_like(one), x, w)
     per_unit = unit_bytes(chunk, task.x, task.weights)
     together = min(num, task.slots or default_slots(per_unit * task.weights.shape[0], num))
     data = lay_out(task.x, task.weights, chunk_size(per_unit * together, task.weights.shape[0]))
     axis = None if task.mesh is None else task.mesh[1]
     reduce: Callable[[Any], Any] = (lambda t: t) if axis is None else (lambda t: lax.psum(t, axis))
     place = 0 if axis is None else lax.axis_index(axis)
-    problem = Problem(
-        task.model, task.solver, task.stop, task.schedule, data, total_weight, reduce, task.max_steps, place
-    )
-    table, trace = task.adjoint.run(problem, starts, numbers, together)
-    return runaway.mark(problem, table), trace
+    shared = task.model, task.solver, task.stop, task.schedule, data, total_weight, reduce, task.max_steps, place
+    return Problem(*shared), together
 
 
 def default_slots(lane_bytes: int, num_lanes: int) -> int:

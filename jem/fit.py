@@ -75,7 +75,7 @@ def fit(
     x, weights = checked(node, x, weights)
     params = checks.read_params(params)
     check_values(node, params)
-    task = Task(node, x, weights, solver, stop, FinishAll(), adjoint, max_steps=max_steps, slots=1, mesh=mesh_of(x, 1))
+    task = Task(node, x, weights, solver, stop, FinishAll(), adjoint, max_steps=max_steps, slots=None, mesh=mesh_of(x, 1))
     return _fit(task, params)
 
 

@@ -12,6 +12,7 @@ from jax.custom_batching import custom_vmap
 
 from jem import tree
 from jem.engine import loop
+from jem.engine.joining import joined
 from jem.engine.loop import Lane, Problem
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit, FitError, Status
@@ -130,6 +131,10 @@ class ImplicitAdjoint:
     def inputs(self, values: Any) -> Any:
         """What the steps see: values without derivatives."""
         return lax.stop_gradient(values)
+
+    def batched(self, program: Any) -> Any:
+        """The program of the lanes, as `vmap` takes it: more starts are more lanes."""
+        return joined(program)
 
     def run(self, problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
         """The loop as it is."""
@@ -393,6 +398,10 @@ class UnrolledAdjoint:
     def inputs(self, values: Any) -> Any:
         """What the steps see: everything."""
         return values
+
+    def batched(self, program: Any) -> Any:
+        """The program as it is: derivatives go through it."""
+        return program
 
     def run(self, problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
         """The loop as a scan over `max_steps + 1` turns of all lanes."""

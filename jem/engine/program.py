@@ -1,6 +1,7 @@
 """The program of a fit, from the task and its starts: bind, compress, start, lay out, loop; derivatives go on at the end."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,8 @@ def solve(task: Task, starts: Params, keys: Array | None = None, probing: bool =
         starts = jax.vmap(model.enter)(starts)
     numbers = jnp.arange(jax.tree.leaves(starts)[0].shape[0])
     total_weight = jnp.sum(weights)
-    table, trace = on_mesh(_lanes, task, (starts, numbers), total_weight)
+    lanes = task.adjoint.batched(functools.partial(on_mesh, _lanes))
+    table, trace = lanes(task, (starts, numbers), total_weight)
     fits = jax.vmap(lambda lane, values: summary(model, task.solver, task.stop, total_weight, lane, values))(table, trace)
     if probing:
         probes = _probes(x, weights)

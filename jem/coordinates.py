@@ -92,7 +92,8 @@ def check_values(node: Node, params: Params, name: str = "params") -> None:
 def _fault(support: Any, value: Array) -> str | None:
     """What is wrong with a value whose numbers are finite; one that spans processes is looked at where it lies."""
     if is_apart(value):
-        wrong = bool(jnp.any(support.outside(value)) & jnp.all(jnp.isfinite(value)))
+        with jax.ensure_compile_time_eval():
+            wrong = bool(jnp.any(support.outside(value)) & jnp.all(jnp.isfinite(value)))
         return "such values do not lie where they may, in rows that another process may hold" if wrong else None
     host = np.asarray(value)
     return support.fault(host) if np.all(np.isfinite(host)) else None

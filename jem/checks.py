@@ -49,11 +49,16 @@ class Fault(NamedTuple):
         return f"{self.value} in {locate(self.place)}"
 
 
+def is_apart(x: Any) -> bool:
+    """Whether an array spans processes, none of which has all of it."""
+    return isinstance(x, Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+
+
 def first_fault(fault: Callable[..., Array], x: Array, *rest: Any) -> Fault:
     """The first value of x where `fault` holds: for an error, on the host."""
     with jax.ensure_compile_time_eval():
         bad = fault(x, *rest)
-    if not bad.is_fully_addressable:  # it spans processes, and each holds a part of the rows
+    if is_apart(bad) or is_apart(x):  # each process holds a part of the rows
         return Fault("such a value", (-1,), 0)
     bad, values = np.asarray(bad), np.asarray(x)
     place = tuple(int(i) for i in np.argwhere(bad)[0])

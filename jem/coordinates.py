@@ -10,6 +10,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jem import tree
+from jem.checks import is_apart
 from jem.node import Node, Params
 
 
@@ -83,11 +84,19 @@ def check_values(node: Node, params: Params, name: str = "params") -> None:
     for (path, value), support in zip(
         jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(supports), strict=True
     ):
-        if isinstance(value, Tracer) or not np.all(np.isfinite(np.asarray(value))):
-            continue
-        wrong = support.fault(np.asarray(value))
+        wrong = None if isinstance(value, Tracer) else _fault(support, value)
         if wrong is not None:
             raise ValueError(f"{name}{jax.tree_util.keystr(path)}: {wrong}")
+
+
+def _fault(support: Any, value: Array) -> str | None:
+    """What is wrong with a value whose numbers are finite; one that spans processes is looked at where it lies."""
+    if is_apart(value):
+        with jax.ensure_compile_time_eval():
+            wrong = bool(jnp.any(support.outside(value)) & jnp.all(jnp.isfinite(value)))
+        return "such values do not lie where they may, in rows that another process may hold" if wrong else None
+    host = np.asarray(value)
+    return support.fault(host) if np.all(np.isfinite(host)) else None
 
 
 def marked(node: Node, params: Params) -> Params:

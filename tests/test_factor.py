@@ -11,8 +11,8 @@ from scipy.stats import multivariate_normal
 
 import jem
 from jem import tree
+from jem.engine.devices import compressed
 from jem.engine.step import e_step_chunk
-from jem.fit import compressed
 from jem.kernels.factor import basis, few_units
 from jem.latents.factor import FactorAnalysis, FactorParams
 

@@ -1,5 +1,6 @@
 """Two CPU devices: rows or restarts split over them give the fit of one device, and nothing ever waits for ever."""
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -107,40 +108,93 @@ def test_no_deadlock_at_128_features():
     assert done.stdout.splitlines() == ["rows [True, True]", "restarts [True, True]"], done.stderr[-2000:]
 
 
-SPANNING = """
+TWO = """
 import sys
 import jax
+jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+me = int(sys.argv[2])
+patience = dict(heartbeat_timeout_seconds=10, shutdown_timeout_seconds=10)
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=me, **patience)
 import jax.numpy as jnp
 import numpy as np
 import jem
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 rows = NamedSharding(Mesh(np.array(jax.devices()), ("rows",)), P("rows"))
-spread = lambda a: jax.make_array_from_callback(a.shape, rows, lambda index: a[index])
-x, weights = np.arange(8, dtype="float32")[:, None], np.ones(8, "float32")
-fit = lambda x, w: jem.fit(jem.Poisson(), jem.Poisson.Params(jnp.array([2.0])), spread(x), weights=spread(w), max_steps=5)
-print(fit(x, weights).check().params.rate)
-for bad in ((x + 0.5, weights), (x * np.nan, weights), (x, -weights)):
+spread = lambda a: jax.make_array_from_process_local_data(rows, np.split(a, 2)[me])
+model = jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), 3, seeding=jem.starts.RandomResponsibilities())
+options = dict(solver=jem.solvers.EM(), max_steps=40)
+x = np.load(sys.argv[3])
+"""
+FITS = """
+whole = spread(x)
+assert not whole.is_fully_addressable
+start = jem.init(model, jax.random.key(0), whole)
+print("fit", float(jem.fit(model, start, whole, **options).log_likelihood).hex())
+fits = jem.fit_restarts(model, jax.random.key(1), whole, num_restarts=3, **options)
+print("restarts", *(float(value).hex() for value in fits.log_likelihood))
+counts, ones = np.arange(8.0)[:, None], np.ones(8)
+rate = jem.Poisson.Params(jnp.array([2.0]))
+rates = jem.Poisson.Params(spread(np.array([[2.0], [-1.0]])))
+for bad in (
+    lambda: jem.fit(jem.Poisson(), rate, spread(counts + 0.5)),
+    lambda: jem.fit(jem.Poisson(), rate, spread(counts * np.nan)),
+    lambda: jem.fit(jem.Poisson(), rate, spread(counts), weights=spread(-ones)),
+    lambda: jem.fit_restarts(jem.Poisson(), None, spread(counts), starts=rates),
+):
     try:
-        fit(*bad)
+        bad()
     except ValueError as error:
         print("refused", error)
 """
+ENDLESS = """
+print("going", flush=True)
+jem.fit(model, jem.init(model, jax.random.key(0), spread(x)), spread(x), solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=10**7)
+print("done", flush=True)
+"""
 
 
-def test_data_that_span_processes():
-    """Each process holds a part of the rows; one scalar tells all of them whether they will do."""
+@contextlib.contextmanager
+def two_processes(script, x, folder):
+    """Two processes that run the script on data x of which each holds a half."""
+    np.save(folder / "x.npy", x)
     with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    run = [sys.executable, "-c", SPANNING, address]
-    both = [subprocess.Popen([*run, str(i)], stdout=subprocess.PIPE, text=True, cwd=ROOT) for i in range(2)]
-    try:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    run = [sys.executable, "-c", TWO + script, address]
+    with contextlib.ExitStack() as open_ones:
+        both = [open_ones.enter_context(subprocess.Popen([*run, str(i), str(folder / "x.npy")], **options)) for i in range(2)]
+        try:
+            yield both
+        finally:
+            for process in both:
+                process.kill()
+
+
+def test_rows_over_processes(x64, tmp_path):
+    """Each process holds half of the rows: they get the answer of one, and one scalar tells both what will not do."""
+    x, options = data(), dict(solver=jem.solvers.EM(), max_steps=40)
+    model = jem.Mixture(jem.Gaussian(jem.covariance.Diagonal()), 3, seeding=jem.starts.RandomResponsibilities())
+    fit = jem.fit(model, jem.init(model, jax.random.key(0), x), x, **options)
+    fits = jem.fit_restarts(model, jax.random.key(1), x, num_restarts=3, **options)
+    with two_processes(FITS, x, tmp_path) as both:
         for process in both:
-            lines = [line for line in process.communicate(timeout=120)[0].splitlines() if not line.startswith("[Gloo]")]
-            assert lines[0] == "[3.5]" and len(lines) == 4, lines
-            assert all(line.startswith("refused") and "another process" in line for line in lines[1:]), lines
-    finally:
-        for process in both:
-            process.kill()
+            out, errors = process.communicate(timeout=240)
+            lines = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+            assert [line.split()[0] for line in lines] == ["fit", "restarts", *["refused"] * 4], (lines, errors[-2000:])
+            got = [float.fromhex(word) for line in lines[:2] for word in line.split()[1:]]
+            np.testing.assert_allclose(got, [fit.log_likelihood, *fits.log_likelihood], rtol=1e-12)
+            assert all("another process" in line for line in lines[2:]), lines
+
+
+def test_a_killed_partner_is_an_error(tmp_path):
+    """The process that is left ends, and not well, in the middle of a fit."""
+    with two_processes(ENDLESS, np.tile(data(), (20, 1)), tmp_path) as (one, other):
+        for process in (one, other):
+            assert any("going" in line for line in process.stdout)
+        with pytest.raises(subprocess.TimeoutExpired):
+            one.wait(4)
+        other.kill()
+        assert one.wait(60) != 0
+        assert "done" not in one.stdout.read()

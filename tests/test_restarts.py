@@ -9,6 +9,8 @@ import jem
 from jem import Status
 from jem.composite import Wrapper
 from jem.data import to_units
+from jem.engine import loop, program
+from jem.engine.task import Task
 from jem.node import node
 
 NUM = 12
@@ -192,3 +194,137 @@ def test_starts_that_are_given(x64):
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@pytest.mark.parametrize("num_slots", [5, NUM])
+def test_a_run_is_left_and_taken_up(x64, problem, num_slots):
+    """5 + 5 turns are 10, bit for bit, and from there to the end they are the run."""
+    x, alone = problem
+    weights = jnp.ones(len(x))
+    model = MODEL.bind(to_units(x), weights)
+    starts = jax.vmap(lambda key: model.init(key, to_units(x), weights))(jax.random.split(jax.random.key(1), NUM))
+    rest = jem.schedules.FinishAll(), jem.adjoints.Implicit()
+    task = Task(model, x, weights, PLAIN["solver"], PLAIN["stop"], *rest, max_steps=300, slots=num_slots, mesh=None)
+    shared = lambda starts: program.laid_out(task, starts, jnp.sum(weights))[0]
+    begin = jax.jit(lambda starts: loop.begin(shared(starts), starts, jnp.arange(NUM), num_slots))
+    go_on = jax.jit(lambda state, num: loop.go_on(shared(starts), state, 300, num))
+    five, ten = (go_on(begin(starts), num) for num in (5, 10))
+    assert sorted(set(five.table.num_steps.tolist())) == ([5] if num_slots == NUM else [0, 5])
+    end = go_on(go_on(five, 5), 10**6)
+    for got, want in ((go_on(five, 5), ten), (end, go_on(begin(starts), 10**6))):
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not (end.slots != NUM).any()
+    np.testing.assert_array_equal(end.table.num_steps, alone.num_steps)
+    np.testing.assert_allclose(end.trace, alone.trace, rtol=1e-8)
+
+
+CALLS = []
+
+
+@node
+class Counting(Wrapper):
+    """Counts E-steps as they are made."""
+
+    child: Wrapper
+
+    def infer(self, params, x):
+        jax.debug.callback(lambda _: CALLS.append(1), params.weights)  # once a lane, as the weights are each lane's
+        return self.child.infer(params, x)
+
+
+def num_e_steps(fn, *args):
+    jax.block_until_ready(fn(*args))
+    jax.effects_barrier()
+    CALLS.clear()
+    jax.block_until_ready(fn(*args))
+    jax.effects_barrier()
+    return len(CALLS)
+
+
+def test_mapped_fits_do_not_wait_for_the_slowest(x64):
+    """Of as many rows as fill a cache lanes go one by one: eight fits make the E-steps of eight, not of eight slow ones."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.poisson(np.where(np.arange(20_000) % 2, 3.0, 6.0))[:, None], jnp.float64)
+    model = Counting(jem.Mixture(jem.Poisson(), 2))
+    fit = lambda p: jem.fit(model, p, x, solver=jem.solvers.EM(), stop=jem.stop.RelativeGain(1e-6), max_steps=60)
+    start = jem.Mixture.Params(jnp.full(2, 0.5), jem.Poisson.Params(jnp.array([[1.0], [20.0]])))
+    slow = fit(start)
+    quick = fit(slow.params).params
+    starts = jax.tree.map(lambda a, b: jnp.stack([b, b, a, b, b, b, b, b]), start, quick)
+    one_slow, one_quick = num_e_steps(fit, start), num_e_steps(fit, quick)
+    assert one_slow > 4 * one_quick
+    mapped = jax.vmap(fit)(starts)
+    assert num_e_steps(jax.vmap(fit), starts) <= one_slow + 7 * one_quick
+    assert int(mapped.num_steps[2]) == int(slow.num_steps)
+    assert float(mapped.objective[2]) == pytest.approx(float(slow.objective), rel=1e-12)
+    weights = jnp.ones((8, len(x)))  # the control: with data of its own every fit has a loop of its own
+    weighted = lambda p, w: jem.fit(model, p, x, weights=w, solver=jem.solvers.EM(), stop=jem.stop.RelativeGain(1e-6), max_steps=60)
+    assert num_e_steps(jax.vmap(weighted), starts, weights) >= 6 * one_slow
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Counts from two Poissons, four starts, the fit from each alone, and its derivative in the data."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(1).poisson([[2.0], [9.0]] * 20), jnp.float64)
+        rates = jnp.array([[1.0, 8.0], [4.0, 5.0], [9.0, 2.0], [6.0, 20.0]])
+        starts = jem.Mixture.Params(jnp.full((4, 2), 0.5), jem.Poisson.Params(rates[:, :, None]))
+        each = [jax.tree.map(lambda leaf, i=i: leaf[i], starts) for i in range(4)]
+        fits = jax.tree.map(lambda *leaves: np.stack(leaves), *[counted(start, x) for start in each])
+        return x, starts, fits, np.stack([jax.grad(smaller)(x, start) for start in each])
+
+
+COUNTS = jem.Mixture(jem.Poisson(), 2)
+
+
+def counted(start, x, **options):
+    return jem.fit(COUNTS, start, x, max_steps=60, **options)
+
+
+def smaller(x, start, **options):
+    return jnp.min(counted(start, x, **options).params.components.rate)
+
+
+def test_mapped_fits_are_the_fits(x64, few):
+    """Over the starts, a part of them, the starts twice; with mapped data inside."""
+    x, starts, alone, _ = few
+    mapped = jax.vmap(counted, (0, None))
+    fits = jax.jit(mapped)(starts, x)
+    for a, b in zip(jax.tree.leaves(fits._replace(rate=0)), jax.tree.leaves(alone._replace(rate=0)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8)
+    assert len(set(alone.num_steps.tolist())) > 1
+    pairs = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), starts)
+    twice = jax.vmap(mapped, (0, None))(pairs, x)
+    np.testing.assert_allclose(twice.objective.reshape(-1), alone.objective, rtol=1e-12)
+    rates = jax.vmap(lambda c: counted(jem.Mixture.Params(starts.weights[0], c), x))(starts.components)
+    np.testing.assert_allclose(rates.objective, alone.objective, rtol=1e-12)
+    both = jnp.stack([x, x + 1])
+    inside = jax.vmap(jax.vmap(counted, (None, 0)), (0, None))(starts, both)
+    np.testing.assert_allclose(inside.objective[:, 0], alone.objective, rtol=1e-12)
+
+
+def test_derivatives_of_mapped_fits(x64, few):
+    """Mapped and differentiated in both orders, and through the steps themselves."""
+    x, starts, _, slopes = few
+    np.testing.assert_allclose(jax.vmap(jax.grad(smaller), (None, 0))(x, starts), slopes, rtol=1e-6)
+    dots = jnp.cos(jnp.arange(len(x)))[:, None]
+    along = jax.jvp(lambda x: jax.vmap(smaller, (None, 0))(x, starts), (x,), (dots,))[1]
+    np.testing.assert_allclose(along, (slopes * dots[None]).sum((1, 2)), rtol=1e-6)
+    unrolled = lambda x, start: smaller(x, start, adjoint=jem.adjoints.Unrolled())
+    each = jax.vmap(jax.grad(unrolled), (None, 0))(x, starts)
+    total = jax.grad(lambda x: jnp.sum(jax.vmap(unrolled, (None, 0))(x, starts)))(x)
+    np.testing.assert_allclose(total, each.sum(0), rtol=1e-9)
+
+
+def test_mapped_restarts_are_the_restarts(x64, few):
+    """A schedule that compares the lanes of one fit never sees those of another."""
+    x, starts, _, _ = few
+    pairs = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), starts)
+    for schedule in (jem.schedules.FinishAll(), jem.schedules.Halving(first=2, keep=1)):
+        restarts = lambda p, schedule=schedule: jem.fit_restarts(COUNTS, None, x, starts=p, schedule=schedule, solver=jem.solvers.EM())
+        mapped = jax.vmap(restarts)(pairs)
+        for i in range(2):
+            fits = restarts(jax.tree.map(lambda leaf, i=i: leaf[i], pairs))
+            np.testing.assert_array_equal(mapped.status[i], fits.status)
+            np.testing.assert_allclose(mapped.objective[i], fits.objective, rtol=1e-12)

@@ -62,8 +62,11 @@ def check_no_fit(params: Params, name: str = "params") -> None:
 def check_numbers(node: Node, params: Params, name: str = "params") -> None:
     """Values where they may lie, none of them NaN."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if checks.is_concrete(leaf) and np.isnan(np.asarray(leaf)).any():
-            place = tuple(int(i) for i in np.argwhere(np.isnan(np.asarray(leaf)))[0])
+        if not checks.is_concrete(leaf):
+            continue
+        apart = checks.is_apart(leaf)
+        if checks.found(jnp.isnan, leaf) if apart else np.isnan(np.asarray(leaf)).any():
+            place = () if apart else tuple(int(i) for i in np.argwhere(np.isnan(np.asarray(leaf)))[0])
             where = f" at {place}" if place else ""
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)}: expected numbers; got NaN{where}; take the parameters of a fit that "

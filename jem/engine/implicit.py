@@ -12,6 +12,7 @@ from jax.custom_batching import custom_vmap
 
 from jem import tree
 from jem.engine import loop
+from jem.engine.joining import joined
 from jem.engine.loop import Lane, Problem
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit, FitError, Status
@@ -26,6 +27,7 @@ from jem.engine.score import (
     target,
 )
 from jem.engine.step import STATIONARY
+from jem.engine.task import Task
 from jem.kernels.krylov import solve_symmetric
 from jem.node import Data, Node, Params, node, static
 
@@ -132,15 +134,19 @@ class Implicit:
         """What the steps see: values without derivatives."""
         return lax.stop_gradient(values)
 
+    def batched(self, program: Any) -> Any:
+        """The program of the lanes, as `vmap` takes it: more starts are more lanes."""
+        return joined(program)
+
     def run(self, problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
         """The loop as it is."""
         return loop.run(problem, starts, numbers, num_slots)
 
-    def attach(self, fits: Fit, solver: Any, model: Node, x: Data, weights: Array | None) -> Fit:
+    def attach(self, fits: Fit, task: Task) -> Fit:
         """The fits (leading axis R) with their derivatives in model, x and weights."""
         fits = fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))
-        options = _Options(self.dense_limit, "" if STATIONARY in solver.traits else type(solver).__name__)
-        return _attach(options, lax.stop_gradient(fits), lax.stop_gradient(self.tol), model, x, weights)
+        options = _Options(self.dense_limit, "" if STATIONARY in task.solver.traits else type(task.solver).__name__)
+        return _attach(options, lax.stop_gradient(fits), lax.stop_gradient(self.tol), task.model, task.x, task.weights)
 
 
 class _Options(NamedTuple):
@@ -395,6 +401,10 @@ class Unrolled:
         """What the steps see: everything."""
         return values
 
+    def batched(self, program: Any) -> Any:
+        """The program as it is: derivatives go through it."""
+        return program
+
     def run(self, problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
         """The loop as a scan over `max_steps + 1` turns of all lanes."""
         if not isinstance(problem.schedule, FinishAll):
@@ -409,6 +419,6 @@ class Unrolled:
         table, trace = lax.scan(turn, table, None, length=problem.max_steps + 1)
         return table, trace.T
 
-    def attach(self, fits: Fit, solver: Any, model: Node, x: Data, weights: Array | None) -> Fit:
+    def attach(self, fits: Fit, task: Task) -> Fit:
         """The fits as they are."""
         return fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))

@@ -203,28 +203,56 @@ def _progress(problem: Problem, lane: Lane, standing: Proposal, objective: Array
     )
 
 
-class _State(NamedTuple):
-    table: Lane  # (R, ...)
-    trace: Array  # (R, max_steps + 1)
-    slots: Array  # (G,) lane of each slot, R where idle
-    waiting: Array  # next place in the queue
+class State(NamedTuple):
+    """Where a run stands between two turns: all that the next turn needs.
+
+    Attributes:
+        table: all lanes, leading axis R.
+        trace: (R, max_steps + 1) objectives, NaN where no step was.
+        queue: (Q,) lanes in their turn, followed by R where there are no more.
+        slots: (G,) lane of each slot, R where idle.
+        waiting: () next place in the queue.
+    """
+
+    table: Lane
+    trace: Array
+    queue: Array
+    slots: Array
+    waiting: Array
 
 
-def run(problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
-    """Runs all lanes.
+def begin(problem: Problem, starts: Params, numbers: Array, num_slots: int) -> State:
+    """All lanes before their first E-step.
 
     Args:
         problem: model, data and rules.
         starts: parameters with a leading axis R.
         numbers: (R,) numbers of the lanes among all lanes, those on other devices included.
-        num_slots: G, lanes advanced together; the others wait in a queue.
-
-    Returns:
-        The lanes, leading axis R, and their traces (R, max_steps + 1).
+        num_slots: G, lanes advanced together; the others wait in the queue.
     """
     table = jax.vmap(lambda p, i: start_lane(problem, p, i))(starts, numbers)
     num = table.status.shape[0]
     trace = jnp.full((num, problem.max_steps + 1), jnp.nan, table.objective.dtype)
+    return _queued(table, trace, jnp.arange(num), num_slots)
+
+
+def _queued(table: Lane, trace: Array, order: Array, num_slots: int) -> State:
+    """The lanes in `order` in the queue, the first of them in the slots."""
+    num = table.status.shape[0]
+    if num_slots == num:  # slots keep their lanes; idle ones are masked
+        return State(table, trace, jnp.full(2 * num, num), jnp.arange(num), jnp.array(num))
+    queue = jnp.concatenate([order, jnp.full(num_slots, num, order.dtype)])
+    return State(table, trace, queue, order[:num_slots], jnp.array(num_slots))
+
+
+def run(problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
+    """Runs all lanes to their ends, as the schedule says; arguments as in `begin`.
+
+    Returns:
+        The lanes, leading axis R, and their traces (R, max_steps + 1).
+    """
+    table, trace, *_ = begin(problem, starts, numbers, num_slots)
+    num = table.status.shape[0]
     order = jnp.arange(num)
     for limit, count in problem.schedule.rungs(num, problem.max_steps):
         if count < num:
@@ -232,24 +260,30 @@ def run(problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tup
             order = jnp.argsort(jnp.where(alive, -table.objective, jnp.inf))
             cut = jnp.zeros(num, bool).at[order[count:]].set(True) & (table.status == Status.RUNNING)
             table = table._replace(status=jnp.where(cut, Status.SCREENED, table.status))
-        table, trace = _run_rung(problem, table, trace, order[:count], limit, min(num_slots, count))
+        table, trace, *_ = go_on(problem, _queued(table, trace, order[:count], min(num_slots, count)), limit)
     return table, trace
 
 
-def _run_rung(
-    problem: Problem, table: Lane, trace: Array, queue: Array, limit: int, num_slots: int
-) -> tuple[Lane, Array]:
-    """Advances the queued lanes until each has ended or stands at `limit` steps."""
-    num, places = table.status.shape[0], jnp.arange(num_slots)
+def go_on(problem: Problem, state: State, limit: int, num_turns: Any = None) -> State:
+    """Advances the queued lanes until each has ended or stands at `limit` steps, or for so many turns.
+
+    A turn takes every slot a step on. Two runs of 5 turns are one of 10, bit for bit: a run may be left and taken up again.
+
+    Args:
+        problem: model, data and rules, the same for all turns.
+        state: from `begin`, or from here.
+        limit: steps at which a lane stands; `problem.max_steps` for none.
+        num_turns: turns at most; None for as many as it takes.
+    """
+    num, num_slots = state.table.status.shape[0], state.slots.shape[0]
     everyone = num_slots == num
-    padded = jnp.concatenate([queue, jnp.full(num_slots, num, queue.dtype)])
 
     def waits(lanes: Lane) -> Array:
         """Lanes with work left in this rung; a lane stands at its limit once that many steps are evaluated."""
         return (lanes.status == Status.RUNNING) & (lanes.num_steps <= limit)
 
-    def body(state: _State) -> _State:
-        table, trace, slots, waiting = state
+    def body(state: State) -> State:
+        table, trace, queue, slots, waiting = state
         idle = slots == num
         old = table if everyone else _take(table, slots)
         new, objective = _lift(lambda lane: advance(problem, lane), num_slots)(old)
@@ -262,15 +296,14 @@ def _run_rung(
         table = new if everyone else _put(table, index, new)
         done = ~waits(new) & (slots != num)
         turn = waiting + jnp.cumsum(done) - 1
-        slots = jnp.where(done, padded[jnp.minimum(turn, padded.shape[0] - 1)], slots)
-        return _State(table, trace, slots, waiting + jnp.sum(done))
+        slots = jnp.where(done, queue[jnp.minimum(turn, queue.shape[0] - 1)], slots)
+        return State(table, trace, queue, slots, waiting + jnp.sum(done))
 
-    start = _State(table, trace, queue[:num_slots], jnp.array(num_slots))
-    if everyone:  # slots keep their lanes; idle ones are masked
-        padded = jnp.full(2 * num, num)
-        start = start._replace(slots=places)
-    final = lax.while_loop(lambda state: jnp.any(state.slots != num), body, start)
-    return final.table, final.trace
+    busy = lambda state: jnp.any(state.slots != num)
+    if num_turns is None:
+        return lax.while_loop(busy, body, state)
+    going = lambda at: busy(at[1]) & (at[0] < num_turns)
+    return lax.while_loop(going, lambda at: (at[0] + 1, body(at[1])), (jnp.array(0), state))[1]
 
 
 def summary(model: Node, solver: Any, stop: Any, total_weight: Array, lane: Lane, trace: Array) -> Fit:

@@ -22,7 +22,7 @@ from jem.kernels import factor as kernel
 from jem.kernels.covariance import Diagonal, Spherical
 from jem.kernels.factor import FactorMoments
 from jem.kernels.gaussian import LOG_2PI
-from jem.kernels.support import Positive, Real
+from jem.kernels.support import Real
 from jem.node import HELD, Node, flag, node, static
 from jem.settings import whole
 
@@ -201,7 +201,7 @@ class FactorAnalysis(Node):
         return Offset(jnp.broadcast_to(origin, rows.shape), rows), jnp.full(dim + 1, count / (dim + 1), weights.dtype)
 
     def supports(self, params: FactorParams) -> FactorParams:
-        return params._replace(mean=Real(), loadings=Real(), whitening=Positive())
+        return params._replace(mean=Real(), loadings=Real(), whitening=self.noise.support())
 
     def log_prior(self, params: FactorParams) -> Array:
         return log_prior_of(self, self.noise, params)

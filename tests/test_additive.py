@@ -9,6 +9,8 @@ import pytest
 from scipy import stats
 
 import jem
+from jem.latents.hmm import HMMStats
+from jem.node import EMPTY
 
 SIZES = (3, 2)
 NUM = 6
@@ -138,6 +140,16 @@ def test_what_is_empty_stays(x64):
         np.testing.assert_allclose(alone.means(new)[1 + k :], own, atol=1e-9)
         assert alone.degenerate(q, cells) == 1
     assert node.degenerate(p, cell_stats(node, p, (4,))[2]) == 0  # its levels are others' too
+
+
+def test_a_combination_that_no_step_belongs_to(x64):
+    """Its mean is known from its levels', and its moves from its chains': nothing is missing, unless a level is empty."""
+    visits = {"combination": jnp.array([1.0, 2, 3, 1, 1, 0]), "level": jnp.array([1.0, 2, 3, 1, 0, 0])}
+    told = lambda model, which: int(model.own_degenerate(None, HMMStats((), visits[which], (), ())))
+    assert [told(factorial(), which) for which in visits] == [0, EMPTY]
+    assert told(factorial(jem.Frozen(additive(), "whitening")), "combination") == 0
+    assert told(factorial(jem.Stack(jem.Gaussian(), NUM)), "combination") == EMPTY
+    assert told(jem.HMM(additive()), "combination") == EMPTY  # of free moves each row is its own
 
 
 @pytest.mark.parametrize("rare", [1e-13, 1e-40])

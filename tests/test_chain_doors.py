@@ -54,6 +54,29 @@ def test_labels_that_no_stay_can_have():
     assert np.isfinite(jem.log_prob(again, params, jem.Labelled(COUNTS, labels))).all()
 
 
+ONE_STEP = {
+    "driven": jem.HMM(jem.Poisson(), 2, transition=jem.Driven(linear, {"constant": np.eye(2), "slope": np.zeros((2, 2, 2))})),
+    "durations": jem.HMM(jem.Poisson(), 2, transition=jem.Durations(jem.durations.Categorical(3))),
+    "several": jem.HMM(jem.Poisson(), 4, initial=jem.Outer(2, 2), transition=jem.Kronecker(2, 2)),
+}
+
+
+@pytest.mark.parametrize("law", ONE_STEP)
+def test_a_sequence_of_one_step(x64, law):
+    """Nothing moves: a mixture with the first state's probabilities."""
+    model = ONE_STEP[law]
+    x = jem.Given(COUNTS[:1, :1], INPUTS[:1, :1]) if law == "driven" else COUNTS[:1, :1]
+    params = jem.init(model, key(), x)
+    size = model.emission.size
+    first = model.initial.first(params.initial, None)
+    mixed = jem.MixtureParams(first, params.emission)
+    want = jem.log_prob(jem.Mixture(jem.Poisson(), size), mixed, COUNTS[0, :1])
+    stats, log_prob = jem.e_step(model, params, x)
+    np.testing.assert_allclose(log_prob, want[0], rtol=1e-12)
+    np.testing.assert_allclose(stats.initial, stats.visits, atol=1e-12)
+    assert jem.viterbi(model, params, x)[0].shape == (1, 1)
+
+
 def test_louis_is_for_mixtures():
     """Of a chain the covariance of the complete score would run over all pairs of steps."""
     model = jem.HMM(jem.Poisson(), 2)

@@ -92,7 +92,7 @@ class Stays(Move):
     def counts(self, filtered: Array, backward: Array, rest: Any, weights: Array) -> tuple[Array, Array]:
         moves, stays = self.values
         size, length = stays.shape
-        ended = filtered[:-1].reshape(filtered.shape[0] - 1, size, length, -1)[:, :, 0] * weights[1:, None, :]
+        ended = filtered[:-1, ::length] * weights[1:, None, :]
         pairs = pair_sums(ended, backward).reshape(size, size, length) * moves[:, :, None] * stays[None]
         return jnp.sum(pairs, 2) + rest[0] @ weights[0], jnp.sum(pairs, 0) + rest[1] @ weights[0]
 

@@ -257,7 +257,8 @@ class Driven(Law, Wrapper):
 
     def move(self, params: Params, inputs: Array, steps: int) -> Table:
         logs = self.child.infer(params, inputs)[1]
-        logs = jnp.moveaxis(logs.reshape(*self.child.shape, steps - 1, -1), 2, 0)
+        lanes = inputs.shape[-1] // (steps - 1) if steps > 1 else 1  # a step alone is of one sequence: the door sees to it
+        logs = jnp.moveaxis(logs.reshape(*self.child.shape, steps - 1, lanes), 2, 0)
         return Table(jnp.exp(logs), logs)
 
     def gather(self, params: Params, counts: Array, first: Array, inputs: Array) -> Any:

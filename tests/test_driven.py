@@ -92,15 +92,21 @@ def test_driven_chain_by_enumeration(x64):
         assert float(best_log_prob[s]) == pytest.approx(logs.max(), rel=1e-12)
 
 
+@jax.jit
+def slopes(model, params, x, stats, free):
+    """Gradients of Q and of the log-likelihood in free coordinates."""
+    at = lambda f: jem.constrain(model, f, params)
+    q = jax.grad(lambda f: model.expected_log_prob(at(f), stats, params))(free)
+    return q, jax.grad(lambda f: jnp.sum(jem.log_prob(model, at(f), x)))(free)
+
+
 def test_driven_chain_climbs_by_fisher(x64):
     """The gradient of Q at old is that of the log-likelihood; without inputs the chain is an ordinary one."""
     x, model = driven_data(20, 5), driven_model()
     params = jem.init(model, jax.random.key(1), x)
     free = jem.unconstrain(model, params)
     stats, _ = jem.e_step(model, params, x)
-    at = lambda f: jem.constrain(model, f, params)
-    q = jax.grad(lambda f: model.expected_log_prob(at(f), stats, params))(free)
-    score = jax.grad(lambda f: jnp.sum(jem.log_prob(model, at(f), x)))(free)
+    q, score = slopes(model, params, x, stats, free)
     for got, want in zip(jax.tree.leaves(q), jax.tree.leaves(score), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-10)
     idle = jem.Given(x.outputs, jnp.zeros_like(x.inputs))
@@ -138,9 +144,7 @@ def test_gated_mixture(x64):
     params = jem.init(model, jax.random.key(0), x)
     free = jem.unconstrain(model, params)
     stats, _ = jem.e_step(model, params, x)
-    at = lambda f: jem.constrain(model, f, params)
-    q = jax.grad(lambda f: model.expected_log_prob(at(f), stats, params))(free)
-    score = jax.grad(lambda f: jnp.sum(jem.log_prob(model, at(f), x)))(free)
+    q, score = slopes(model, params, x, stats, free)
     for got, want in zip(jax.tree.leaves(q), jax.tree.leaves(score), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-9)
     one = jem.fit(model, params, x, solver=LBFGS, stop=jem.stop.NeverStop(), max_steps=1)

@@ -55,9 +55,11 @@ def test_labels_that_no_stay_can_have():
 
 
 ONE_STEP = {
-    "driven": jem.HMM(jem.Poisson(), 2, transition=jem.Driven(linear, {"constant": np.eye(2), "slope": np.zeros((2, 2, 2))})),
-    "durations": jem.HMM(jem.Poisson(), 2, transition=jem.Durations(jem.durations.Categorical(3))),
-    "several": jem.HMM(jem.Poisson(), 4, initial=jem.Outer(2, 2), transition=jem.Kronecker(2, 2)),
+    "driven": jem.HMM(
+        jem.Poisson(), 2, transition=jem.laws.Driven(linear, {"constant": np.eye(2), "slope": np.zeros((2, 2, 2))})
+    ),
+    "durations": jem.HMM(jem.Poisson(), 2, transition=jem.laws.Durations(jem.durations.Categorical(3))),
+    "several": jem.HMM(jem.Poisson(), 4, initial=jem.laws.Outer(2, 2), transition=jem.laws.Kronecker(2, 2)),
 }
 
 
@@ -69,12 +71,12 @@ def test_a_sequence_of_one_step(x64, law):
     params = jem.init(model, key(), x)
     size = model.emission.size
     first = model.initial.first(params.initial, None)
-    mixed = jem.MixtureParams(first, params.emission)
+    mixed = jem.Mixture.Params(first, params.emission)
     want = jem.log_prob(jem.Mixture(jem.Poisson(), size), mixed, COUNTS[0, :1])
     stats, log_prob = jem.e_step(model, params, x)
     np.testing.assert_allclose(log_prob, want[0], rtol=1e-12)
     np.testing.assert_allclose(stats.initial, stats.visits, atol=1e-12)
-    assert jem.viterbi(model, params, x)[0].shape == (1, 1)
+    assert jem.decode(model, params, x)[0].shape == (1, 1)
 
 
 def test_louis_is_for_mixtures():

@@ -149,7 +149,8 @@ for bad in (
 """
 ENDLESS = """
 print("going", flush=True)
-jem.fit(model, jem.init(model, jax.random.key(0), spread(x)), spread(x), solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=10**7)
+start = jem.init(model, jax.random.key(0), spread(x))
+jem.fit(model, start, spread(x), solver=jem.solvers.EM(), stop=jem.stop.NeverStop(), max_steps=10**7)
 print("done", flush=True)
 """
 

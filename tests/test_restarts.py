@@ -259,7 +259,8 @@ def test_mapped_fits_do_not_wait_for_the_slowest(x64):
     assert int(mapped.num_steps[2]) == int(slow.num_steps)
     assert float(mapped.objective[2]) == pytest.approx(float(slow.objective), rel=1e-12)
     weights = jnp.ones((8, len(x)))  # the control: with data of its own every fit has a loop of its own
-    weighted = lambda p, w: jem.fit(model, p, x, weights=w, solver=jem.solvers.EM(), stop=jem.stop.RelativeGain(1e-6), max_steps=60)
+    options = {"solver": jem.solvers.EM(), "stop": jem.stop.RelativeGain(1e-6), "max_steps": 60}
+    weighted = lambda p, w: jem.fit(model, p, x, weights=w, **options)
     assert num_e_steps(jax.vmap(weighted), starts, weights) >= 6 * one_slow
 
 
@@ -322,7 +323,8 @@ def test_mapped_restarts_are_the_restarts(x64, few):
     x, starts, _, _ = few
     pairs = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), starts)
     for schedule in (jem.schedules.FinishAll(), jem.schedules.Halving(first=2, keep=1)):
-        restarts = lambda p, schedule=schedule: jem.fit_restarts(COUNTS, None, x, starts=p, schedule=schedule, solver=jem.solvers.EM())
+        options = {"schedule": schedule, "solver": jem.solvers.EM()}
+        restarts = lambda p, options=options: jem.fit_restarts(COUNTS, None, x, starts=p, **options)
         mapped = jax.vmap(restarts)(pairs)
         for i in range(2):
             fits = restarts(jax.tree.map(lambda leaf, i=i: leaf[i], pairs))

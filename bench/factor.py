@@ -15,7 +15,7 @@ import sklearn.exceptions
 import jem
 from bench import compare, harness
 from bench.harness import Report, Runner, Unavailable, place
-from jem.latents.factor import FactorAnalysis
+from jem.latents.linear.factor import FactorAnalysis
 
 Array = np.ndarray
 SIZES = ((100_000, 64, 8),)

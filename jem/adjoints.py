@@ -1,6 +1,6 @@
 """What a derivative of a fit is: `jem.fit(..., adjoint=jem.adjoints.Unrolled())`."""
 
-from jem.engine.implicit import Adjoint as Adjoint
-from jem.engine.implicit import AdjointStatus as AdjointStatus
-from jem.engine.implicit import Implicit as Implicit
-from jem.engine.implicit import Unrolled as Unrolled
+from jem.engine.adjoint.implicit import Implicit as Implicit
+from jem.engine.adjoint.status import Adjoint as Adjoint
+from jem.engine.adjoint.status import AdjointStatus as AdjointStatus
+from jem.engine.adjoint.unrolled import Unrolled as Unrolled

@@ -21,7 +21,7 @@ from rich.table import Table
 import jem
 from jem.datasets import old_faithful
 from jem.datasets.table import TableError, cell_name, read_table
-from jem.fit import MOST_RECORDED
+from jem.doors.fit import MOST_RECORDED
 
 T = TypeVar("T")
 

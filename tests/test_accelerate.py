@@ -10,7 +10,7 @@ import pytest
 
 import jem
 from jem import Status
-from jem.engine.accelerate import Accelerator
+from jem.engine.solvers.accelerate import Accelerator
 from jem.engine.step import EM
 from jem.engine.stop import rounding
 

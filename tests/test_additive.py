@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import jem
-from jem.latents.hmm import HMMStats
+from jem.latents.chain.hmm import HMMStats
 from jem.node import EMPTY
 
 SIZES = (3, 2)

@@ -9,7 +9,7 @@ from zoo import build
 import jem
 from jem.author import Wrapper, node
 from jem.coordinates import ravel, unravel
-from jem.latents.mixture import MixtureStats
+from jem.latents.mixture.mixture import MixtureStats
 
 ALL = ("form", "additive", "weights", "fisher", "ascent", "total", "recentre", "sample")
 SOUND = {

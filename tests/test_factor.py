@@ -14,7 +14,7 @@ from jem import tree
 from jem.engine.devices import compressed
 from jem.engine.step import e_step_chunk
 from jem.kernels.factor import basis, few_units
-from jem.latents.factor import FactorAnalysis, FactorParams
+from jem.latents.linear.factor import FactorAnalysis, FactorParams
 
 N, D, Q = 60, 5, 2
 NOISE = {"diagonal": jem.covariance.Diagonal(), "spherical": jem.covariance.Spherical()}

@@ -9,7 +9,7 @@ import pytest
 import jem
 from jem.kernels import chain
 from jem.kernels.moves import Table
-from jem.latents.hmm import HMMParams
+from jem.latents.chain.hmm import HMMParams
 
 FORMS = (jem.forms.Sequential(), jem.forms.Blocks(3))
 FORMS_OF_MANY = (jem.forms.Sequential(), jem.forms.Blocks())

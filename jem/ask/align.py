@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jem.combine.missing import Missing
 from jem.kernels.matching import match
 from jem.node import ORDERLESS, Data, Node, Params
-from jem.parts import Missing
 
 
 def labelled_part(model: Node) -> Any:

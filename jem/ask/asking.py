@@ -11,8 +11,8 @@ from jax import Array
 from jem import checks
 from jem.coordinates import check_values, marked
 from jem.data import row_weights, to_rows, to_units, used_rows
+from jem.doors.fit import checked
 from jem.engine.result import Fit
-from jem.fit import checked
 from jem.node import Data, Node, Params
 
 

@@ -13,10 +13,10 @@ from jem.ask.asking import asked
 from jem.ask.resample import Weights
 from jem.ask.units import check_units, num_counted
 from jem.data import row_weights, to_units, used_rows
-from jem.engine.accelerate import Anderson
+from jem.doors.fit import fit
 from jem.engine.result import Status
+from jem.engine.solvers.accelerate import Anderson
 from jem.engine.stop import Remaining
-from jem.fit import fit
 from jem.node import Data, Node, Params
 from jem.settings import check_level
 

@@ -14,10 +14,10 @@ from jem import checks
 from jem.ask.asking import asked, check_drawn, check_no_fit, check_numbers
 from jem.coordinates import num_free
 from jem.data import row_weights, to_rows, to_units, used_rows
+from jem.doors.fit import checked
 from jem.engine import step
 from jem.engine.devices import compressed, mesh_of
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
-from jem.fit import checked
 from jem.node import Data, Node, Params, Posterior, Stats, has_local_q, keep_units
 from jem.reading import as_arrays
 

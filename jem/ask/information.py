@@ -11,6 +11,7 @@ from jax import Array
 from jem.ask.asking import asked as asked_about
 from jem.ask.polish import Parts, ask, check_status, status_of
 from jem.ask.units import check_units, num_counted
+from jem.combine.frozen import Frozen
 from jem.coordinates import ravel
 from jem.data import without_labels
 from jem.documented import Documented
@@ -18,7 +19,6 @@ from jem.engine.score import Target, columns, complete_information, level, obser
 from jem.engine.stream import fold
 from jem.kernels.spectral import eigh
 from jem.node import Data, Node, Params, has_local_q, node
-from jem.parts import Frozen
 
 
 class Information(NamedTuple):

@@ -12,10 +12,10 @@ from jax import Array, lax
 from jem import checks
 from jem.ask.resample import FromModel
 from jem.data import row_weights, to_units
-from jem.engine.accelerate import Anderson
+from jem.doors.fit import checked, fit_restarts
 from jem.engine.result import FitError, Status
+from jem.engine.solvers.accelerate import Anderson
 from jem.engine.stop import Remaining
-from jem.fit import checked, fit_restarts
 from jem.node import Data, Node
 
 _SLACK = 0.02  # of a statistic: 0.01 nats, some ten times what a fit leaves

@@ -12,9 +12,9 @@ from jax.scipy.special import xlogy
 from jem.ask.asking import asked
 from jem.ask.densities import e_step_of, num_parameters
 from jem.data import row_weights, to_units, used_rows
+from jem.doors.fit import fit_restarts
 from jem.engine.result import Fit, Status
 from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
-from jem.fit import fit_restarts
 from jem.node import Data, Node, Params
 from jem.reading import as_arrays
 

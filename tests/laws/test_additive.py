@@ -9,7 +9,7 @@ from zoo import NUM, assert_close, build, e_step, e_step_chunks
 from jem import tree
 from jem.composite import Wrapper
 from jem.engine.stream import fold, lay_out
-from jem.latents.mixture import MixtureStats
+from jem.latents.mixture.mixture import MixtureStats
 from jem.node import node
 
 

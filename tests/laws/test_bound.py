@@ -12,12 +12,12 @@ import jem
 from jem.composite import Wrapper
 from jem.families.student_t import StudentTPosterior
 from jem.kernels.linalg import cholesky_solve_lower
-from jem.latents.factor import FactorPosterior
-from jem.latents.hmm import HMMPosterior
-from jem.latents.lds import LDSPosterior
-from jem.latents.lds_data import steps_of
-from jem.latents.mixture import MixturePosterior
-from jem.latents.spaces import PointPosterior
+from jem.latents.chain.hmm import HMMPosterior
+from jem.latents.linear.data import steps_of
+from jem.latents.linear.factor import FactorPosterior
+from jem.latents.linear.lds import LDSPosterior
+from jem.latents.mixture.mixture import MixturePosterior
+from jem.latents.written.spaces import PointPosterior
 from jem.node import keep_units, node
 
 

@@ -9,7 +9,7 @@ from zoo import NUM, ZOO, build, e_step, maximize
 
 import jem
 from jem import tree
-from jem.plates import Stack
+from jem.combine.stack import Stack
 
 # A prior with pseudo-counts of its own moves an empty component to its mode.
 INFORMATIVE = {"mixture_missing_bits", "mixture_strong_prior", "mixture_poisson_prior", "mixture_bernoulli_prior"}

@@ -10,7 +10,7 @@ from sklearn.decomposition import FactorAnalysis as Peer
 
 import jem
 from jem.kernels.factor import promax, varimax
-from jem.latents.factor import FactorAnalysis, rows_with_moments
+from jem.latents.linear.factor import FactorAnalysis, rows_with_moments
 
 LONG = {"stop": jem.stop.RelativeGain(1e-13), "max_steps": 20_000}
 

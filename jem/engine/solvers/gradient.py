@@ -9,10 +9,10 @@ import numpy as np
 from jax import Array, lax
 
 from jem import tree
-from jem.engine.metric import LARGEST, Metric, Plain, trivial
+from jem.engine.solvers.metric import LARGEST, Metric, Plain, trivial
+from jem.engine.solvers.surface import Surface, block_of, constrain_block, surface_of, unconstrain_block
 from jem.engine.step import Evaluated, Proposal, Solver
 from jem.engine.stream import Total
-from jem.engine.surface import Surface, block_of, constrain_block, surface_of, unconstrain_block
 from jem.kernels.support import Held
 from jem.node import Node, Params, node, set_once, static
 from jem.settings import whole

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.combine.stack import Stack
 from jem.composite import Composite, Wrapper
 from jem.data import allowed, num_units, with_inputs, with_labels, without_inputs, without_labels
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
 from jem.kernels.simplex import normalize_log
-from jem.latents.weights import free_unless
+from jem.latents.mixture.weights import free_unless
 from jem.node import (
     DISCRETE,
     EMPTY,
@@ -30,7 +31,6 @@ from jem.node import (
     set_once,
     setting,
 )
-from jem.plates import Stack
 from jem.settings import a, check_components, number
 
 

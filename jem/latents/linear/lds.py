@@ -15,10 +15,13 @@ from jem.kernels import emission, kalman, regression, riccati
 from jem.kernels.covariance import Full
 from jem.kernels.gaussian import LOG_2PI
 from jem.kernels.regression import Noise
-from jem.latents import lds_offsets, lds_params, lds_start, lds_trajectory
-from jem.latents.lds_data import Steps, check_values, describe, output_scale, pattern_of, steps_of
-from jem.latents.lds_params import LDSParams
-from jem.latents.lds_trajectory import Filtered, Forecast, Smoothed
+from jem.latents.linear import offsets as lds_offsets
+from jem.latents.linear import params as lds_params
+from jem.latents.linear import start as lds_start
+from jem.latents.linear import trajectory as lds_trajectory
+from jem.latents.linear.data import Steps, check_values, describe, output_scale, pattern_of, steps_of
+from jem.latents.linear.params import LDSParams
+from jem.latents.linear.trajectory import Filtered, Forecast, Smoothed
 from jem.node import HELD, MISSING, Data, Node, flag, node, set_once, static
 from jem.reading import as_arrays
 from jem.settings import an_instance, whole

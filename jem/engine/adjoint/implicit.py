@@ -1,21 +1,19 @@
-"""Derivatives of a fit: of its fixed point by one linear solve (`Implicit`), or of its steps (`Unrolled`)."""
+"""The derivative of the fixed point that a fit leads to."""
 
-import enum
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from jem import tree
 from jem.engine import loop
+from jem.engine.adjoint.status import Adjoint, AdjointStatus, not_taken
 from jem.engine.joining import joined
 from jem.engine.loop import Lane, Problem
-from jem.engine.restarts import FinishAll
-from jem.engine.result import Fit, FitError, Status
+from jem.engine.result import Fit, Status
 from jem.engine.score import (
     Curvature,
     Target,
@@ -33,61 +31,6 @@ from jem.node import Data, Node, Params, node, static
 
 _MANY = 30  # Newton steps at most
 _REFINEMENTS = 4  # of one linear solve, at most; each is a pass over the data
-
-
-class AdjointStatus(enum.IntEnum):
-    """What became of the derivatives of a fit."""
-
-    NOT_TAKEN = -1
-    SOLVED = 0
-    SINGULAR = 1
-    UNPOLISHED = 2
-    FAILED = 3
-
-    @property
-    def prose(self) -> str:
-        """The cause, and what to do next."""
-        return _PROSE[self]
-
-
-_PROSE = {
-    AdjointStatus.NOT_TAKEN: "no derivative was taken of this fit",
-    AdjointStatus.SOLVED: "the fixed point was reached and its linear system solved",
-    AdjointStatus.SINGULAR: (
-        "there are directions in which the objective is flat (equal or empty components, rotations, parameters that the "
-        "data do not identify); the shortest derivative was given: only functions that do not move along them have one"
-    ),
-    AdjointStatus.UNPOLISHED: (
-        "no fixed point was reached (a component held up by a floor, a likelihood without a maximum, or a start too far "
-        "away); the derivative is that of a Newton step from where the fit ended"
-    ),
-    AdjointStatus.FAILED: "the score or the information is not finite; the derivative was set to zero",
-}
-
-
-class Adjoint(NamedTuple):
-    """How far the derivatives of a fit are to be trusted; filled in where the fit is differentiated.
-
-    Attributes:
-        status: int code of `jem.adjoints.AdjointStatus`.
-        residual: largest entry of the score per unit weight, where derivatives were taken.
-        error: distance to the fixed point that the residual implies, `sqrt(F^T I^{-1} F / sum of weights)`: in units of what
-            a single row tells. With M the EM map, `F^T I^{-1} F = r^T I_c (I - J)^{-1} r` to first order, r = M(z) - z.
-        num_flat: number of flat directions; -1 where they were not counted (large systems).
-    """
-
-    status: Array
-    residual: Array
-    error: Array
-    num_flat: Array
-
-    def check(self) -> "Adjoint":
-        """Returns itself where derivatives were solved for, and raises `FitError` otherwise. Not for use inside jit."""
-        status = np.atleast_1d(np.asarray(self.status))
-        lines = [f"{code.name}: {code.prose}" for code in AdjointStatus if code != AdjointStatus.SOLVED and code in status]
-        if lines:
-            raise FitError("\n".join(lines))
-        return self
 
 
 @node
@@ -144,7 +87,7 @@ class Implicit:
 
     def attach(self, fits: Fit, task: Task) -> Fit:
         """The fits (leading axis R) with their derivatives in model, x and weights."""
-        fits = fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))
+        fits = fits._replace(adjoint=jax.vmap(not_taken)(fits.objective))
         options = _Options(self.dense_limit, "" if STATIONARY in task.solver.traits else type(task.solver).__name__)
         return _attach(options, lax.stop_gradient(fits), lax.stop_gradient(self.tol), task.model, task.x, task.weights)
 
@@ -154,11 +97,6 @@ class _Options(NamedTuple):
 
     dense_limit: int
     wanders: str
-
-
-def _not_taken(objective: Array) -> Adjoint:
-    nan = jnp.full_like(objective, jnp.nan)
-    return Adjoint(jnp.array(AdjointStatus.NOT_TAKEN, jnp.int32), nan, nan, jnp.array(-1, jnp.int32))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -377,48 +315,3 @@ def _report(t: Target, end: _Polishing, near: Any) -> Adjoint:
     status = jnp.where(end.distance <= 10 * near, status, AdjointStatus.UNPOLISHED)
     status = jnp.where(finite, status, AdjointStatus.FAILED)
     return Adjoint(status.astype(jnp.int32), end.residual / t.total_weight, end.distance, flat.astype(jnp.int32))
-
-
-@node
-class Unrolled:
-    """The derivative of the steps themselves, through all `max_steps` of them, starts included: for comparison.
-
-    Its memory grows with `max_steps` and it is as far from the fixed point's derivative as the fit is from the fixed point.
-    Every turn is differentiated as it was computed: where a lane stops, so does its derivative.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, jem
-        >>> x = jnp.array([[1.0], [2.0], [6.0]])
-        >>> start = jem.Poisson.Params(jnp.array([1.0]))
-        >>> rate = lambda x: jem.fit(jem.Poisson(), start, x, max_steps=3, adjoint=jem.adjoints.Unrolled()).params.rate[0]
-        >>> [round(float(slope), 3) for slope in jax.grad(rate)(x)[:, 0]]
-        [0.333, 0.333, 0.333]
-
-    Source: Griewank and Walther (2008), Evaluating Derivatives, chapter 15.
-    """
-
-    def inputs(self, values: Any) -> Any:
-        """What the steps see: everything."""
-        return values
-
-    def batched(self, program: Any) -> Any:
-        """The program as it is: derivatives go through it."""
-        return program
-
-    def run(self, problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tuple[Lane, Array]:
-        """The loop as a scan over `max_steps + 1` turns of all lanes."""
-        if not isinstance(problem.schedule, FinishAll):
-            raise ValueError(f"Unrolled: every start is finished; got the schedule {type(problem.schedule).__name__}")
-        table = jax.vmap(lambda p, i: loop.start_lane(problem, p, i))(starts, numbers)
-
-        def turn(table: Lane, _: None) -> tuple[Lane, Array]:
-            new, objective = jax.vmap(lambda lane: loop.advance(problem, lane))(table)
-            going = table.status == Status.RUNNING
-            return tree.where(going, new, table), jnp.where(going, objective, jnp.nan)
-
-        table, trace = lax.scan(turn, table, None, length=problem.max_steps + 1)
-        return table, trace.T
-
-    def attach(self, fits: Fit, task: Task) -> Fit:
-        """The fits as they are."""
-        return fits._replace(adjoint=jax.vmap(_not_taken)(fits.objective))

@@ -15,7 +15,7 @@ from jem.kernels import chain
 from jem.kernels.moves import Move, Table
 from jem.kernels.simplex import maximize_simplex, safe_log, xlogy
 from jem.kernels.support import Simplex
-from jem.latents.weights import LogSoftmax
+from jem.latents.mixture.weights import LogSoftmax
 from jem.node import INPUTS, ORDERLESS, Data, Node, Params, Stats, node, replaced, set_once, setting, static
 from jem.reading import as_array, as_numbers
 from jem.settings import number

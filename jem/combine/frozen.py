@@ -1,4 +1,4 @@
-"""Nodes around nodes: independent parts (Product), fields that stay (Frozen), units that may be missing (Missing)."""
+"""Fields that stay as they are."""
 
 from typing import Any
 
@@ -7,96 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jem import checks, tree
-from jem.composite import WHOLE, Composite, Wrapper, split_key
-from jem.data import fill, num_units, observed, with_gaps, with_holes, without_holes
+from jem.composite import Wrapper
 from jem.kernels.support import Held
 from jem.node import (
-    CELLS,
-    MISSING,
     Data,
     Node,
     Params,
-    Posterior,
     Stats,
     field_names,
     get_fields,
     node,
-    replaced,
     set_fields,
     set_once,
     setting,
     static,
 )
 from jem.reading import as_numbers
-from jem.settings import check_child, check_node, describe
-
-
-@node
-class Product(Composite):
-    """Independent parts, each with a node of its own: `p(x) = prod_i p_i(x[i])`. Mixed types in one unit.
-
-    x, params, posterior and statistics are dicts with the parts' names.
-
-    Example:
-        >>> import jem
-        >>> mixed = jem.Mixture(jem.Product(size=jem.Gaussian(), colour=jem.Categorical(3)), 2)
-        >>> sorted(mixed.components.child.children)
-        ['colour', 'size']
-    """
-
-    children: dict[str, Node]
-
-    def __init__(self, **parts: Node):
-        if not parts:
-            raise ValueError("Product: give at least one part by name, as Product(size=jem.Gaussian())")
-        for name, part in parts.items():
-            check_child(part, f"Product: {name}")
-        set_once(self, children=parts)
-
-    def parts(self) -> dict[Any, Node]:
-        return dict(self.children)
-
-    def with_parts(self, parts: dict[Any, Node]) -> "Product":
-        return replaced(self, children=parts)
-
-    def share(self, name: Any, x: Data) -> Data:
-        return x[name]
-
-    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        pairs = {n: c.infer(params[n], x[n]) for n, c in self.children.items()}
-        return {n: q for n, (q, _) in pairs.items()}, tree.total(lp for _, lp in pairs.values())
-
-    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        return {n: c.expect(params[n], posterior[n], x[n], weights) for n, c in self.children.items()}
-
-    def init(self, key: Array, x: Data, weights: Array) -> Params:
-        keys = split_key(key, self.children)
-        return {n: c.init(keys[n], x[n], weights) for n, c in self.children.items()}
-
-    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
-        keys = split_key(key, self.children)
-        draws = {n: c.sample(keys[n], params[n], num) for n, c in self.children.items()}
-        return {n: z for n, (z, _) in draws.items()}, {n: x for n, (_, x) in draws.items()}
-
-    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
-        keys = split_key(key, self.children)
-        draws = {n: c.sample_like(keys[n], params[n], x[n]) for n, c in self.children.items()}
-        return {n: z for n, (z, _) in draws.items()}, {n: new for n, (_, new) in draws.items()}
-
-    def validate(self, x: Data) -> None:
-        checks.check_parts(x, tuple(self.children))
-        super().validate(x)
-
-    def must_be_finite(self, x: Data) -> Data:
-        return {n: c.must_be_finite(x[n]) for n, c in self.children.items()}
-
-    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
-        def one(name: str, part: Node) -> Params:
-            p, s = params[name], stats[name]
-            return part.tie(p, s, field_names(p)) if name in fields else jax.vmap(part.maximize)(p, s)
-
-        return {name: one(name, part) for name, part in self.children.items()}
+from jem.settings import check_node, describe
 
 
 @node
@@ -221,60 +148,3 @@ def not_given(model: Node) -> list[tuple[str, str]]:
 
     jax.tree.map(look, model, is_leaf=lambda part: isinstance(part, Frozen))
     return found
-
-
-@node
-class Missing(Wrapper):
-    """A node of which units, or cells, may be missing: NaN. What is missing contributes nothing, `log p = 0` and weight 0.
-
-    Around a family of independent cells (`jem.Poisson`, `jem.Bernoulli`, any on `Factorising`) single cells are left out,
-    exactly. Around another node a unit with a NaN is dropped whole: around a Gaussian of several columns that loses the cells
-    that are there, and is biased where cells are missing because of what is in others. Around each part of a `Product` it
-    handles single missing cells there too, exactly, as the parts are independent.
-
-    Args:
-        child: the node.
-
-    Example:
-        >>> import jem, jax.numpy as jnp
-        >>> even = jem.Bernoulli.Params(jnp.array([0.5, 0.5]))
-        >>> jem.log_prob(jem.Missing(jem.Bernoulli()), even, [[1.0, jnp.nan], [jnp.nan, jnp.nan]]).tolist()
-        [-0.693..., 0.0]
-
-    Source: Little and Rubin (2019), Statistical Analysis with Missing Data, section 3.2 for units, available-case analysis,
-    and section 6.2 for cells.
-    """
-
-    child: Node = setting(must=check_node)
-
-    @property
-    def traits(self) -> frozenset[str]:
-        return frozenset({MISSING})
-
-    def see(self, name: Any, x: Data, weights: Array) -> tuple[Data, Array]:
-        if CELLS in self.child.traits:
-            return with_holes(x), weights
-        ok = observed(x)
-        return fill(x, ok), jnp.where(ok, weights, 0)
-
-    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        seen, ok = self.see(WHOLE, x, jnp.ones(num_units(x)))
-        posterior, log_prob = self.child.infer(params, seen)
-        return posterior, jnp.where(ok > 0, log_prob, 0)
-
-    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        return self.child.expect(params, posterior, *self.see(WHOLE, x, weights))
-
-    def init(self, key: Array, x: Data, weights: Array) -> Params:
-        return self.child.init(key, *self.see(WHOLE, x, weights))
-
-    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
-        latents, new = self.child.sample_like(key, params, fill(x, observed(x)))
-        return latents, with_gaps(new, x)
-
-    def num_observations(self, x: Data) -> Array:
-        ok = ~jnp.all(jnp.isnan(x), 0) if CELLS in self.child.traits else observed(x)
-        return jnp.where(ok, self.child.num_observations(fill(x, ok)), 0)
-
-    def features(self, x: Data) -> Array:
-        return self.child.features(without_holes(self.see(WHOLE, x, jnp.ones(num_units(x)))[0])[0])

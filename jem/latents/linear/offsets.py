@@ -14,8 +14,8 @@ from jax import Array, lax
 from jem.kernels import emission, kalman, regression, riccati
 from jem.kernels.lanes import recur
 from jem.kernels.linalg import solve_psd
-from jem.latents.lds_data import steps_of
-from jem.latents.lds_params import LDSParams, free_cells
+from jem.latents.linear.data import steps_of
+from jem.latents.linear.params import LDSParams, free_cells
 
 _STILL = 1e-3  # deviations of what is seen: below, a state is as good as known, and a step moves its mean by a millionth
 

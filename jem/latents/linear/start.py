@@ -11,8 +11,8 @@ from jem.kernels import regression
 from jem.kernels.covariance import Diagonal, Full
 from jem.kernels.lanes import lower_factor
 from jem.kernels.linalg import solve_psd
-from jem.latents.lds_data import output_scale
-from jem.latents.lds_params import free_cells, overlay
+from jem.latents.linear.data import output_scale
+from jem.latents.linear.params import free_cells, overlay
 
 _ROUNDS = 8  # of subspace iteration: enough for a start, few enough for different keys to give different ones
 

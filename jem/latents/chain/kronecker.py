@@ -8,7 +8,7 @@ from jax import Array
 from jem.composite import Composite
 from jem.kernels.moves import Factors
 from jem.kernels.simplex import margins
-from jem.latents.transition import Cells, Law, TransitionParams
+from jem.latents.chain.transition import Cells, Law, TransitionParams
 from jem.node import Node, node, set_once, static
 from jem.settings import a, whole
 

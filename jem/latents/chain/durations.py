@@ -21,7 +21,7 @@ from jem.kernels.roots import falling_root
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, safe_log, xlogy
 from jem.kernels.stays import Stays
 from jem.kernels.support import Interval, Rate, Simplex
-from jem.latents.transition import Cells, Law
+from jem.latents.chain.transition import Cells, Law
 from jem.node import ORDERLESS, Node, Params, Stats, node, replaced, set_once, setting, static
 from jem.settings import a, number, optional, whole
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.combine.stack import Stack
 from jem.composite import Composite, Wrapper
 from jem.data import series_of, single_steps, with_inputs, with_values, without_inputs
 from jem.kernels import chain
@@ -16,10 +17,10 @@ from jem.kernels.rings import SUMS
 from jem.kernels.simplex import safe_log, xlogy
 from jem.kernels.sums import sum_in_parts
 from jem.kernels.support import ByGradient
-from jem.latents.hmm_data import Steps, flat_inputs, steps_of
-from jem.latents.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
-from jem.latents.transition import Cells, Law
-from jem.latents.weights import free_unless
+from jem.latents.chain.steps import Steps, flat_inputs, steps_of
+from jem.latents.chain.transition import Cells, Law
+from jem.latents.mixture.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
+from jem.latents.mixture.weights import free_unless
 from jem.node import (
     DISCRETE,
     INPUTS,
@@ -38,7 +39,6 @@ from jem.node import (
     setting,
     static,
 )
-from jem.plates import Stack
 from jem.settings import a, an_instance, check_components, whole
 
 

@@ -10,7 +10,7 @@ from jem import tree
 from jem.kernels.moves import Move
 from jem.kernels.simplex import margins
 from jem.kernels.stationary import stationary
-from jem.latents.weights import Free
+from jem.latents.mixture.weights import Free
 from jem.node import ORDERLESS, Node, node, set_once, static
 from jem.settings import a, whole
 

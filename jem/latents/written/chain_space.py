@@ -13,7 +13,7 @@ from jem.families import user
 from jem.kernels import chain
 from jem.kernels.moves import Table
 from jem.kernels.unit_axis import over_units
-from jem.latents.spaces import Finite, LogJointFn, Space
+from jem.latents.written.spaces import Finite, LogJointFn, Space
 from jem.node import Data, Params, node, set_once, static
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem.engine.assigned import Numbered, step_key
+from jem.engine.solvers.assigned import Numbered, step_key
 from jem.engine.step import EM, STATIONARY, Around, EStep, Evaluated, Inner, Proposal
 from jem.engine.stream import Total
 from jem.node import Node, Params, Stats, node, setting, static

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.combine.frozen import not_given
 from jem.coordinates import check_values
 from jem.data import inputs_within
-from jem.engine.accelerate import Anderson
+from jem.engine.adjoint.implicit import Implicit
 from jem.engine.devices import mesh_of
-from jem.engine.implicit import Implicit
 from jem.engine.program import solve
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit
+from jem.engine.solvers.accelerate import Anderson
 from jem.engine.stop import Remaining
 from jem.engine.task import Task
 from jem.node import Data, Node, Params
-from jem.parts import not_given
 from jem.reading import as_array, as_arrays
 from jem.settings import check_node, check_option
 

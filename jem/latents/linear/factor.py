@@ -101,7 +101,7 @@ class FactorAnalysis(Node):
 
     Example:
         >>> import jax, jem
-        >>> from jem.latents.factor import FactorAnalysis
+        >>> from jem.latents.linear.factor import FactorAnalysis
         >>> model = FactorAnalysis(1)
         >>> p = model.params(mean=[0.0, 0.0, 0.0], loadings=[[1.0], [1.0], [1.0]], noise=[1.0, 3.0, 1.0])
         >>> p.communalities.tolist()
@@ -297,7 +297,7 @@ def rows_with_moments(mean: Any, covariance: Any, num: Any) -> tuple[Array, Arra
         x (D + 1, D) and weights (D + 1,), for `jem.fit`.
 
     Example:
-        >>> from jem.latents.factor import rows_with_moments
+        >>> from jem.latents.linear.factor import rows_with_moments
         >>> x, weights = rows_with_moments([1.0, 2.0], [[4.0, 1.0], [1.0, 2.0]], 100)
         >>> print(x.mean(0).round(4), (x.T @ x / 3).round(4), weights.sum())  # second moment: covariance + mean mean^T
         [1. 2.] [[5. 3.]

@@ -19,7 +19,7 @@ from jem.families.autodiff import (
     weighted_sum,
 )
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
-from jem.latents.spaces import Space, drawn_to
+from jem.latents.written.spaces import Space, drawn_to
 from jem.node import Data, Params, Posterior, node, set_once, static
 
 

@@ -13,7 +13,7 @@ from jem import tree
 from jem.ask.asking import asked
 from jem.checks import is_concrete
 from jem.data import row_weights, to_units
-from jem.engine.online import Running, absorb, batch_statistics
+from jem.engine.solvers.online import Running, absorb, batch_statistics
 from jem.node import Data, Node, Params
 
 

@@ -1,0 +1,1 @@
+"""Nodes made of nodes: repeated, tied, side by side, held, with gaps."""

@@ -1,0 +1,78 @@
+"""Units, or single cells, that may be missing."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jem.composite import WHOLE, Wrapper
+from jem.data import fill, num_units, observed, with_gaps, with_holes, without_holes
+from jem.node import (
+    CELLS,
+    MISSING,
+    Data,
+    Node,
+    Params,
+    Posterior,
+    Stats,
+    node,
+    setting,
+)
+from jem.settings import check_node
+
+
+@node
+class Missing(Wrapper):
+    """A node of which units, or cells, may be missing: NaN. What is missing contributes nothing, `log p = 0` and weight 0.
+
+    Around a family of independent cells (`jem.Poisson`, `jem.Bernoulli`, any on `Factorising`) single cells are left out,
+    exactly. Around another node a unit with a NaN is dropped whole: around a Gaussian of several columns that loses the cells
+    that are there, and is biased where cells are missing because of what is in others. Around each part of a `Product` it
+    handles single missing cells there too, exactly, as the parts are independent.
+
+    Args:
+        child: the node.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> even = jem.Bernoulli.Params(jnp.array([0.5, 0.5]))
+        >>> jem.log_prob(jem.Missing(jem.Bernoulli()), even, [[1.0, jnp.nan], [jnp.nan, jnp.nan]]).tolist()
+        [-0.693..., 0.0]
+
+    Source: Little and Rubin (2019), Statistical Analysis with Missing Data, section 3.2 for units, available-case analysis,
+    and section 6.2 for cells.
+    """
+
+    child: Node = setting(must=check_node)
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return frozenset({MISSING})
+
+    def see(self, name: Any, x: Data, weights: Array) -> tuple[Data, Array]:
+        if CELLS in self.child.traits:
+            return with_holes(x), weights
+        ok = observed(x)
+        return fill(x, ok), jnp.where(ok, weights, 0)
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        seen, ok = self.see(WHOLE, x, jnp.ones(num_units(x)))
+        posterior, log_prob = self.child.infer(params, seen)
+        return posterior, jnp.where(ok > 0, log_prob, 0)
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        return self.child.expect(params, posterior, *self.see(WHOLE, x, weights))
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        return self.child.init(key, *self.see(WHOLE, x, weights))
+
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        latents, new = self.child.sample_like(key, params, fill(x, observed(x)))
+        return latents, with_gaps(new, x)
+
+    def num_observations(self, x: Data) -> Array:
+        ok = ~jnp.all(jnp.isnan(x), 0) if CELLS in self.child.traits else observed(x)
+        return jnp.where(ok, self.child.num_observations(fill(x, ok)), 0)
+
+    def features(self, x: Data) -> Array:
+        return self.child.features(without_holes(self.see(WHOLE, x, jnp.ones(num_units(x)))[0])[0])

@@ -1,0 +1,103 @@
+"""Different nodes as the components of one plate."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jem.composite import Composite
+from jem.node import (
+    Data,
+    Node,
+    Params,
+    Posterior,
+    Stats,
+    node,
+    replaced,
+    set_once,
+)
+from jem.settings import check_node
+
+
+def members(plate: Node) -> int:
+    """Number of components of a node: the size of a plate, 1 for anything else."""
+    return getattr(plate, "size", 1)
+
+
+@node
+class OneOf(Composite):
+    """Different nodes as the components of one mixture; a plate among them contributes all its components.
+
+    Params, posterior and statistics are tuples, one entry per child.
+
+    Example:
+        >>> import jem
+        >>> clusters_and_tail = jem.Mixture(jem.OneOf(jem.Stack(jem.Gaussian(), 2), jem.StudentT()))
+        >>> clusters_and_tail.components.size
+        3
+    """
+
+    children: tuple[Node, ...]
+
+    def __init__(self, *children: Node):
+        if not children:
+            raise ValueError("OneOf: give at least one node, as OneOf(jem.Gaussian(), jem.StudentT())")
+        for i, child in enumerate(children):
+            check_node(child, f"OneOf: component {i}")
+        set_once(self, children=children)
+
+    @property
+    def size(self) -> int:
+        """Number of components."""
+        return sum(members(c) for c in self.children)
+
+    def _rows(self, weights: Array) -> list[Array]:
+        """The rows of (K, N) weights that belong to each child: (N,) for a node, (k, N) for a plate."""
+        rows, start = [], 0
+        for child in self.children:
+            stop = start + members(child)
+            rows.append(weights[start:stop] if hasattr(child, "size") else weights[start])
+            start = stop
+        return rows
+
+    def parts(self) -> dict[Any, Node]:
+        return dict(enumerate(self.children))
+
+    def with_parts(self, parts: dict[Any, Node]) -> "OneOf":
+        return replaced(self, children=tuple(parts.values()))
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        pairs = [c.infer(p, x) for c, p in zip(self.children, params, strict=True)]
+        return tuple(q for q, _ in pairs), jnp.concatenate([jnp.reshape(lp, (-1, lp.shape[-1])) for _, lp in pairs])
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        args = zip(self.children, params, posterior, self._rows(weights), strict=True)
+        return tuple(c.expect(p, q, x, w) for c, p, q, w in args)
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        keys = jax.random.split(key, len(self.children))
+        return tuple(c.init(k, x, w) for c, k, w in zip(self.children, keys, self._rows(weights), strict=True))
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        keys = jax.random.split(key, len(self.children))
+        return self._together([c.sample(k, p, num) for c, k, p in zip(self.children, keys, params, strict=True)])
+
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        keys = jax.random.split(key, len(self.children))
+        return self._together([c.sample_like(k, p, x) for c, k, p in zip(self.children, keys, params, strict=True)])
+
+    def _together(self, draws: list[tuple[Any, Data]]) -> tuple[Any, Data]:
+        """What the children drew, as rows of one plate."""
+        rows = [
+            x if hasattr(c, "size") else jax.tree.map(lambda a: a[None], x)
+            for c, (_, x) in zip(self.children, draws, strict=True)
+        ]
+        return tuple(z for z, _ in draws), jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
+
+    def features(self, x: Data) -> Array:
+        return self.children[0].features(x)
+
+    def must_be_finite(self, x: Data) -> Data:
+        left = [child.must_be_finite(x) for child in self.children]
+        return x if any(map(jax.tree.leaves, left)) else ()

@@ -1,0 +1,88 @@
+"""Independent parts side by side."""
+
+from typing import Any
+
+import jax
+from jax import Array
+
+from jem import checks, tree
+from jem.composite import Composite, split_key
+from jem.node import (
+    Data,
+    Node,
+    Params,
+    Posterior,
+    Stats,
+    field_names,
+    node,
+    replaced,
+    set_once,
+)
+from jem.settings import check_child
+
+
+@node
+class Product(Composite):
+    """Independent parts, each with a node of its own: `p(x) = prod_i p_i(x[i])`. Mixed types in one unit.
+
+    x, params, posterior and statistics are dicts with the parts' names.
+
+    Example:
+        >>> import jem
+        >>> mixed = jem.Mixture(jem.Product(size=jem.Gaussian(), colour=jem.Categorical(3)), 2)
+        >>> sorted(mixed.components.child.children)
+        ['colour', 'size']
+    """
+
+    children: dict[str, Node]
+
+    def __init__(self, **parts: Node):
+        if not parts:
+            raise ValueError("Product: give at least one part by name, as Product(size=jem.Gaussian())")
+        for name, part in parts.items():
+            check_child(part, f"Product: {name}")
+        set_once(self, children=parts)
+
+    def parts(self) -> dict[Any, Node]:
+        return dict(self.children)
+
+    def with_parts(self, parts: dict[Any, Node]) -> "Product":
+        return replaced(self, children=parts)
+
+    def share(self, name: Any, x: Data) -> Data:
+        return x[name]
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        pairs = {n: c.infer(params[n], x[n]) for n, c in self.children.items()}
+        return {n: q for n, (q, _) in pairs.items()}, tree.total(lp for _, lp in pairs.values())
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        return {n: c.expect(params[n], posterior[n], x[n], weights) for n, c in self.children.items()}
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        keys = split_key(key, self.children)
+        return {n: c.init(keys[n], x[n], weights) for n, c in self.children.items()}
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        keys = split_key(key, self.children)
+        draws = {n: c.sample(keys[n], params[n], num) for n, c in self.children.items()}
+        return {n: z for n, (z, _) in draws.items()}, {n: x for n, (_, x) in draws.items()}
+
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        keys = split_key(key, self.children)
+        draws = {n: c.sample_like(keys[n], params[n], x[n]) for n, c in self.children.items()}
+        return {n: z for n, (z, _) in draws.items()}, {n: new for n, (_, new) in draws.items()}
+
+    def validate(self, x: Data) -> None:
+        checks.check_parts(x, tuple(self.children))
+        super().validate(x)
+
+    def must_be_finite(self, x: Data) -> Data:
+        return {n: c.must_be_finite(x[n]) for n, c in self.children.items()}
+
+    def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
+        def one(name: str, part: Node) -> Params:
+            p, s = params[name], stats[name]
+            return part.tie(p, s, field_names(p)) if name in fields else jax.vmap(part.maximize)(p, s)
+
+        return {name: one(name, part) for name, part in self.children.items()}

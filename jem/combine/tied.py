@@ -1,0 +1,138 @@
+"""K copies of one node that share fields."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jem import tree
+from jem.composite import WHOLE, Composite
+from jem.node import (
+    ORDERLESS,
+    Data,
+    Node,
+    Params,
+    Posterior,
+    Stats,
+    field_names,
+    get_fields,
+    node,
+    replaced,
+    set_fields,
+    set_once,
+    setting,
+    static,
+)
+from jem.settings import check_child, describe, whole
+
+
+@node
+class Tied(Composite):
+    """K copies of one node that share some fields of their parameters, which then have no axis K.
+
+    Without field names everything is shared. A shared covariance is found in closed form from the pooled scatter; a
+    shared part of a `Product`, and any node shared whole, from its summed statistics. Each copy brings its prior, but a
+    node shared whole has it once.
+
+    Args:
+        child: the node.
+        size: K.
+        *fields: names of the shared fields.
+
+    Example:
+        >>> import jem
+        >>> jem.Tied(jem.Gaussian(), 3, "whitening").fields
+        ('whitening',)
+
+    Source: Celeux and Govaert (1995), Pattern Recognition 28, model EEE.
+    """
+
+    child: Node = setting(must=check_child)
+    size: int = static(must=whole(1))
+    fields: tuple[str, ...] = static()
+
+    def __init__(self, child: Node, size: int, *fields: str):
+        for f in fields:
+            if not isinstance(f, str):
+                raise TypeError(f"Tied: expected names of fields; got {describe(f)}")
+        set_once(self, child=child, size=size, fields=fields)
+
+    def axes(self, params: Params) -> Params:
+        """vmap axes of the parameters: None for shared fields, 0 for the others."""
+        names = field_names(params)
+        for f in self.fields:
+            if f not in names:
+                hint = "; a covariance is its whitening" if f == "covariance" and "whitening" in names else ""
+                raise ValueError(f"Tied: {type(self.child).__name__} has no field {f!r}; its fields are {names}{hint}")
+        if not self.fields:
+            return None
+        return set_fields(params, {f: None if f in self.fields else 0 for f in names})
+
+    def parts(self) -> dict[Any, Node]:
+        return {WHOLE: self.child}
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return super().traits | {ORDERLESS}
+
+    def permute(self, params: Params, order: Array) -> Params:
+        if not self.fields:
+            return params
+        own = tuple(f for f in field_names(params) if f not in self.fields)
+        return set_fields(params, jax.tree.map(lambda leaf: leaf[order], get_fields(params, own)))
+
+    def with_parts(self, parts: dict[Any, Node]) -> "Tied":
+        return replaced(self, child=parts[WHOLE])
+
+    def each(self, question: Callable[..., Any], params: tuple[Params, ...], stats: tuple[Stats, ...] = ()) -> dict[Any, Any]:
+        axes = (*(self.axes(p) for p in params), *(0 for _ in stats))
+        return {WHOLE: jax.vmap(functools.partial(question, self.child), axes, axis_size=self.size)(*params, *stats)}
+
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        return jax.vmap(self.child.infer, (self.axes(params), None), axis_size=self.size)(params, x)
+
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        return jax.vmap(self.child.expect, (self.axes(params), 0, None, 0))(params, posterior, x, weights)
+
+    def maximize(self, params: Params, stats: Stats) -> Params:
+        return self.child.tie(params, stats, self.fields or field_names(params))
+
+    def expected_log_prob(self, params: Params, stats: Stats, old: Params) -> Array:
+        axes = self.axes(params)
+        return jnp.sum(jax.vmap(self.child.expected_log_prob, (axes, 0, axes))(params, stats, old))
+
+    def init(self, key: Array, x: Data, weights: Array) -> Params:
+        own_key, shared_key = jax.random.split(key)
+        own = jax.vmap(self.child.init, (0, None, 0))(jax.random.split(own_key, self.size), x, weights)
+        self.axes(own)  # raises where a field is not one
+        shared = self.child.init(shared_key, x, jnp.sum(weights, 0))
+        return set_fields(own, get_fields(shared, self.fields)) if self.fields else shared
+
+    def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
+        draw = jax.vmap(lambda k, p: self.child.sample(k, p, num), (0, self.axes(params)))
+        return draw(jax.random.split(key, self.size), params)
+
+    def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
+        draw = jax.vmap(lambda k, p: self.child.sample_like(k, p, x), (0, self.axes(params)))
+        return draw(jax.random.split(key, self.size), params)
+
+    def enter(self, params: Params) -> Params:
+        return params  # what is shared is moved by nobody alone
+
+    def log_prior(self, params: Params) -> Array:
+        return super().log_prior(params) if self.fields else self.child.log_prior(params)
+
+    def degenerate(self, params: Params, stats: Stats) -> Array:
+        mean = jax.tree.map(lambda s: jnp.broadcast_to(jnp.mean(s, 0), s.shape), stats)
+        return super().degenerate(params, mean)
+
+    def gauge(self, params: Params) -> dict[str, int]:
+        own = [n for n in field_names(params) if self.fields and n not in self.fields]
+        one = set_fields(params, {n: tree.unstack_shape(p) for n, p in get_fields(params, tuple(own)).items()})
+        return {name: num * (self.size if name in own else 1) for name, num in self.child.gauge(one).items()}
+
+    def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
+        return jax.vmap(lambda s: self.child.hold(params, s, fields))(stats)

@@ -1,0 +1,1 @@
+"""What a derivative of a fit is."""

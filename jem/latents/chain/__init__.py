@@ -1,0 +1,1 @@
+"""Hidden Markov models, and the laws by which states begin and move."""

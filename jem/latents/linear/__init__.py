@@ -1,0 +1,1 @@
+"""Linear-Gaussian models: factor analysis and state spaces."""

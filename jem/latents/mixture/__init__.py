@@ -1,0 +1,1 @@
+"""Mixtures, and the laws of their weights."""

@@ -1,0 +1,1 @@
+"""Models of which the user writes the joint density."""

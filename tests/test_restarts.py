@@ -312,6 +312,8 @@ def test_derivatives_of_mapped_fits(x64, few):
     dots = jnp.cos(jnp.arange(len(x)))[:, None]
     along = jax.jvp(lambda x: jax.vmap(smaller, (None, 0))(x, starts), (x,), (dots,))[1]
     np.testing.assert_allclose(along, (slopes * dots[None]).sum((1, 2)), rtol=1e-6)
+    total = jax.grad(lambda x: jnp.sum(jax.vmap(smaller, (None, 0))(x, starts)))(x)
+    np.testing.assert_allclose(total, slopes.sum(0), rtol=1e-6)
     unrolled = lambda x, start: smaller(x, start, adjoint=jem.adjoints.Unrolled())
     each = jax.vmap(jax.grad(unrolled), (None, 0))(x, starts)
     total = jax.grad(lambda x: jnp.sum(jax.vmap(unrolled, (None, 0))(x, starts)))(x)

@@ -9,6 +9,7 @@ from jax import Array, lax
 from jem import checks
 from jem.data import float_dtype
 from jem.families.factorising import Factorising, Totals
+from jem.kernels.branch import anywhere
 from jem.kernels.counts import LARGE, is_count, log_factorial, poisson_log_prob, xlogy_ratio
 from jem.kernels.simplex import safe_log
 from jem.kernels.support import Rate
@@ -79,7 +80,7 @@ class Poisson(Factorising):
             return jnp.sum(cells if seen is None else jnp.where(seen, cells, 0), 0)
 
         # Large counts cancel in the natural form. A branch, not a choice of values: it costs a logarithm for every cell.
-        log_prob = lax.cond(jnp.max(values, initial=0) < LARGE, lambda: natural_form(params, x)[1], by_cell)
+        log_prob = lax.cond(anywhere(jnp.max(values, initial=0) >= LARGE), by_cell, lambda: natural_form(params, x)[1])
         return PoissonPosterior(log_prob), log_prob
 
     def expect(self, params: PoissonParams, posterior: PoissonPosterior, x: Data, weights: Array) -> Totals:

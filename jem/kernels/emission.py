@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem.kernels import regression
+from jem.kernels.branch import anywhere
 from jem.kernels.covariance import Diagonal
 from jem.kernels.kalman import Gather
 from jem.kernels.lanes import lower_factor, times, transpose
@@ -118,7 +119,7 @@ def observe(e: Emission, r: Array) -> tuple[Array, Array]:
         z = both[:, n] if num_outputs <= n else times(rows, both[:, n:])[:, 0]
         return jnp.moveaxis(h, 2, 0), jnp.moveaxis(z, 1, 0)
 
-    return lax.cond(e.partial, cells, whole)
+    return lax.cond(anywhere(e.partial), cells, whole)
 
 
 def residuals(e: Emission, r: Array) -> tuple[Array, Array]:
@@ -148,7 +149,7 @@ def residuals(e: Emission, r: Array) -> tuple[Array, Array]:
         pivots = jnp.moveaxis(jnp.diagonal(lower), -1, 0)
         return jnp.moveaxis(v, 1, 0), jnp.sum(jnp.where(pivots > 0, jnp.log(jnp.where(pivots > 0, pivots, 1)), 0), (0, 1))
 
-    return lax.cond(e.partial, cells, whole)
+    return lax.cond(anywhere(e.partial), cells, whole)
 
 
 def gather(e: Emission) -> Gather:
@@ -176,7 +177,7 @@ def gather(e: Emission) -> Gather:
             return Covered(wide(xx), *nothing(p))
         row = any_row(seen)
         return lax.cond(
-            e.partial,
+            anywhere(e.partial),
             lambda: cells(p, e._replace(seen=seen), row),
             lambda: of_sum(jnp.einsum("ts,tijs->ijs", row.astype(p.dtype), p)),
         )
@@ -228,7 +229,7 @@ def moments(e: Emission, residual: Array, x: Array, covered: Covered, weights: A
     def cells() -> regression.Moments:
         return regression.of_means(e.noise, residual, x, jnp.where(e.seen, weights[None, None], 0))
 
-    m = lax.cond(e.partial, cells, whole)
+    m = lax.cond(anywhere(e.partial), cells, whole)
     b = e.loading / e.chol
     bp = jnp.einsum("mi,mij->mj", b, xx[:, :n, :n])
     ee = jnp.sum(bp * b, 1)[:, None]

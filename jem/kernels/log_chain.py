@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem.kernels.branch import anywhere
 from jem.kernels.moves import Move
 from jem.kernels.rings import LOGS, log_sum, or_zero, safe_log
 
@@ -82,17 +83,6 @@ def smooth(move: Move, log_e: Array) -> Messages:
     (_, summed), (b, smoothed, each) = lax.scan(back, (jnp.zeros_like(log_e[0]), summed), inputs, reverse=True)
     rest = jax.tree.map(lambda leaf: leaf[:-1], each) if move.changes else summed
     return Messages(alpha, b, smoothed, rest, jnp.where(impossible, -jnp.inf, total))
-
-
-@jax.custom_batching.custom_vmap
-def anywhere(flag: Array) -> Array:
-    """The flag, and under `vmap` one for all lanes: a `lax.cond` on it stays a branch, of which one side runs."""
-    return flag
-
-
-@anywhere.def_vmap
-def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
-    return anywhere(jnp.any(flag)), False
 
 
 class Ways:

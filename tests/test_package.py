@@ -142,7 +142,7 @@ def test_example_of_the_readme_prints_what_it_says():
     assert done.stdout == blocks("text")[0]
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/authors.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/authors.md", "jem/combine/README.md", "jem/latents/README.md", "jem/ask/README.md"])
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
     assert links

@@ -360,7 +360,17 @@ class AllOf(Rule):
 
 @node
 class NeverStop(Rule):
-    """Runs all `max_steps` steps."""
+    """Runs all `max_steps` steps.
+
+    The lane ends as MAX_STEPS, unless it fails before.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> start = jem.Poisson.Params(jnp.array([1.0]))
+        >>> fit = jem.fit(jem.Poisson(), start, [[1], [4]], stop=jem.stop.NeverStop(), max_steps=5)
+        >>> int(fit.num_steps), jem.Status(int(fit.status)).name
+        (5, 'MAX_STEPS')
+    """
 
     def converged(self, progress: Progress) -> Array:
         """False."""

@@ -81,7 +81,13 @@ class Support(Documented):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Real(Support):
-    """Any real number."""
+    """Any real number.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Real().unconstrain(jnp.array([-2.0, 3.0])).tolist()
+        [-2.0, 3.0]
+    """
 
     def unconstrain(self, value: Array) -> Array:
         return value
@@ -92,7 +98,16 @@ class Real(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Held(Support):
-    """A value that stays as it is, the one given where one is: no coordinates."""
+    """A value that stays as it is, the one given where one is: no coordinates.
+
+    Attributes:
+        value: the value given, of the shape of what is held or broadcast to it; None holds whatever is there.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Held().unconstrain(jnp.array([-2.0, 3.0])).shape
+        (0,)
+    """
 
     value: Any = dataclasses.field(default=None, compare=False)
 
@@ -113,7 +128,16 @@ class Held(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ByGradient(Support):
-    """A support of values that no M-step finds in closed form: `jem.solvers.GEM` moves them along the gradient of Q."""
+    """A support of values that no M-step finds in closed form: `jem.solvers.GEM` moves them along the gradient of Q.
+
+    Attributes:
+        support: where the values lie; its coordinates are theirs.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.ByGradient(jem.supports.Positive()).unconstrain(jnp.array([1.0])).tolist()
+        [0.0]
+    """
 
     support: Support
 
@@ -141,7 +165,13 @@ class ByGradient(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Positive(Support):
-    """Positive numbers, by their logarithms."""
+    """Positive numbers, by their logarithms.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Positive().unconstrain(jnp.array([1.0])).tolist()
+        [0.0]
+    """
 
     def unconstrain(self, value: Array) -> Array:
         return jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny))
@@ -180,7 +210,18 @@ class Deviation(Positive):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Interval(Support):
-    """Numbers between `low` and `high`, by the logit of their place."""
+    """Numbers between `low` and `high`, by the logit of their place.
+
+    `value = low + (high - low) / (1 + exp(-free))`.
+
+    Attributes:
+        low, high: its ends.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Interval(-1.0, 3.0).constrain(jnp.array([0.0]), jnp.array([0.5])).tolist()
+        [1.0]
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -220,6 +261,14 @@ class Simplex(Support):
     """Probabilities that sum to one over the last axis, by K - 1 contrasts of their logarithms.
 
     Zeros stay zeros, and so do cells marked in `held` (..., K); the others share what these leave.
+
+    Attributes:
+        held: bool, (..., K) or what broadcasts to it; None holds none.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Simplex().unconstrain(jnp.array([0.2, 0.2, 0.6])).shape
+        (2,)
     """
 
     held: Any = None
@@ -280,7 +329,13 @@ class Simplex(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CholeskyFactor(Support):
-    """Lower triangular matrices (..., D, D) of positive diagonal: its logarithms, then the rows below it."""
+    """Lower triangular matrices (..., D, D) of positive diagonal: its logarithms, then the rows below it.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.CholeskyFactor().unconstrain(jnp.array([[1.0, 0.0], [0.5, 1.0]])).tolist()
+        [0.0, 0.0, 0.5]
+    """
 
     def unconstrain(self, value: Array) -> Array:
         row, column = _below(value.shape[-1])
@@ -315,7 +370,13 @@ class CholeskyFactor(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PositiveDefinite(Support):
-    """Symmetric positive definite matrices (..., D, D), by their Cholesky factor."""
+    """Symmetric positive definite matrices (..., D, D), by their Cholesky factor.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.PositiveDefinite().unconstrain(jnp.array([[1.0, 0.5], [0.5, 1.25]])).tolist()
+        [0.0, 0.0, 0.5]
+    """
 
     def unconstrain(self, value: Array) -> Array:
         return CholeskyFactor().unconstrain(cholesky(value))
@@ -339,6 +400,11 @@ class Correlation(Support):
     """Correlation matrices (..., D, D), by D (D - 1) / 2 canonical partial correlations.
 
     Row i of the Cholesky factor is `z_ij prod_{k<j} sqrt(1 - z_ik^2)`, with z the tanh of the coordinates.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Correlation().constrain(jnp.array([0.0]), jnp.eye(2)).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
 
     Source: Lewandowski, Kurowicka and Joe (2009), J. Multivariate Analysis 100.
     """
@@ -368,7 +434,17 @@ class Correlation(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeldCells(Support):
-    """Numbers, of which the cells marked in `held` stay as they are and the others lie in `inner`, each by itself."""
+    """Numbers, of which the cells marked in `held` stay as they are and the others lie in `inner`, each by itself.
+
+    Attributes:
+        held: a bool array of the value's trailing shape.
+        inner: the support of each other cell.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.HeldCells(jnp.array([True, False])).unconstrain(jnp.array([1.0, 3.0])).tolist()
+        [3.0]
+    """
 
     held: Any
     inner: Support = Real()

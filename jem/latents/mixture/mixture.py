@@ -59,6 +59,11 @@ class MixtureStats(NamedTuple):
 class KMeansPlusPlus:
     """Starts a mixture from units drawn by greedy k-means++ on the node's features, every unit to its nearest.
 
+    Example:
+        >>> import jem
+        >>> jem.Mixture(jem.Gaussian(), 3).seeding
+        KMeansPlusPlus()
+
     Source: Arthur and Vassilvitskii (2007), SODA.
     """
 
@@ -75,6 +80,14 @@ class RandomResponsibilities:
     """Starts a mixture from responsibilities drawn from a symmetric Dirichlet distribution, unit by unit.
 
     A small concentration gives starts close to random hard assignments; 1 gives components that all look alike.
+
+    Attributes:
+        concentration: of that distribution, > 0.
+
+    Example:
+        >>> import jem
+        >>> jem.Mixture(jem.Gaussian(), 3, seeding=jem.starts.RandomResponsibilities(0.5)).seeding.concentration
+        0.5
     """
 
     concentration: Any = setting(default=0.1, must=number(above=0.0))

@@ -20,7 +20,15 @@ _SHARE = 0.7  # of the way to an edge, at most, in one step; what runs away does
 
 
 class InformationStatus(enum.IntEnum):
-    """Whether an information matrix can be turned into standard errors."""
+    """Whether an information matrix can be turned into standard errors.
+
+    Attributes:
+        REGULAR: it can.
+        BOUNDARY: some parameters are at the edge of their domain: theirs are NaN.
+        SINGULAR: the data say nothing about some directions: errors of what moves along them are NaN.
+        NOT_AT_MAXIMUM: the parameters are not at a maximum.
+        NONFINITE: information or score are not finite.
+    """
 
     REGULAR = 0
     BOUNDARY = 1

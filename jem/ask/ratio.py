@@ -22,7 +22,13 @@ _SLACK = 0.02  # of a statistic: 0.01 nats, some ten times what a fit leaves
 
 
 class TestStatus(enum.IntEnum):
-    """Whether a likelihood-ratio test says anything."""
+    """Whether a likelihood-ratio test says anything.
+
+    Attributes:
+        VALID: it does.
+        NOT_ABOVE: the alternative's likelihood lies below the null model's.
+        FAILED: one of the models could not be fitted to the data.
+    """
 
     VALID = 0
     NOT_ABOVE = 1
@@ -45,7 +51,7 @@ _PROSE = {
 
 
 class LikelihoodRatioTest(NamedTuple):
-    """A likelihood-ratio test whose null law was simulated.
+    """A likelihood-ratio test whose null law was simulated; `statistic`, `p_value` and `status` are scalars ().
 
     Attributes:
         statistic: `2 (l_alternative - l_null)` of the data.
@@ -85,9 +91,10 @@ def likelihood_ratio_test(
 ) -> LikelihoodRatioTest:
     """Tests a model against a larger one, as K components against K + 1, by the parametric bootstrap.
 
-    The null model must be a special case of the alternative; where the alternative's likelihood lies below its own, the status
-    says so. The usual chi-squared law does not hold between numbers of components: under the null the larger model is not
-    identified. Every data set, observed or drawn, is fitted with both models from `num_restarts` starts.
+    The statistic is `2 (l_alternative - l_null)`, l the largest log-likelihood. The null model must be a special case
+    of the alternative; where the alternative's likelihood lies below its own, the status says so. The usual chi-squared law
+    does not hold between numbers of components: under the null the larger model is not identified. Every data set, observed
+    or drawn, is fitted with both models from `num_restarts` starts.
 
     Args:
         null: the smaller model.

@@ -13,7 +13,10 @@ from jem.settings import number, whole
 
 
 class Schedule(Documented):
-    """Which starts are finished: all of them in one rung, by default, and none given up on the way."""
+    """Which starts are finished: all of them in one rung, by default, and none given up on the way.
+
+    Write `rungs`, or `signature` and `screen`.
+    """
 
     def rungs(self, num: int, max_steps: int) -> list[tuple[int, int]]:
         """(steps, lanes) of each rung: so many of the best lanes go on until they have taken so many steps."""

@@ -12,7 +12,18 @@ from jem.node import BOUNDARY, EMPTY, ENDLESS, HELD, LEAF
 
 
 class Status(enum.IntEnum):
-    """How a lane ended. Decided in this order: finite? fell? degenerate? stuck? converged? steps left?"""
+    """How a lane ended. Decided in this order: finite? fell? degenerate? stuck? converged? steps left?
+
+    Attributes:
+        RUNNING: it has not ended.
+        CONVERGED: the stopping rule was met.
+        MAX_STEPS: it was not, after `max_steps` steps.
+        NONFINITE: objective, statistics or parameters became NaN or infinite; the last finite parameters are kept.
+        DECREASED: the objective fell by more than rounding; the better parameters are kept.
+        DEGENERATE: the parameters are no answer, as `Fit.cause` says.
+        SCREENED: the schedule gave the start up.
+        STUCK: no step moves a parameter along which the objective still rises.
+    """
 
     RUNNING = -1
     CONVERGED = 0
@@ -66,7 +77,7 @@ class FitError(RuntimeError):
 
 
 class Fit(NamedTuple):
-    """A fit; with restarts every field has a leading axis R.
+    """A fit: numbers are scalars (); with restarts every field has a leading axis R.
 
     Attributes:
         params: the last accepted: finite, and not below their predecessors by more than rounding.

@@ -11,7 +11,15 @@ from jem.engine.result import FitError
 
 
 class AdjointStatus(enum.IntEnum):
-    """What became of the derivatives of a fit."""
+    """What became of the derivatives of a fit.
+
+    Attributes:
+        NOT_TAKEN: none was asked for.
+        SOLVED: the fixed point was reached, and its linear system solved.
+        SINGULAR: the objective is flat along some directions; the derivative has no part along them.
+        UNPOLISHED: no fixed point was reached; the derivative is that of a Newton step.
+        FAILED: score or information are not finite; the derivative is zero.
+    """
 
     NOT_TAKEN = -1
     SOLVED = 0
@@ -41,7 +49,7 @@ _PROSE = {
 
 
 class Adjoint(NamedTuple):
-    """How far the derivatives of a fit are to be trusted; filled in where the fit is differentiated.
+    """How far the derivatives of a fit are to be trusted; filled in where the fit is differentiated. Scalars ().
 
     Attributes:
         status: int code of `jem.adjoints.AdjointStatus`.

@@ -110,7 +110,7 @@ class Mixture(Composite):
     weights' law, `weights_k = sum_n r_nk / N` where they are free, and each component's own with weights `r_k`.
 
     x is whatever the components take, `jem.Given(x, inputs)` where the weights depend on inputs; `jem.Labelled(x, labels)`
-    restricts rows to given components.
+    restricts rows to given components. A component that no row belongs to ends the fit as DEGENERATE.
 
     Params: `MixtureParams(weights (K,), components)`; parameters of `Mixture(node, K)` have a leading axis K.
 
@@ -120,6 +120,9 @@ class Mixture(Composite):
         weights: their law, `jem.laws.Free()`, the default, or `jem.laws.Gate(logits, start)`.
         concentration: short for `weights=jem.laws.Free(concentration)`, a Dirichlet prior.
         seeding: how `init` starts: `KMeansPlusPlus()` or `RandomResponsibilities()`.
+
+    Raises:
+        ValueError: a number of components that is missing, or not the plate's.
 
     Example:
         >>> import jem

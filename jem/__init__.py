@@ -50,8 +50,8 @@ from jem.doors.fit import fit as fit
 from jem.doors.fit import fit_restarts as fit_restarts
 from jem.doors.stream import Streamed as Streamed
 from jem.doors.stream import fit_stream as fit_stream
+from jem.engine.coded import FitError as FitError
 from jem.engine.result import Fit as Fit
-from jem.engine.result import FitError as FitError
 from jem.engine.result import Status as Status
 from jem.families.additive import Additive as Additive
 from jem.families.autodiff import Density as Density

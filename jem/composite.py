@@ -116,7 +116,7 @@ class Composite(Node):
             part.validate(self.share(name, x))
 
     def must_be_finite(self, x: Data) -> Data:
-        return self.parts()[WHOLE].must_be_finite(x)
+        return self.parts()[WHOLE].must_be_finite(x) if WHOLE in self.parts() else x
 
 
 class Wrapper(Composite):

@@ -18,9 +18,9 @@ CASES = {
     "simplex": (support.Simplex(), np.array([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]]), 4),
     "simplex_held": (support.Simplex(np.array([True, False, False])), np.array([0.2, 0.5, 0.3]), 2),
     "simplex_zero": (support.Simplex(), np.array([0.0, 0.6, 0.4]), 2),
-    "cholesky": (support.CholeskyFactor(), np.linalg.cholesky(MATRIX), 6),
-    "definite": (support.PositiveDefinite(), np.stack([MATRIX, 1e-4 * np.eye(3)]), 12),
-    "correlation": (support.Correlation(), MATRIX / np.sqrt(np.diag(MATRIX)[:, None] * np.diag(MATRIX)), 3),
+    "cholesky": (jem.supports.CholeskyFactor(), np.linalg.cholesky(MATRIX), 6),
+    "definite": (jem.supports.PositiveDefinite(), np.stack([MATRIX, 1e-4 * np.eye(3)]), 12),
+    "correlation": (jem.supports.Correlation(), MATRIX / np.sqrt(np.diag(MATRIX)[:, None] * np.diag(MATRIX)), 3),
     "cells": (support.HeldCells(np.array([[True, False], [False, False]])), np.array([[1.0, 2.0], [3.0, 4.0]]), 3),
 }
 ROTATIONS = {"factor": 1, "factor_spherical_no_prior": 1, "mixture_factor": 2, "tied_factor": 1}
@@ -104,7 +104,7 @@ def test_a_node_without_supports_says_what_to_do():
         (support.Positive(), [0.0, 2.0], [0, 2]),
         (support.Interval(-1.0, 3.0), [-1.0, 3.0], [-1, 3]),
         (support.Simplex(), [[1e-70, 1.0]], [[0, 1]]),
-        (support.CholeskyFactor(), [[[0.0, 0.0], [-3.0, 2.0]]], [[[0, 0], [-3, 2]]]),
+        (jem.supports.CholeskyFactor(), [[[0.0, 0.0], [-3.0, 2.0]]], [[[0, 0], [-3, 2]]]),
         (support.HeldCells(np.array([True, False]), support.Positive()), [[0.0, 0.0]], [[0, 0]]),
     ],
 )

@@ -230,9 +230,9 @@ VOLUMES = {
     "positive": (support.Positive(), np.array([0.3, 2.0]), lambda v: v),
     "interval": (support.Interval(-1.0, 3.0), np.array([0.3, 2.0]), lambda v: v),
     "simplex": (support.Simplex(), np.array([0.2, 0.5, 0.3]), lambda v: v[:-1]),
-    "factor": (support.CholeskyFactor(), np.linalg.cholesky(MATRIX), lambda v: v[np.tril_indices(3)]),
-    "definite": (support.PositiveDefinite(), MATRIX, lambda v: v[np.tril_indices(3)]),
-    "correlation": (support.Correlation(), MATRIX / np.outer(SCALE, SCALE), lambda v: v[np.tril_indices(3, -1)]),
+    "factor": (jem.supports.CholeskyFactor(), np.linalg.cholesky(MATRIX), lambda v: v[np.tril_indices(3)]),
+    "definite": (jem.supports.PositiveDefinite(), MATRIX, lambda v: v[np.tril_indices(3)]),
+    "correlation": (jem.supports.Correlation(), MATRIX / np.outer(SCALE, SCALE), lambda v: v[np.tril_indices(3, -1)]),
     "cells": (support.HeldCells(np.array([True, False]), support.Positive()), np.array([0.3, 2.0]), lambda v: v[1:]),
 }
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks
+from jem import checks, series_checks
 from jem.ask.asking import asked, check_drawn, check_no_fit, check_numbers
 from jem.coordinates import num_free
 from jem.data import row_weights, to_rows, to_units, used_rows
@@ -385,7 +385,7 @@ def predict(node: Node, params: Params, x: Data, num_steps: int, inputs: Any = N
     checks.check_positive_int(num_steps, "num_steps")
     if inputs is not None:
         inputs = as_arrays(inputs, "predict: inputs")
-        checks.check_inputs(inputs, None, "predict")
+        series_checks.check_inputs(inputs, None, "predict")
     return _ask(node, params, x, "predict", num_steps, inputs=inputs)
 
 

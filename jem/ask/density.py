@@ -12,16 +12,8 @@ from jem.coordinates import constrain, unconstrain
 from jem.data import row_weights
 from jem.engine.score import Target, target
 from jem.engine.stream import fold
-from jem.kernels.support import (
-    ByGradient,
-    CholeskyFactor,
-    Correlation,
-    HeldCells,
-    Interval,
-    Positive,
-    PositiveDefinite,
-    Simplex,
-)
+from jem.kernels.matrix_support import CholeskyFactor, Correlation, PositiveDefinite
+from jem.kernels.support import ByGradient, HeldCells, Interval, Positive, Simplex
 from jem.node import Data, Node, Params, node, static
 
 

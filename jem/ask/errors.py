@@ -12,7 +12,7 @@ from jax import Array
 from jem import checks
 from jem.ask.asking import asked as asked_about
 from jem.ask.information import Oakes, check_method
-from jem.ask.polish import Asked, InformationStatus, ask, check_status, status_of
+from jem.ask.polish import Asked, InformationStatus, ask, status_of
 from jem.ask.room import room_of
 from jem.engine import runaway
 from jem.engine.score import flat, level, natural, params_at
@@ -43,7 +43,7 @@ class StandardErrors(NamedTuple):
 
     def check(self) -> "StandardErrors":
         """Returns itself where the status is REGULAR, and raises `FitError` otherwise. Not for use inside jit."""
-        check_status(self.status)
+        InformationStatus.check(self.status, InformationStatus.REGULAR)
         return self
 
     def interval(self, level: float = 0.95) -> tuple[Any, Any]:

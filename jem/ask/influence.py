@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from jem.ask.asking import asked as asked_about
 from jem.ask.information import Oakes
-from jem.ask.polish import InformationStatus, ask, check_status, status_of
+from jem.ask.polish import InformationStatus, ask, status_of
 from jem.ask.units import check_units, num_counted
 from jem.data import row_weights, to_units
 from jem.engine.score import flat, level, params_at, target
@@ -38,7 +38,7 @@ class Influence(NamedTuple):
 
     def check(self) -> "Influence":
         """Returns itself where the status is REGULAR, and raises `FitError` otherwise. Not for use inside jit."""
-        check_status(self.status)
+        InformationStatus.check(self.status, InformationStatus.REGULAR)
         return self
 
 
@@ -111,7 +111,7 @@ class LeaveOneOut(NamedTuple):
 
     def check(self) -> "LeaveOneOut":
         """Returns itself where the status is REGULAR, and raises `FitError` otherwise. Not for use inside jit."""
-        check_status(self.status)
+        InformationStatus.check(self.status, InformationStatus.REGULAR)
         return self
 
 

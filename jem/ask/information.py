@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.ask.asking import asked as asked_about
-from jem.ask.polish import Parts, ask, check_status, status_of
+from jem.ask.polish import InformationStatus, Parts, ask, status_of
 from jem.ask.units import check_units, num_counted
 from jem.combine.frozen import Frozen
 from jem.coordinates import ravel
@@ -49,7 +49,7 @@ class Information(NamedTuple):
 
     def check(self) -> "Information":
         """Returns itself where the status is REGULAR, and raises `FitError` otherwise. Not for use inside jit."""
-        check_status(self.status)
+        InformationStatus.check(self.status, InformationStatus.REGULAR)
         return self
 
 

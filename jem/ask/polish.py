@@ -1,16 +1,14 @@
 """Where the parameters of a fit lead to, and the information there: what every question about uncertainty rests on."""
 
-import enum
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from jem import tree
 from jem.ask.room import room_of
-from jem.engine.result import FitError
+from jem.engine.coded import Coded
 from jem.engine.score import Curvature, Target, complete_information, level, natural, start_of, take_apart, target
 from jem.node import Data, Node, Params
 
@@ -19,52 +17,26 @@ _MANY = 40  # Newton steps at most
 _SHARE = 0.7  # of the way to an edge, at most, in one step; what runs away does 0.63
 
 
-class InformationStatus(enum.IntEnum):
-    """Whether an information matrix can be turned into standard errors.
+class InformationStatus(Coded):
+    """Whether an information matrix can be turned into standard errors."""
 
-    Attributes:
-        REGULAR: it can.
-        BOUNDARY: some parameters are at the edge of their domain: theirs are NaN.
-        SINGULAR: the data say nothing about some directions: errors of what moves along them are NaN.
-        NOT_AT_MAXIMUM: the parameters are not at a maximum.
-        NONFINITE: information or score are not finite.
-    """
-
-    REGULAR = 0
-    BOUNDARY = 1
-    SINGULAR = 2
-    NOT_AT_MAXIMUM = 3
-    NONFINITE = 4
-
-    @property
-    def prose(self) -> str:
-        """The cause, and what to do next."""
-        return _PROSE[self]
-
-
-_PROSE = {
-    InformationStatus.REGULAR: "the parameters are at a maximum inside of their domain and the data identify all of them",
-    InformationStatus.BOUNDARY: (
+    REGULAR = 0, "the parameters are at a maximum inside of their domain and the data identify all of them"
+    BOUNDARY = (
+        1,
         "some parameters are at, or on their way to, the edge of their domain (a probability or a variance of zero), where no "
-        "standard error exists: theirs is NaN; use jem.uncertainty.profile_interval or jem.bootstrap"
-    ),
-    InformationStatus.SINGULAR: (
+        "standard error exists: theirs is NaN; use jem.uncertainty.profile_interval or jem.bootstrap",
+    )
+    SINGULAR = (
+        2,
         "there are directions the data say nothing about (equal or empty components, rotations, too many parameters): "
-        "standard errors of what moves along them are NaN; use a smaller model, a prior, or functions that do not move"
-    ),
-    InformationStatus.NOT_AT_MAXIMUM: (
+        "standard errors of what moves along them are NaN; use a smaller model, a prior, or functions that do not move",
+    )
+    NOT_AT_MAXIMUM = (
+        3,
         "the parameters are not at a maximum of the objective, or at a saddle point: fit to a smaller tolerance first, "
-        "stop=jem.stop.Remaining(1e-6)"
-    ),
-    InformationStatus.NONFINITE: "the information is not finite; look for parameters on the edge of their domain",
-}
-
-
-def check_status(status: Array) -> None:
-    """Raises `FitError` with the prose of a status that is not REGULAR."""
-    code = InformationStatus(int(np.asarray(status)))
-    if code != InformationStatus.REGULAR:
-        raise FitError(f"{code.name}: {code.prose}")
+        "stop=jem.stop.Remaining(1e-6)",
+    )
+    NONFINITE = 4, "the information is not finite; look for parameters on the edge of their domain"
 
 
 class Parts(NamedTuple):

@@ -12,7 +12,7 @@ from jax import Array, lax
 from jem.ask.asking import asked as asked_about
 from jem.ask.errors import judged
 from jem.ask.information import Oakes
-from jem.ask.polish import InformationStatus, ask, check_status
+from jem.ask.polish import InformationStatus, ask
 from jem.engine.score import Curvature, Target, level, observed_information, params_at
 from jem.kernels.spectral import least_squares
 from jem.node import Data, Node, Params
@@ -45,7 +45,7 @@ class ProfileInterval(NamedTuple):
     def check(self) -> "ProfileInterval":
         """Returns itself where the parameters are at a maximum, and raises `FitError` otherwise. Not for use inside jit."""
         if int(np.asarray(self.status)) in _NOWHERE:
-            check_status(self.status)
+            InformationStatus.check(self.status, InformationStatus.REGULAR)
         return self
 
 

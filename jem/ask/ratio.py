@@ -1,19 +1,18 @@
 """A likelihood-ratio test between models, as of the number of components, whose null law is simulated."""
 
-import enum
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from jem import checks
 from jem.ask.resample import FromModel
 from jem.data import row_weights, to_units
 from jem.doors.fit import checked, fit_restarts
-from jem.engine.result import FitError, Status
+from jem.engine.coded import Coded
+from jem.engine.result import Status
 from jem.engine.solvers.accelerate import Anderson
 from jem.engine.stop import Remaining
 from jem.node import Data, Node
@@ -21,33 +20,16 @@ from jem.node import Data, Node
 _SLACK = 0.02  # of a statistic: 0.01 nats, some ten times what a fit leaves
 
 
-class TestStatus(enum.IntEnum):
-    """Whether a likelihood-ratio test says anything.
+class TestStatus(Coded):
+    """Whether a likelihood-ratio test says anything."""
 
-    Attributes:
-        VALID: it does.
-        NOT_ABOVE: the alternative's likelihood lies below the null model's.
-        FAILED: one of the models could not be fitted to the data.
-    """
-
-    VALID = 0
-    NOT_ABOVE = 1
-    FAILED = 2
-
-    @property
-    def prose(self) -> str:
-        """The cause, and what to do next."""
-        return _PROSE[self]
-
-
-_PROSE = {
-    TestStatus.VALID: "the alternative fits the data at least as well as the null model",
-    TestStatus.NOT_ABOVE: (
+    VALID = 0, "the alternative fits the data at least as well as the null model"
+    NOT_ABOVE = (
+        1,
         "the alternative's likelihood lies below the null model's: the null model is no special case of it, or its maximum was "
-        "not found; exchange the two, or raise num_restarts or tighten stop"
-    ),
-    TestStatus.FAILED: "the null model or the alternative could not be fitted to the data; fit it by itself to see why",
-}
+        "not found; exchange the two, or raise num_restarts or tighten stop",
+    )
+    FAILED = 2, "the null model or the alternative could not be fitted to the data; fit it by itself to see why"
 
 
 class LikelihoodRatioTest(NamedTuple):
@@ -71,9 +53,7 @@ class LikelihoodRatioTest(NamedTuple):
 
     def check(self) -> "LikelihoodRatioTest":
         """Returns itself where the status is VALID, and raises `FitError` otherwise. Not for use inside jit."""
-        code = TestStatus(int(np.asarray(self.status)))
-        if code != TestStatus.VALID:
-            raise FitError(f"{code.name}: {code.prose}")
+        TestStatus.check(self.status, TestStatus.VALID)
         return self
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.engine.score import Target, params_at
-from jem.kernels.support import ByGradient, CholeskyFactor, Held, HeldCells, Interval, Positive, PositiveDefinite, Simplex
+from jem.kernels.matrix_support import CholeskyFactor, PositiveDefinite
+from jem.kernels.support import ByGradient, Held, HeldCells, Interval, Positive, Simplex
 
 
 def room_of(t: Target, z: Array) -> tuple[Array, Array]:

@@ -114,15 +114,7 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
     lifted, retries = lane.lift == rising.LIFTED, standing.retries
     point = None if lane.path is None else paths.look(model, lane.candidate, stats)
     finite = jnp.isfinite(objective) & tree.all_finite((lane.candidate, stats))
-    # What rounding may do: of the parameters accepted, as a wild candidate would excuse itself.
-    slack = rounding(lane.objective, weight) * model.conditioning(lane.params).astype(weight.dtype)
-    fell = objective < standing.floor - slack
-    path = lane.path
-    if path is not None and point is not None:
-        # What rounding hides the scores at both ends see: a fall, and that a plain step made none.
-        slid = paths.slid(path, point)
-        fell = fell & (slid | retries | (objective < standing.floor - 8 * slack))
-        fell = fell | (retries & slid & (objective < standing.floor + slack))
+    fell, path = _fell(problem, lane, objective, point), lane.path
     accepted = finite & ~fell
     if path is not None and point is not None:
         path = paths.go_on(path, point, accepted, lifted | (standing.floor == -jnp.inf))
@@ -177,6 +169,21 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
         path=path,
         lift=rising.after(lane.lift, lift, refused),
     ), jnp.where(refused, lane.objective, objective)
+
+
+def _fell(problem: Problem, lane: Lane, objective: Array, point: Any) -> Array:
+    """Whether the candidate lies below its floor by more than rounding explains."""
+    floor, retries = lane.proposal.floor, lane.proposal.retries
+    # What rounding may do: of the parameters accepted, as a wild candidate would excuse itself.
+    slack = rounding(lane.objective, problem.total_weight)
+    slack = slack * problem.model.conditioning(lane.params).astype(slack.dtype)
+    fell = objective < floor - slack
+    if lane.path is None or point is None:
+        return fell
+    # What rounding hides the scores at both ends see: a fall, and that a plain step made none.
+    slid = paths.slid(lane.path, point)
+    fell = fell & (slid | retries | (objective < floor - 8 * slack))
+    return fell | (retries & slid & (objective < floor + slack))
 
 
 def _progress(problem: Problem, lane: Lane, standing: Proposal, objective: Array, path: Path | None) -> Progress:

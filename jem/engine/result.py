@@ -1,6 +1,5 @@
 """What a fit returns: parameters, a status per lane with its prose, and the trace of the objective."""
 
-import enum
 from typing import Any, NamedTuple
 
 import jax
@@ -8,54 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jem.engine.coded import Coded, FitError
 from jem.node import BOUNDARY, EMPTY, ENDLESS, HELD, LEAF
 
 
-class Status(enum.IntEnum):
-    """How a lane ended. Decided in this order: finite? fell? degenerate? stuck? converged? steps left?
+class Status(Coded):
+    """How a lane ended. Decided in this order: finite? fell? degenerate? stuck? converged? steps left?"""
 
-    Attributes:
-        RUNNING: it has not ended.
-        CONVERGED: the stopping rule was met.
-        MAX_STEPS: it was not, after `max_steps` steps.
-        NONFINITE: objective, statistics or parameters became NaN or infinite; the last finite parameters are kept.
-        DECREASED: the objective fell by more than rounding; the better parameters are kept.
-        DEGENERATE: the parameters are no answer, as `Fit.cause` says.
-        SCREENED: the schedule gave the start up.
-        STUCK: no step moves a parameter along which the objective still rises.
-    """
-
-    RUNNING = -1
-    CONVERGED = 0
-    MAX_STEPS = 1
-    NONFINITE = 2
-    DECREASED = 3
-    DEGENERATE = 4
-    SCREENED = 5
-    STUCK = 6
-
-    @property
-    def prose(self) -> str:
-        """The cause, and what to do next."""
-        return _PROSE[self]
-
-
-_PROSE = {
-    Status.RUNNING: "still running",
-    Status.CONVERGED: "the stopping rule was met",
-    Status.MAX_STEPS: "max_steps was reached before the stopping rule was met; raise max_steps or loosen stop",
-    Status.NONFINITE: (
+    RUNNING = -1, "still running"
+    CONVERGED = 0, "the stopping rule was met"
+    MAX_STEPS = 1, "max_steps was reached before the stopping rule was met; raise max_steps or loosen stop"
+    NONFINITE = (
+        2,
         "the objective, the expected statistics or the parameters became NaN or infinite, and the last finite ones were kept; "
-        "look for NaN or infinity in the data and the start, and for rows that no component can produce"
-    ),
-    Status.DECREASED: "the objective fell by more than rounding and the better parameters were kept; the M-step does not climb",
-    Status.DEGENERATE: "the parameters are not an answer; what is wrong is `Fit.cause`, and `Fit.check()` says what to do",
-    Status.STUCK: (
+        "look for NaN or infinity in the data and the start, and for rows that no component can produce",
+    )
+    DECREASED = 3, "the objective fell by more than rounding and the better parameters were kept; the M-step does not climb"
+    DEGENERATE = 4, "the parameters are not an answer; what is wrong is `Fit.cause`, and `Fit.check()` says what to do"
+    SCREENED = 5, "the schedule gave this start up early, as it was not going to be the best"
+    STUCK = (
+        6,
         "the steps do not move a parameter along which the objective still rises; give it an M-step of its own, move it with "
-        "solver=jem.solvers.GEM(optax.lbfgs), or hold it with jem.Frozen"
-    ),
-    Status.SCREENED: "the schedule gave this start up early, as it was not going to be the best",
-}
+        "solver=jem.solvers.GEM(optax.lbfgs), or hold it with jem.Frozen",
+    )
+
 
 _CAUSES = {
     EMPTY: "nothing belongs to some component or state; use fewer of them, or other starts",
@@ -70,10 +45,6 @@ _CAUSES = {
         "separates; give the parameter a prior, leave out what separates, or say where it lies (supports=)"
     ),
 }
-
-
-class FitError(RuntimeError):
-    """Raised by `Fit.check`."""
 
 
 class Fit(NamedTuple):

@@ -1,51 +1,29 @@
 """What is said of a derivative."""
 
-import enum
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from jem.engine.result import FitError
+from jem.engine.coded import Coded
 
 
-class AdjointStatus(enum.IntEnum):
-    """What became of the derivatives of a fit.
+class AdjointStatus(Coded):
+    """What became of the derivatives of a fit."""
 
-    Attributes:
-        NOT_TAKEN: none was asked for.
-        SOLVED: the fixed point was reached, and its linear system solved.
-        SINGULAR: the objective is flat along some directions; the derivative has no part along them.
-        UNPOLISHED: no fixed point was reached; the derivative is that of a Newton step.
-        FAILED: score or information are not finite; the derivative is zero.
-    """
-
-    NOT_TAKEN = -1
-    SOLVED = 0
-    SINGULAR = 1
-    UNPOLISHED = 2
-    FAILED = 3
-
-    @property
-    def prose(self) -> str:
-        """The cause, and what to do next."""
-        return _PROSE[self]
-
-
-_PROSE = {
-    AdjointStatus.NOT_TAKEN: "no derivative was taken of this fit",
-    AdjointStatus.SOLVED: "the fixed point was reached and its linear system solved",
-    AdjointStatus.SINGULAR: (
+    NOT_TAKEN = -1, "no derivative was taken of this fit"
+    SOLVED = 0, "the fixed point was reached and its linear system solved"
+    SINGULAR = (
+        1,
         "there are directions in which the objective is flat (equal or empty components, rotations, parameters that the "
-        "data do not identify); the shortest derivative was given: only functions that do not move along them have one"
-    ),
-    AdjointStatus.UNPOLISHED: (
+        "data do not identify); the shortest derivative was given: only functions that do not move along them have one",
+    )
+    UNPOLISHED = (
+        2,
         "no fixed point was reached (a component held up by a floor, a likelihood without a maximum, or a start too far "
-        "away); the derivative is that of a Newton step from where the fit ended"
-    ),
-    AdjointStatus.FAILED: "the score or the information is not finite; the derivative was set to zero",
-}
+        "away); the derivative is that of a Newton step from where the fit ended",
+    )
+    FAILED = 3, "the score or the information is not finite; the derivative was set to zero"
 
 
 class Adjoint(NamedTuple):
@@ -66,10 +44,7 @@ class Adjoint(NamedTuple):
 
     def check(self) -> "Adjoint":
         """Returns itself where derivatives were solved for, and raises `FitError` otherwise. Not for use inside jit."""
-        status = np.atleast_1d(np.asarray(self.status))
-        lines = [f"{code.name}: {code.prose}" for code in AdjointStatus if code != AdjointStatus.SOLVED and code in status]
-        if lines:
-            raise FitError("\n".join(lines))
+        AdjointStatus.check(self.status, AdjointStatus.SOLVED)
         return self
 
 

@@ -7,7 +7,8 @@ from jax import Array
 
 from jem.kernels.covariance.structure import Moments, Structure
 from jem.kernels.linalg import cholesky_solve_lower, diagonal, safe_sqrt, solve_lower
-from jem.kernels.support import CholeskyFactor, Support
+from jem.kernels.matrix_support import CholeskyFactor
+from jem.kernels.support import Support
 
 
 @dataclasses.dataclass(frozen=True)

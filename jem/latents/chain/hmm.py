@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks
+from jem import series_checks
 from jem.combine.stack import Stack
 from jem.composite import Composite, Wrapper
 from jem.data import series_of, single_steps, with_inputs, with_values, without_inputs
@@ -306,11 +306,11 @@ class HMM(Composite):
         values, lengths, labels = series_of(self.share("emission", x))
         if INPUTS in self.transition.traits:
             self.transition.validate(flat_inputs(x, lengths))
-        checks.check_sequences(values, lengths, "HMM")
-        checks.check_state_labels(self.share("emission", x), self.emission.size)
+        series_checks.check_sequences(values, lengths, "HMM")
+        series_checks.check_state_labels(self.share("emission", x), self.emission.size)
         if labels is not None:
             self.transition.check_labels(labels, lengths)
-        checks.check_steps(self.emission, values, lengths)
+        series_checks.check_steps(self.emission, values, lengths)
 
     def must_be_finite(self, x: Data) -> Data:
         outputs = self.share("emission", x)
@@ -331,7 +331,7 @@ class HMM(Composite):
         last = jnp.sum(self._steps(x).within, 0) - 1
         now = jnp.take_along_axis(posterior.filtered, last[None, None, :], axis=0)[0]
         one = self.share("transition", x).shape[1:-1] if INPUTS in self.transition.traits else None
-        checks.check_future_inputs(inputs, one, num_steps, now.shape[1])
+        series_checks.check_future_inputs(inputs, one, num_steps, now.shape[1])
         inputs = None if inputs is None else single_steps(inputs)
         move = self.transition.move(params.transition, inputs, num_steps + 1)
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks
+from jem import series_checks
 from jem.data import fill, observed, series_of, single_steps, within_lengths, without_inputs
 from jem.node import Data
 
@@ -44,11 +44,11 @@ def flat_inputs(x: Data, lengths: Array | None) -> Array:
             "HMM: x must be jem.Given(outputs, inputs (S, T, p)), as its transitions are jem.laws.Driven; got "
             f"{type(values).__name__}"
         )
-    checks.check_sequences(values, lengths, "HMM")
+    series_checks.check_sequences(values, lengths, "HMM")
     if inputs.ndim < 3:
         raise ValueError(f"HMM: inputs must have shape (S, T, p); got {inputs.shape}; for one a step inputs[..., None]")
     ends = jnp.full(inputs.shape[0], inputs.shape[1]) if lengths is None else lengths
-    checks.check_inputs(inputs, ends, "HMM")
+    series_checks.check_inputs(inputs, ends, "HMM")
     within = jnp.arange(inputs.shape[1])[:, None] < ends[None]
     inputs = jnp.moveaxis(_within(jnp.moveaxis(inputs, 0, -1), within), -1, 0)
     return jnp.reshape(inputs, (-1, *inputs.shape[2:]))

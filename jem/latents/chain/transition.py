@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jem import checks
+from jem import checks, series_checks
 from jem.composite import Wrapper
 from jem.families import user
 from jem.families.autodiff import Density
@@ -127,7 +127,7 @@ class Cells(Law):
             known = checks.is_concrete(fixed)  # on the host: making a node starts no backend
             name = "Cells: fixed"
             fixed = as_numbers(fixed, name).astype(float) if known else jnp.asarray(as_array(fixed, name), float)
-            checks.check_fixed_cells(fixed)
+            series_checks.check_fixed_cells(fixed)
             alike = known and all(len(np.unique(v)) < 2 for v in (np.diag(fixed), fixed[~np.eye(len(fixed), dtype=bool)]))
         set_once(self, fixed=fixed, concentration=concentration, alike=bool(alike))
 
@@ -164,7 +164,7 @@ class Cells(Law):
         probs = jnp.asarray(probs, float)
         if probs.ndim != 2 or probs.shape[0] != probs.shape[1]:
             raise ValueError(f"Cells: probs must have shape (K, K); got {probs.shape}")
-        checks.check_stochastic(probs, "Cells: probs")
+        series_checks.check_stochastic(probs, "Cells: probs")
         return TransitionParams(probs)
 
     @property

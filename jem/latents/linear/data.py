@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks
+from jem import checks, series_checks
 from jem.data import series_of, within_lengths, without_inputs
 from jem.families.scatter import FeatureScale, mean_and_scale
 from jem.kernels.kalman import Pattern
@@ -74,7 +74,7 @@ def check_values(model: Any, x: Any) -> None:
     y, u = without_inputs(values)
     if not hasattr(y, "ndim"):
         raise ValueError(f"LDS: x must be an array (S, T, {model.num_outputs}); got {type(y).__name__}")
-    checks.check_sequences(values, lengths, "LDS", rows=True)
+    series_checks.check_sequences(values, lengths, "LDS", rows=True)
     if y.ndim != 3 or y.shape[-1] != model.num_outputs:
         hint = "; for one output pass x[..., None]" if y.ndim == 2 and model.num_outputs == 1 else ""
         raise ValueError(f"LDS: outputs must have shape (S, T, {model.num_outputs}); got {y.shape}{hint}")
@@ -95,3 +95,13 @@ def _missing_input(u: Array, lengths: Array | None) -> Array:
     if lengths is None:
         return ~jnp.isfinite(u)
     return (jnp.arange(u.shape[1])[None, :] < lengths[:, None])[..., None] & ~jnp.isfinite(u)
+
+
+def join(a: Array, b: Array) -> Array:
+    """Coefficients of the states and of the inputs, side by side."""
+    return jnp.concatenate([a, b], 1)
+
+
+def times(a: Array, x: Array) -> Array:
+    """A matrix (i, j) by the vectors of x (T, j, S)."""
+    return jnp.einsum("ij,tjs->tis", a, x)

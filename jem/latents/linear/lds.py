@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jem import checks, coordinates, tree
+from jem import checks, coordinates, series_checks, tree
 from jem.data import float_dtype, series_of, to_rows, to_units, with_gaps, with_inputs, with_values, without_inputs
 from jem.families.scatter import FeatureScale
 from jem.kernels import emission, kalman, regression, riccati
@@ -19,7 +19,7 @@ from jem.latents.linear import offsets as lds_offsets
 from jem.latents.linear import params as lds_params
 from jem.latents.linear import start as lds_start
 from jem.latents.linear import trajectory as lds_trajectory
-from jem.latents.linear.data import Steps, check_values, describe, output_scale, pattern_of, steps_of
+from jem.latents.linear.data import Steps, check_values, describe, join, output_scale, pattern_of, steps_of, times
 from jem.latents.linear.params import LDSParams
 from jem.latents.linear.trajectory import Filtered, Forecast, Smoothed
 from jem.node import HELD, MISSING, Data, Node, flag, node, set_once, static
@@ -353,7 +353,7 @@ class LDS(Node):
     def predict(self, params: LDSParams, x: Data, num_steps: int, inputs: Any = None) -> Forecast:
         """`forecast` for `jem.predict`: units last."""
         num = steps_of(x, params.A.dtype).y.shape[-1]
-        checks.check_future_inputs(inputs, (self.num_inputs,) if self.num_inputs else None, num_steps, num)
+        series_checks.check_future_inputs(inputs, (self.num_inputs,) if self.num_inputs else None, num_steps, num)
         inputs = jnp.zeros((num_steps, 0, num)) if inputs is None else inputs
         return _answer(self, lds_trajectory.forecast, params, x, (inputs,))
 
@@ -401,16 +401,6 @@ class LDS(Node):
         cells = [lds_params.free_cells(self, name) for name in names]
         cells = [c[:, None] if name == "m0" else c for name, c in zip(names, cells, strict=True)]
         return np.concatenate(cells, -1)
-
-
-def join(a: Array, b: Array) -> Array:
-    """Coefficients of the states and of the inputs, side by side."""
-    return jnp.concatenate([a, b], 1)
-
-
-def times(a: Array, x: Array) -> Array:
-    """A matrix (i, j) by the vectors of x (T, j, S)."""
-    return jnp.einsum("ij,tjs->tis", a, x)
 
 
 @functools.partial(jax.jit, static_argnames="question")

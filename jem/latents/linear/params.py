@@ -9,7 +9,8 @@ from jax import Array
 from jem import checks
 from jem.kernels.covariance import Diagonal, Full
 from jem.kernels.linalg import cholesky_semidefinite
-from jem.kernels.support import CholeskyFactor, Deviation, HeldCells, Real
+from jem.kernels.matrix_support import CholeskyFactor
+from jem.kernels.support import Deviation, HeldCells, Real
 
 
 class LDSParams(NamedTuple):

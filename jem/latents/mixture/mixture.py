@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks
+from jem import series_checks
 from jem.combine.stack import Stack
 from jem.composite import Composite, Wrapper
 from jem.data import allowed, num_units, with_inputs, with_labels, without_inputs, without_labels
@@ -251,7 +251,7 @@ class Mixture(Composite):
             got = type(values).__name__
             raise ValueError(f"Mixture: x must be jem.Given(outputs, inputs), as the weights are a jem.laws.Gate; got {got}")
         if labels is not None:
-            checks.check_labels(labels, self.components.size, jax.tree.leaves(values)[0].shape[:1])
+            series_checks.check_labels(labels, self.components.size, jax.tree.leaves(values)[0].shape[:1])
         super().validate(x)
 
     def must_be_finite(self, x: Data) -> Data:

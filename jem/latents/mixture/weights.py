@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks
+from jem import series_checks
 from jem.composite import Wrapper
 from jem.families import user
 from jem.families.autodiff import Density
@@ -203,7 +203,7 @@ class Gate(Wrapper):
         return Node.recentre(self, stats, old, new)
 
     def validate(self, x: Data) -> None:
-        checks.check_inputs(x, None, "Gate")
+        series_checks.check_inputs(x, None, "Gate")
         user.check_columns("Gate", self.child, x)
         self.child.validate(x)
 

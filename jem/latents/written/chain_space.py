@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks
+from jem import series_checks
 from jem.data import series_of, single_steps, within_lengths
 from jem.families import user
 from jem.kernels import chain
@@ -115,7 +115,7 @@ class ChainOf(Space):
 
     def check(self, log_joint: LogJointFn, params: Params, x: Data) -> None:
         values, lengths, _ = series_of(x)
-        checks.check_sequences(values, lengths, "ChainOf")
+        series_checks.check_sequences(values, lengths, "ChainOf")
         size = jax.tree.leaves(self.values)[0].shape[0]
         user.check_output("ChainOf", self.log_initial, (size,), params)
         user.check_output("ChainOf", self.log_transition, (size, size), params)

@@ -22,8 +22,9 @@ def falling_root(fn: Callable[..., Array], low: Any, high: Any, *args: Array) ->
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> print(jem.author.falling_root(lambda z, a: a - z**2, 0.0, 4.0, jnp.array([4.0, 9.0])).round(3))
-        [2. 3.]
+        >>> roots = jem.author.falling_root(lambda z, a: a - z**2, 0.0, 4.0, jnp.array([4.0, 9.0]))
+        >>> [round(float(z), 3) for z in roots]
+        [2.0, 3.0]
 
     Source: Griewank and Walther (2008), Evaluating Derivatives, chapter 15, for the derivative.
     """

@@ -46,6 +46,9 @@ def constrain(node: Node, free: Any, like: Params) -> Params:
     Returns:
         Parameters.
 
+    Raises:
+        TypeError: a node that does not define `supports`.
+
     Example:
         >>> import jem, jax, jax.numpy as jnp
         >>> start = jem.Poisson.Params(jnp.array([1.0, 2.0]))

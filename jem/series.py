@@ -64,6 +64,9 @@ def flat_rows(x: Any, lengths: Any = None) -> Any:
     Returns:
         The tree with leaves (N, ...), N the sum of the lengths.
 
+    Raises:
+        ValueError: lengths that are missing, or that do not fit the arrays.
+
     Example:
         >>> import jem
         >>> x = jem.sequences([[1.0], [2.0], [3.0]], lengths=[2, 1])

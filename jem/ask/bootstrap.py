@@ -26,9 +26,9 @@ class Bootstrap(NamedTuple):
 
     Attributes:
         params: parameters, components in the order of the fit.
-        status: int code of `jem.Status`, one per replicate.
-        objective: of each replicate on its own data.
-        num_steps: EM steps taken.
+        status: (B,) int codes of `jem.Status`.
+        objective: (B,) of each replicate on its own data.
+        num_steps: (B,) EM steps taken.
     """
 
     params: Any
@@ -72,6 +72,7 @@ def bootstrap(
 ) -> Bootstrap:
     """Fits a model to many replicates of its data, all in one program, each from the parameters of the fit.
 
+    `params_b = argmax sum_n w_bn log p(x_n | params) + log p(params)`, w_b the weights (or x_n the rows) of replicate b.
     Components of a mixture or states of a chain come back in the order of the fit: those are matched (optimally) that share
     most members on the data as they are. Labels inside components are left alone.
 
@@ -101,6 +102,8 @@ def bootstrap(
         >>> found = jem.bootstrap(jem.Poisson(), jax.random.key(0), p, [[1], [4], [2], [3]], num_replicates=50)
         >>> found.params.rate.shape
         (50, 1)
+
+    Source: Efron (1979), Ann. Statist. 7; Rubin (1981), Ann. Statist. 9, for the weights.
     """
     checks.check_key(key)
     checks.check_positive_int(num_replicates, "num_replicates")

@@ -33,6 +33,9 @@ def bind(node: Node, x: Data, weights: Array | None = None) -> Node:
     Returns:
         A node of the same kind. `m_step` and the prior of a bound node are those `fit` uses.
 
+    Raises:
+        ValueError: data or weights that do not fit the model.
+
     Example:
         >>> import jem
         >>> jem.bind(jem.Gaussian(), [[0.0], [2.0]]).scale.deviation.tolist()
@@ -53,6 +56,9 @@ def init(node: Node, key: Array, x: Data, weights: Array | None = None) -> Param
 
     Returns:
         Parameters for `fit`.
+
+    Raises:
+        ValueError: data or weights that do not fit the model.
 
     Example:
         >>> import jax, jem
@@ -83,6 +89,9 @@ def log_prob(node: Node, params: Params, x: Data) -> Array:
     Returns:
         (N,) log-densities.
 
+    Raises:
+        ValueError: data or parameters that do not fit the model.
+
     Example:
         >>> import jem
         >>> g = jem.Gaussian()
@@ -110,12 +119,17 @@ def infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
         The posterior `p(z | x_n, params)`, rows first (a mixture's `.responsibilities` are (N, K)), and the (N,)
         log-densities `log p(x_n | params)`.
 
+    Raises:
+        ValueError: data or parameters that do not fit the model.
+
     Example:
         >>> import jem, jax, jax.numpy as jnp
         >>> m = jem.Mixture(jem.Poisson(), 2)
         >>> p = jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Poisson.Params(jnp.array([[1.0], [9.0]])))
         >>> jem.infer(m, p, [[1], [8]])[0].responsibilities.round(2).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
+
+    Source: Dempster, Laird and Rubin (1977), JRSS B 39.
     """
     params, x, _ = asked(node, params, x)
     return _infer(node, params, x)
@@ -136,13 +150,18 @@ def e_step(node: Node, params: Params, x: Data, weights: Array | None = None) ->
         weights: (N,) or None.
 
     Returns:
-        The statistics, summed over rows, and `sum_n w_n log p(x_n | params)`.
+        The statistics, summed over rows, and the scalar `sum_n w_n log p(x_n | params)`.
+
+    Raises:
+        ValueError: data, weights or parameters that do not fit the model.
 
     Example:
         >>> import jem, jax.numpy as jnp
         >>> stats, _ = jem.e_step(jem.Poisson(), jem.Poisson.Params(jnp.array([1.0])), [[1], [4]])
         >>> [total.tolist() for total in stats.sums]
         [[5.0]]
+
+    Source: Dempster, Laird and Rubin (1977), JRSS B 39.
     """
     return e_step_of(node, *asked(node, params, x, weights))
 
@@ -164,11 +183,16 @@ def m_step(node: Node, params: Params, stats: Stats) -> Params:
     Returns:
         New parameters.
 
+    Raises:
+        ValueError: a `Fit` in the place of parameters, or values outside of their domain.
+
     Example:
         >>> import jem, jax.numpy as jnp
         >>> p = jem.Poisson.Params(jnp.array([1.0]))
         >>> jem.m_step(jem.Poisson(), p, jem.e_step(jem.Poisson(), p, [[1], [4]])[0]).rate.tolist()
         [2.5]
+
+    Source: Dempster, Laird and Rubin (1977), JRSS B 39.
     """
     check_no_fit(params)
     check_numbers(node, params)
@@ -179,7 +203,7 @@ _m_step = jax.jit(lambda node, params, stats: node.maximize(params, stats))
 
 
 def em_step(node: Node, params: Params, x: Data, weights: Array | None = None) -> tuple[Params, Array]:
-    """One EM step.
+    """One EM step: `argmax Q(. | params) + log prior`, Q from an E-step at `params`.
 
     Args:
         node: the model.
@@ -188,12 +212,17 @@ def em_step(node: Node, params: Params, x: Data, weights: Array | None = None) -
         weights: (N,) or None.
 
     Returns:
-        The new parameters, and the weighted log-likelihood at the **old** ones.
+        The new parameters, and the weighted log-likelihood at the **old** ones, a scalar.
+
+    Raises:
+        ValueError: data, weights or parameters that do not fit the model.
 
     Example:
         >>> import jem, jax.numpy as jnp
         >>> jem.em_step(jem.Poisson(), jem.Poisson.Params(jnp.array([1.0])), [[1], [4]])[0].rate.tolist()
         [2.5]
+
+    Source: Dempster, Laird and Rubin (1977), JRSS B 39.
     """
     return _em_step(node, *asked(node, params, x, weights))
 
@@ -220,6 +249,9 @@ def elbo(node: Node, params: Params, x: Data, *, posterior_at: Params, weights: 
 
     Returns:
         A scalar in nats; the log-likelihood less this is the KL divergence.
+
+    Raises:
+        ValueError: data, weights or parameters that do not fit the model.
 
     Example:
         >>> import jem, jax
@@ -249,7 +281,7 @@ def _elbo(node: Node, params: Params, old: Params, x: Data, weights: Array | Non
 
 
 def sample(node: Node, key: Array, params: Params, num: int | None = None, *, like: Data | None = None) -> tuple[Any, Data]:
-    """Draws units from the model.
+    """Draws units from the model, `z, x ~ p(z, x | params)`.
 
     Args:
         node: the model.
@@ -300,7 +332,7 @@ def _sample_like(node: Node, key: Array, params: Params, like: Data, num: int | 
 
 
 def decode(node: Node, params: Params, x: Data) -> tuple[Array, Array]:
-    """The most probable states of each sequence.
+    """The most probable states of each sequence, `argmax_z p(z, x | params)`.
 
     Args:
         node: a chain: `jem.HMM`.
@@ -310,19 +342,22 @@ def decode(node: Node, params: Params, x: Data) -> tuple[Array, Array]:
     Returns:
         (S, T) int states, -1 beyond a sequence's end, and their joint log-probability with the data, (S,).
 
+    Raises:
+        ValueError: no chain; data or parameters that do not fit the model.
+
     Example:
         >>> import jem, jax
         >>> m, x = jem.HMM(jem.Poisson(), 2), jem.sequences([[[1], [2], [9], [8]]])
         >>> jem.decode(m, jem.init(m, jax.random.key(0), x), x)[0].shape
         (1, 4)
 
-    Source: Viterbi (1967).
+    Source: Viterbi (1967), IEEE Trans. Information Theory 13.
     """
     return _ask(node, params, x, "decode")
 
 
 def predict(node: Node, params: Params, x: Data, num_steps: int, inputs: Any = None) -> Any:
-    """What comes after the end of each sequence.
+    """What comes after the end T of each sequence: of a chain `p(z_{T+h} | x_1 .. x_T)`, h = 1 .. `num_steps`.
 
     Args:
         node: a chain: `jem.HMM`, or a `jem.LDS` without inputs.
@@ -336,11 +371,16 @@ def predict(node: Node, params: Params, x: Data, num_steps: int, inputs: Any = N
         mixture `jem.Mixture.Params(weights=p[s, h], components=params.emission)`. For an `LDS` what `LDS.forecast` returns:
         means and covariances of observations and states, and `.interval(level)`.
 
+    Raises:
+        ValueError: no chain; data or parameters that do not fit the model; inputs that are missing, or that it does not take.
+
     Example:
         >>> import jem, jax
         >>> m, x = jem.HMM(jem.Poisson(), 2), jem.sequences([[[1], [2], [9], [8]]])
         >>> jem.predict(m, jem.init(m, jax.random.key(0), x), x, 3).shape
         (1, 3, 2)
+
+    Source: Zucchini and MacDonald (2009), Hidden Markov Models for Time Series, chapter 5.
     """
     checks.check_positive_int(num_steps, "num_steps")
     if inputs is not None:
@@ -369,6 +409,12 @@ def num_parameters(node: Node, params: Params) -> int:
     Args:
         node: the model.
         params: its parameters, of one fit.
+
+    Returns:
+        A Python integer.
+
+    Raises:
+        ValueError: a `Fit` in the place of parameters.
 
     Example:
         >>> import jem, jax

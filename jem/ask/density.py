@@ -26,6 +26,12 @@ class LogDensity:
     Attributes:
         posterior: the bound model, its data, and parameters for what is held.
         volume: whether the last term is there.
+
+    Example:
+        >>> import jem, jax, jax.numpy as jnp
+        >>> density = jem.uncertainty.log_density(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]])
+        >>> density.params(density.initial).rate.tolist()
+        [2.5]
     """
 
     posterior: Target
@@ -53,7 +59,8 @@ def log_density(
 ) -> LogDensity:
     """The log-posterior of a model as a function of free coordinates: what NumPyro, BlackJAX or optax ask for.
 
-    Hidden variables are summed out by the node's E-step. With `volume` it is the density of z that corresponds to the
+    `log p(x | theta(z)) + log p(theta(z)) + log |d theta / d z|`, z the free coordinates. Hidden variables are summed out by
+    the node's E-step. With `volume` it is the density of z that corresponds to the
     model's prior as a density of the parameters as they are (flat where there is none), for sampling; without, it is the
     objective that `fit` climbs, for optimisers: `jax.grad` gives the score.
 
@@ -67,11 +74,16 @@ def log_density(
     Returns:
         A `LogDensity`: call it with free coordinates, start from its `.initial`, read parameters with `.params`.
 
+    Raises:
+        ValueError: data, weights or parameters that do not fit the model.
+
     Example:
         >>> import jem, jax, jax.numpy as jnp
         >>> density = jem.uncertainty.log_density(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]], volume=False)
         >>> jax.grad(density)(density.initial).rate.tolist()
         [0.0]
+
+    Source: Carpenter et al. (2017), J. Stat. Software 76, for the volume.
     """
     params, x, weights = asked(node, params, x, weights)
     return LogDensity(_target(node, params, x, row_weights(x, weights)), volume)

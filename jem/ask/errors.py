@@ -22,7 +22,7 @@ from jem.settings import check_level, describe
 
 
 class StandardErrors(NamedTuple):
-    """Standard errors, and what they rest on.
+    """Standard errors, and what they rest on; `distance`, `num_flat` and `status` are scalars ().
 
     Attributes:
         estimate: what they are the errors of: parameters, or the value of a function of them.
@@ -81,6 +81,8 @@ def standard_errors(
         >>> found = jem.standard_errors(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]]).check()
         >>> round(float(found.errors.rate[0]), 3)  # sqrt(2.5 / 2)
         1.118
+
+    Source: Oehlert (1992), The American Statistician 46, for the way from free coordinates to parameters.
     """
     params, x, weights = asked_about(node, params, x, weights)
     check_method(method, x, weights)
@@ -117,7 +119,7 @@ def delta_method(
         >>> round(float(never.errors), 3)  # exp(-2.5) sqrt(2.5 / 2)
         0.092
 
-    Source: Dorfman (1938); Oehlert (1992), The American Statistician 46.
+    Source: Oehlert (1992), The American Statistician 46.
     """
     params, x, weights = asked_about(node, params, x, weights)
     check_method(method, x, weights)

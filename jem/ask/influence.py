@@ -21,7 +21,7 @@ _TOGETHER = 32
 
 
 class Influence(NamedTuple):
-    """Derivatives by the rows' weights.
+    """Derivatives by the rows' weights; `num_flat` and `status` are scalars ().
 
     Attributes:
         estimate: parameters, or the value of a function of them.
@@ -60,6 +60,9 @@ def influence(
     Returns:
         An `Influence`.
 
+    Raises:
+        ValueError: data, weights or parameters that do not fit the model.
+
     Example:
         >>> import jem, jax.numpy as jnp
         >>> found = jem.uncertainty.influence(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]])
@@ -90,7 +93,7 @@ def _influence(
 
 
 class LeaveOneOut(NamedTuple):
-    """Prediction of every row by the others.
+    """Prediction of every row by the others; what has no axis N is a scalar ().
 
     Attributes:
         log_density: (N,) `log p(x_n | parameters without row n)`.

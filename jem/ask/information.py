@@ -22,12 +22,12 @@ from jem.node import Data, Node, Params, has_local_q, node
 
 
 class Information(NamedTuple):
-    """Information about the parameters, in free coordinates, (n, n).
+    """Information about the parameters, in n free coordinates; `distance`, `num_flat` and `status` are scalars ().
 
     Attributes:
-        matrix: the information by the method asked for; its inverse is the covariance of the free coordinates.
-        complete: what complete data would tell, minus the second derivative of Q + log prior.
-        missing: the difference: what the hidden variables hide.
+        matrix: (n, n) the information by the method asked for; its inverse is the covariance of the free coordinates.
+        complete: (n, n) what complete data would tell, minus the second derivative of Q + log prior.
+        missing: (n, n) the difference: what the hidden variables hide.
         score: (n,) gradient of the objective; zero at a maximum.
         distance: `sqrt(score^T I^+ score)`: how far the parameters are from the maximum, in standard errors.
         num_flat: number of directions without information.
@@ -96,6 +96,12 @@ class Oakes(Method):
 class Hessian(Method):
     """Observed information as minus the second derivative of the marginal log-likelihood and the log prior.
 
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> rate, method = jem.Poisson.Params(jnp.array([2.5])), jem.uncertainty.Hessian()
+        >>> jem.uncertainty.information(jem.Poisson(), rate, [[1], [4]], method=method).matrix.round(2).tolist()
+        [[5.0]]
+
     Source: Efron and Hinkley (1978), Biometrika 65.
     """
 
@@ -119,6 +125,13 @@ class Louis(Method):
 
     Raises:
         TypeError: another model; `jem.uncertainty.Oakes()` does the same for all.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> model, rate = jem.Mixture(jem.Poisson(), 1), jem.Poisson.Params(jnp.array([[2.5]]))
+        >>> params, method = jem.Mixture.Params(jnp.ones(1), rate), jem.uncertainty.Louis()
+        >>> jem.uncertainty.information(model, params, [[1], [4]], method=method).matrix.round(2).tolist()
+        [[5.0]]
 
     Source: Louis (1982), JRSS B 44.
     """
@@ -152,6 +165,12 @@ class SupplementedEM(Method):
     Raises:
         TypeError: a model whose M-step is not in closed form.
 
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> rate, method = jem.Poisson.Params(jnp.array([2.5])), jem.uncertainty.SupplementedEM()
+        >>> jem.uncertainty.information(jem.Poisson(), rate, [[1], [4]], method=method).matrix.round(2).tolist()
+        [[5.0]]
+
     Source: Meng and Rubin (1991), JASA 86, eq. 2.3.7.
     """
 
@@ -171,6 +190,12 @@ class OPG(Method):
 
     Raises:
         ValueError: a single unit, as one sequence.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> rate, method = jem.Poisson.Params(jnp.array([2.5])), jem.uncertainty.OPG()
+        >>> jem.uncertainty.information(jem.Poisson(), rate, [[1], [4]], method=method).matrix.round(2).tolist()
+        [[4.5]]
 
     Source: Berndt, Hall, Hall and Hausman (1974), Ann. Econ. Soc. Meas. 3.
     """
@@ -193,6 +218,11 @@ class Sandwich(Method):
 
     Raises:
         ValueError: a single unit, as one sequence.
+
+    Example:
+        >>> import jem
+        >>> jem.uncertainty.Sandwich(jem.uncertainty.Hessian()).bread
+        Hessian()
 
     Source: Huber (1967), Fifth Berkeley Symposium; White (1982), Econometrica 50.
     """
@@ -252,7 +282,9 @@ def check_method(method: Any, x: Data, weights: Array | None) -> None:
 def information(
     node: Node, params: Params, x: Data, weights: Array | None = None, *, method: Any = Oakes()  # noqa: B008
 ) -> Information:
-    """The information that data give about a model's parameters, in free coordinates, prior included.
+    """The information that data give about a model's parameters, in free coordinates z, prior included.
+
+    `I = -d^2 (log p(x | z) + log p(z)) / dz dz'` at the parameters, or what stands for it by the method.
 
     Args:
         node: the model.
@@ -274,6 +306,8 @@ def information(
         >>> found = jem.uncertainty.information(jem.Poisson(), rate, [[1], [4]])
         >>> found.matrix.round(4).tolist()  # of log rate: the sum of the counts
         [[5.0]]
+
+    Source: Efron and Hinkley (1978), Biometrika 65; Louis (1982), JRSS B 44.
     """
     params, x, weights = asked_about(node, params, x, weights)
     check_method(method, x, weights)

@@ -23,7 +23,7 @@ _NOWHERE = (InformationStatus.NOT_AT_MAXIMUM, InformationStatus.NONFINITE)  # fr
 
 
 class ProfileInterval(NamedTuple):
-    """Ends of an interval, and whether they were found.
+    """Ends of an interval, and whether they were found; numbers are scalars () but for `found`.
 
     Attributes:
         estimate: the function at the maximum.

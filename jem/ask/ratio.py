@@ -33,7 +33,7 @@ class TestStatus(Coded):
 
 
 class LikelihoodRatioTest(NamedTuple):
-    """A likelihood-ratio test whose null law was simulated.
+    """A likelihood-ratio test whose null law was simulated; `statistic`, `p_value` and `status` are scalars ().
 
     Attributes:
         statistic: `2 (l_alternative - l_null)` of the data.
@@ -71,9 +71,10 @@ def likelihood_ratio_test(
 ) -> LikelihoodRatioTest:
     """Tests a model against a larger one, as K components against K + 1, by the parametric bootstrap.
 
-    The null model must be a special case of the alternative; where the alternative's likelihood lies below its own, the status
-    says so. The usual chi-squared law does not hold between numbers of components: under the null the larger model is not
-    identified. Every data set, observed or drawn, is fitted with both models from `num_restarts` starts.
+    The statistic is `2 (l_alternative - l_null)`, l the largest log-likelihood. The null model must be a special case
+    of the alternative; where the alternative's likelihood lies below its own, the status says so. The usual chi-squared law
+    does not hold between numbers of components: under the null the larger model is not identified. Every data set, observed
+    or drawn, is fitted with both models from `num_restarts` starts.
 
     Args:
         null: the smaller model.

@@ -16,6 +16,13 @@ class FromModel:
         ValueError: with weights; rows that stand for many must be repeated.
         TypeError: a model that cannot draw.
 
+    Example:
+        >>> import jem, jax, jax.numpy as jnp
+        >>> replicates, start = jem.uncertainty.resample.FromModel(), jem.Poisson.Params(jnp.array([2.5]))
+        >>> jem.bootstrap(
+        ...     jem.Poisson(), jax.random.key(0), start, [[1], [4]], num_replicates=5, replicates=replicates).params.rate.shape
+        (5, 1)
+
     Source: Efron (1979), Ann. Statist. 7.
     """
 
@@ -34,6 +41,13 @@ class Rows:
 
     Raises:
         ValueError: with weights, as rows that stand for many must be repeated; a single row, as one sequence.
+
+    Example:
+        >>> import jem, jax, jax.numpy as jnp
+        >>> replicates, start = jem.uncertainty.resample.Rows(), jem.Poisson.Params(jnp.array([2.5]))
+        >>> jem.bootstrap(
+        ...     jem.Poisson(), jax.random.key(0), start, [[1], [4]], num_replicates=5, replicates=replicates).params.rate.shape
+        (5, 1)
 
     Source: Efron (1979), Ann. Statist. 7.
     """
@@ -60,6 +74,13 @@ class Weights:
 
     Raises:
         ValueError: a single row, as one sequence.
+
+    Example:
+        >>> import jem, jax, jax.numpy as jnp
+        >>> replicates, start = jem.uncertainty.resample.Weights(), jem.Poisson.Params(jnp.array([2.5]))
+        >>> jem.bootstrap(
+        ...     jem.Poisson(), jax.random.key(0), start, [[1], [4]], num_replicates=5, replicates=replicates).params.rate.shape
+        (5, 1)
 
     Source: Rubin (1981), Ann. Statist. 9.
     """

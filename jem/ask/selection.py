@@ -28,12 +28,18 @@ def aic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
         x: data with N rows.
         weights: (N,) or None.
 
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: data, weights or parameters that do not fit the model.
+
     Example:
         >>> import jem, jax.numpy as jnp
         >>> jem.aic(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]]).shape
         ()
 
-    Source: Akaike (1974).
+    Source: Akaike (1974), IEEE Trans. Automatic Control 19.
     """
     params, x, weights = asked(node, params, x, weights)
     return -2 * e_step_of(node, params, x, weights)[1] + 2 * num_parameters(node, params)
@@ -50,12 +56,18 @@ def bic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
         x: data with N rows.
         weights: (N,) or None.
 
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: data, weights or parameters that do not fit the model.
+
     Example:
         >>> import jem, jax.numpy as jnp
         >>> jem.bic(jem.Poisson(), jem.Poisson.Params(jnp.array([2.5])), [[1], [4]]).shape
         ()
 
-    Source: Schwarz (1978).
+    Source: Schwarz (1978), Ann. Statist. 6.
     """
     params, x, weights = asked(node, params, x, weights)
     total = _num_observations(node, x, weights)
@@ -77,6 +89,12 @@ def icl(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
         x: data with N rows.
         weights: (N,) or None.
 
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: no mixture; data, weights or parameters that do not fit the model.
+
     Example:
         >>> import jem, jax
         >>> m, x = jem.Mixture(jem.Poisson(), 2), [[1], [2], [9]]
@@ -84,7 +102,7 @@ def icl(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
         >>> bool(jem.icl(m, p, x) >= jem.bic(m, p, x))
         True
 
-    Source: Biernacki, Celeux and Govaert (2000).
+    Source: Biernacki, Celeux and Govaert (2000), IEEE Trans. PAMI 22.
     """
     params, x, weights = asked(node, params, x, weights)
     if not has_responsibilities(node, params, x):

@@ -33,6 +33,9 @@ class Missing(Wrapper):
     Args:
         child: the node.
 
+    Raises:
+        TypeError: a child that is no node.
+
     Example:
         >>> import jem, jax.numpy as jnp
         >>> even = jem.Bernoulli.Params(jnp.array([0.5, 0.5]))

@@ -29,7 +29,14 @@ def members(plate: Node) -> int:
 class OneOf(Composite):
     """Different nodes as the components of one mixture; a plate among them contributes all its components.
 
-    Params, posterior and statistics are tuples, one entry per child.
+    `p_k(x) = p(x | params[k])`, with the law of child k. Params, posterior and statistics are tuples, one entry per child.
+
+    Args:
+        *children: the nodes.
+
+    Raises:
+        ValueError: no component.
+        TypeError: a component that is no node.
 
     Example:
         >>> import jem

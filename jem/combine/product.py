@@ -27,6 +27,13 @@ class Product(Composite):
 
     x, params, posterior and statistics are dicts with the parts' names.
 
+    Args:
+        **parts: the nodes, by name.
+
+    Raises:
+        ValueError: no part; at the door, x that is no dict with their names.
+        TypeError: a part that is no node, or a plate.
+
     Example:
         >>> import jem
         >>> mixed = jem.Mixture(jem.Product(size=jem.Gaussian(), colour=jem.Categorical(3)), 2)

@@ -29,9 +29,14 @@ from jem.settings import check_child, whole
 class Stack(Composite):
     """K independent copies of one node: its parameters with a leading axis K, under one vmap.
 
+    `p_k(x) = p(x | params[k])`: log-probabilities (K, N), of which a mixture or a chain makes one law.
+
     Attributes:
         child: the node.
         size: K.
+
+    Raises:
+        TypeError: a child that is no node, or a plate.
 
     Example:
         >>> import jem

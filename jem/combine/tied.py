@@ -33,14 +33,18 @@ from jem.settings import check_child, describe, whole
 class Tied(Composite):
     """K copies of one node that share some fields of their parameters, which then have no axis K.
 
-    Without field names everything is shared. A shared covariance is found in closed form from the pooled scatter; a
-    shared part of a `Product`, and any node shared whole, from its summed statistics. Each copy brings its prior, but a
-    node shared whole has it once.
+    `p_k(x) = p(x | own[k], shared)`. Without field names everything is shared. A shared covariance is found in closed form
+    from the pooled scatter; a shared part of a `Product`, and any node shared whole, from its summed statistics. Each copy
+    brings its prior, but a node shared whole has it once.
 
     Args:
         child: the node.
         size: K.
         *fields: names of the shared fields.
+
+    Raises:
+        TypeError: a child that is no node, or a plate; a shared field that is not named by a string.
+        ValueError: no field of that name, when parameters are made.
 
     Example:
         >>> import jem

@@ -127,6 +127,8 @@ def fit_restarts(
         >>> fits = jem.fit_restarts(jem.Mixture(jem.Gaussian(), 2), jax.random.key(0), x, num_restarts=8)
         >>> round(float(fits.best().log_likelihood), 1)
         -1130.3
+
+    Source: Biernacki, Celeux and Govaert (2003), Comput. Stat. Data Anal. 41, for many starts.
     """
     starts = None if starts is None else checks.read_params(starts)
     num_restarts = _num_lanes(key, num_restarts, starts)

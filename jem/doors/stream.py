@@ -18,7 +18,7 @@ from jem.node import Data, Node, Params
 
 
 class Streamed(NamedTuple):
-    """What `fit_stream` returns.
+    """What `fit_stream` returns; numbers are scalars ().
 
     Attributes:
         params: the parameters after the last batch.

@@ -1,6 +1,7 @@
 """Statuses: int codes with a name, and prose that says the cause and what to do next."""
 
 import enum
+import inspect
 from typing import Any, Self
 
 import numpy as np
@@ -32,6 +33,12 @@ class Coded(enum.IntEnum):
         member._value_ = code
         member.prose = prose
         return member
+
+    def __init_subclass__(cls) -> None:
+        """Adds what the members mean to the docstring."""
+        super().__init_subclass__()
+        meanings = "".join(f"\n    {member.name}: {member.prose}." for member in cls)
+        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nAttributes:{meanings}\n"
 
     @classmethod
     def check(cls, found: Any, sound: Self) -> None:

@@ -13,7 +13,10 @@ from jem.settings import number, whole
 
 
 class Schedule(Documented):
-    """Which starts are finished: all of them in one rung, by default, and none given up on the way."""
+    """Which starts are finished: all of them in one rung, by default, and none given up on the way.
+
+    Write `rungs`, or `signature` and `screen`.
+    """
 
     def rungs(self, num: int, max_steps: int) -> list[tuple[int, int]]:
         """(steps, lanes) of each rung: so many of the best lanes go on until they have taken so many steps."""
@@ -30,7 +33,15 @@ class Schedule(Documented):
 
 @node
 class FinishAll(Schedule):
-    """Every start runs until its own end. The default: it loses nothing."""
+    """Every start runs until its own end. The default: it loses nothing.
+
+    Example:
+        >>> import jax, jem
+        >>> model, x, schedule = jem.Mixture(jem.Poisson(), 2), [[1], [2], [9], [8]], jem.schedules.FinishAll()
+        >>> fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=8, schedule=schedule)
+        >>> bool(fits.best().converged)
+        True
+    """
 
 
 @node
@@ -42,6 +53,13 @@ class Halving(Schedule):
     Attributes:
         first: steps of the first rung.
         keep: lanes that are finished.
+
+    Example:
+        >>> import jax, jem
+        >>> model, x, schedule = jem.Mixture(jem.Poisson(), 2), [[1], [2], [9], [8]], jem.schedules.Halving(first=5, keep=2)
+        >>> fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=8, schedule=schedule)
+        >>> bool(fits.best().converged)
+        True
 
     Source: Jamieson and Talwalkar (2016), AISTATS.
     """
@@ -69,6 +87,13 @@ class PruneByLimit(Schedule):
         safety: factor on the predicted remaining gain, >= 1.
         first: steps before which no lane is given up.
 
+    Example:
+        >>> import jax, jem
+        >>> model, x, schedule = jem.Mixture(jem.Poisson(), 2), [[1], [2], [9], [8]], jem.schedules.PruneByLimit()
+        >>> fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=8, schedule=schedule)
+        >>> bool(fits.best().converged)
+        True
+
     Source: Boehning et al. (1994), Ann. Inst. Statist. Math. 46.
     """
 
@@ -95,6 +120,13 @@ class MergeDuplicates(Schedule):
     Attributes:
         tolerance: mean absolute difference of log-densities, in nats.
         probes: number of units looked at.
+
+    Example:
+        >>> import jax, jem
+        >>> model, x, schedule = jem.Mixture(jem.Poisson(), 2), [[1], [2], [9], [8]], jem.schedules.MergeDuplicates()
+        >>> fits = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=8, schedule=schedule)
+        >>> bool(fits.best().converged)
+        True
     """
 
     tolerance: Any = setting(default=1e-2, must=number(least=0.0))

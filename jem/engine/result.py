@@ -48,7 +48,7 @@ _CAUSES = {
 
 
 class Fit(NamedTuple):
-    """A fit; with restarts every field has a leading axis R.
+    """A fit: numbers are scalars (); with restarts every field has a leading axis R.
 
     Attributes:
         params: the last accepted: finite, and not below their predecessors by more than rounding.

@@ -50,9 +50,13 @@ def gradient_fields(model: Node, params: Params) -> list[str]:
 
 
 class EStep(NamedTuple):
-    """Statistics, weighted log-likelihood, and the lower bound of it that the statistics belong to (itself if exact).
+    """What an E-step gives.
 
-    `carry` is what else the solver's `step` is to find in `Evaluated.carry`.
+    Attributes:
+        stats: statistics, summed over all units.
+        log_likelihood: () weighted.
+        bound: () the lower bound of it that the statistics belong to; itself if they are exact.
+        carry: what else the solver's `step` is to find in `Evaluated.carry`.
     """
 
     stats: Stats
@@ -101,7 +105,7 @@ def carried(proposal: Proposal, dtype: Any) -> Proposal:
 
 
 class Evaluated(NamedTuple):
-    """What a solver sees when its candidate has been evaluated.
+    """What a solver sees when its candidate has been evaluated; objectives and flags are scalars ().
 
     Attributes:
         params: the candidate.
@@ -231,12 +235,16 @@ class Unsettled(Around):
 
 @node
 class EM(Solver):
-    """Plain EM: the next parameters are the M-step's.
+    """Plain EM: the next parameters are the M-step's, `argmax Q(. | params) + log p(.)`.
+
+    The objective never falls; where a wrong M-step makes it fall, the lane ends as DECREASED.
 
     Example:
         >>> import jem
         >>> jem.solvers.EM()
         EM()
+
+    Source: Dempster, Laird and Rubin (1977), JRSS B 39.
     """
 
     def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Any]:

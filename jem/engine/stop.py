@@ -28,16 +28,17 @@ def rounding(objective: Array, total_weight: Array) -> Array:
 
 
 class Progress(NamedTuple):
-    """What a stopping rule sees, once per lane and E-step.
+    """What a stopping rule sees, once per lane and E-step; numbers are scalars ().
 
     Attributes:
         model: the node.
-        params: the parameters just evaluated, and `previous` those accepted before.
+        params: the parameters just evaluated.
+        previous: those accepted before.
         image: where the plain step goes from `params`.
         objective: bound + log prior at `params`.
         gain: by how much it is above the one before; infinite at the start.
         limit: where the gains lead (Aitken); infinite where two plain steps have not shown it.
-        ratios: of each gain to the one before, the last ten; infinite where two plain steps have not shown one.
+        ratios: (10,) of each gain to the one before, the last ten; infinite where two plain steps have not shown one.
         plain: plain steps in a row that led here, at least one where a gain says how far the climb has come.
         total_weight: sum of the weights.
         num_steps: steps taken to get here.
@@ -243,6 +244,8 @@ class ParameterChange(Rule):
         >>> import jem
         >>> jem.stop.ParameterChange(1e-4).tol
         0.0001
+
+    Source: Dennis and Schnabel (1983), Numerical Methods for Unconstrained Optimization, section 7.2.
     """
 
     tol: Any = setting(default=1e-6, must=number(least=0.0))
@@ -278,6 +281,8 @@ class Residual(Rule):
         >>> import jem
         >>> jem.stop.Residual(1e-8).tol
         1e-08
+
+    Source: Varadhan and Roland (2008), Scand. J. Stat. 35.
     """
 
     tol: Any = setting(default=1e-6, must=number(least=0.0))
@@ -297,6 +302,9 @@ class Residual(Rule):
 @node
 class AnyOf(Rule):
     """Stops where one of the rules would.
+
+    Args:
+        *rules: the rules.
 
     Example:
         >>> import jem
@@ -330,6 +338,9 @@ class AnyOf(Rule):
 class AllOf(Rule):
     """Stops where every one of the rules would.
 
+    Args:
+        *rules: the rules.
+
     Example:
         >>> import jem
         >>> len(jem.stop.AllOf(jem.stop.RelativeGain(1e-6), jem.stop.Residual(1e-4)).rules)
@@ -360,7 +371,17 @@ class AllOf(Rule):
 
 @node
 class NeverStop(Rule):
-    """Runs all `max_steps` steps."""
+    """Runs all `max_steps` steps.
+
+    The lane ends as MAX_STEPS, unless it fails before.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> start = jem.Poisson.Params(jnp.array([1.0]))
+        >>> fit = jem.fit(jem.Poisson(), start, [[1], [4]], stop=jem.stop.NeverStop(), max_steps=5)
+        >>> int(fit.num_steps), jem.Status(int(fit.status)).name
+        (5, 'MAX_STEPS')
+    """
 
     def converged(self, progress: Progress) -> Array:
         """False."""

@@ -32,6 +32,9 @@ class Bernoulli(Factorising):
     Attributes:
         concentration: Beta(concentration, concentration) prior on each probability; 1 is maximum likelihood.
 
+    Raises:
+        ValueError: at the door, x that is not (N, D), or a number other than 0 and 1. Inside jit such a row has `log p = -inf`.
+
     Example:
         >>> import jem
         >>> jem.Mixture(jem.Bernoulli(), 2).components.size

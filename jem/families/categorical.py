@@ -36,6 +36,9 @@ class Categorical(Node):
         num_categories: M.
         concentration: Dirichlet prior on probs; 1 is maximum likelihood.
 
+    Raises:
+        ValueError: at the door, x that is not (N,), or no integer 0 .. M - 1. Inside jit such a row has `log p = -inf`.
+
     Example:
         >>> import jem, jax.numpy as jnp
         >>> jem.log_prob(jem.Categorical(2), jem.Categorical.Params(jnp.array([0.25, 0.75])), jnp.array([1, 1])).shape

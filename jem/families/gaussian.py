@@ -58,6 +58,8 @@ class Gaussian(LocationScale):
         >>> p = jem.Gaussian().params(mean=[0.0, 1.0], covariance=[[4.0, 0.0], [0.0, 1.0]])
         >>> p.covariance.tolist()
         [[4.0, 0.0], [0.0, 1.0]]
+
+    Source: Anderson (2003), An Introduction to Multivariate Statistical Analysis, section 3.2.
     """
 
     Params = GaussianParams

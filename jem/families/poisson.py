@@ -39,6 +39,9 @@ class Poisson(Factorising):
         shape, inverse_scale: Gamma prior on each rate, `p(rate) ~ rate^(shape - 1) exp(-inverse_scale rate)`; 1 and 0 are
             maximum likelihood.
 
+    Raises:
+        ValueError: at the door, x that is not (N, D), or no integer >= 0. Inside jit such a row has `log p = -inf`.
+
     Example:
         >>> import jem, jax.numpy as jnp
         >>> jem.log_prob(jem.Poisson(), jem.Poisson.Params(jnp.array([2.0])), jnp.array([[0], [3]])).shape

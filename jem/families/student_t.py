@@ -15,7 +15,7 @@ from jem.settings import number
 
 
 class StudentTParams(NamedTuple):
-    """Location (D,), whitening W of the scale matrix (as in `GaussianParams`) and degrees of freedom ()."""
+    """Location (D,), whitening W of the scale matrix, (D, D), (D, 1) or (1, 1) as in a Gaussian, degrees of freedom ()."""
 
     mean: Array
     whitening: Array
@@ -53,7 +53,8 @@ class StudentT(LocationScale):
     """A multivariate Student-t: `u ~ Gamma(df/2, df/2)`, `x | u ~ N(mean, Sigma / u)`; x has rows (N, D).
 
     The posterior of u is `Gamma((df + D)/2, (df + |z|^2)/2)`: units far out get a small weight. The degrees of freedom
-    are estimated within [0.05, 1e4]; hold them with `jem.Frozen(jem.StudentT(df=4.0), "df")`.
+    are estimated within [0.05, 1e4]; hold them with `jem.Frozen(jem.StudentT(df=4.0), "df")`. A scale
+    matrix that collapses is kept finite by the resolution of the data's numbers, and the fit ends as DEGENERATE.
 
     Params: `StudentTParams(mean (D,), whitening, df ())`.
 

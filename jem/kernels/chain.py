@@ -44,7 +44,13 @@ class Smoothed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sequential:
-    """One scan forward and one back over all T steps. Best on a CPU, and for many sequences."""
+    """One scan forward and one back over all T steps. Best on a CPU, and for many sequences.
+
+    Example:
+        >>> import jem
+        >>> jem.HMM(jem.Poisson(), 2, form=jem.forms.Sequential()).form
+        Sequential()
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,11 @@ class Blocks:
 
     Attributes:
         num_blocks: number of blocks; None takes about the square root of T.
+
+    Example:
+        >>> import jem
+        >>> jem.HMM(jem.Poisson(), 2, form=jem.forms.Blocks(8)).form
+        Blocks(num_blocks=8)
     """
 
     num_blocks: int | None = None
@@ -60,7 +71,13 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Automatic:
-    """What is fastest for the model, the length and number of the sequences, and the device."""
+    """What is fastest for the model, the length and number of the sequences, and the device.
+
+    Example:
+        >>> import jem
+        >>> jem.HMM(jem.Poisson(), 2).form
+        Automatic()
+    """
 
 
 Form = Sequential | Blocks | Automatic

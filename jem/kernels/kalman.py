@@ -37,6 +37,11 @@ class Steady:
 
     Attributes:
         head: steps after which to look; sequences shorter than three times this are computed in full.
+
+    Example:
+        >>> import jem
+        >>> jem.LDS(1, 1, form=jem.forms.Steady(head=64)).form
+        Steady(head=64)
     """
 
     head: int = 512
@@ -44,7 +49,15 @@ class Steady:
 
 @dataclasses.dataclass(frozen=True)
 class Associative:
-    """Associative scans: about 2 log2(T) rounds of larger steps. For accelerators; compiles slowly."""
+    """Associative scans: about 2 log2(T) rounds of larger steps. For accelerators; compiles slowly.
+
+    Example:
+        >>> import jem
+        >>> jem.LDS(1, 1, form=jem.forms.Associative()).form
+        Associative()
+
+    Source: Sarkka and Garcia-Fernandez (2021), IEEE Trans. Automatic Control 66.
+    """
 
 
 _FEW = 512  # steps in all, up to which sharing covariances is not worth the longer compilation

@@ -214,7 +214,7 @@ def solve_lower(lower: Array, b: Array) -> Array:
         b: (D,) or (D, M).
 
     Returns:
-        As b.
+        (D,) or (D, M), as b.
 
     Example:
         >>> import jem, jax.numpy as jnp

@@ -12,7 +12,13 @@ from jem.kernels.support import _SLACK, Support, _largest, _outside, _positive
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CholeskyFactor(Support):
-    """Lower triangular matrices (..., D, D) of positive diagonal: its logarithms, then the rows below it."""
+    """Lower triangular matrices (..., D, D) of positive diagonal: its logarithms, then the rows below it.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.CholeskyFactor().unconstrain(jnp.array([[1.0, 0.0], [0.5, 1.0]])).tolist()
+        [0.0, 0.0, 0.5]
+    """
 
     def unconstrain(self, value: Array) -> Array:
         row, column = _below(value.shape[-1])
@@ -47,7 +53,13 @@ class CholeskyFactor(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PositiveDefinite(Support):
-    """Symmetric positive definite matrices (..., D, D), by their Cholesky factor."""
+    """Symmetric positive definite matrices (..., D, D), by their Cholesky factor.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.PositiveDefinite().unconstrain(jnp.array([[1.0, 0.5], [0.5, 1.25]])).tolist()
+        [0.0, 0.0, 0.5]
+    """
 
     def unconstrain(self, value: Array) -> Array:
         return CholeskyFactor().unconstrain(cholesky(value))
@@ -71,6 +83,11 @@ class Correlation(Support):
     """Correlation matrices (..., D, D), by D (D - 1) / 2 canonical partial correlations.
 
     Row i of the Cholesky factor is `z_ij prod_{k<j} sqrt(1 - z_ik^2)`, with z the tanh of the coordinates.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Correlation().constrain(jnp.array([0.0]), jnp.eye(2)).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
 
     Source: Lewandowski, Kurowicka and Joe (2009), J. Multivariate Analysis 100.
     """

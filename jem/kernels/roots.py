@@ -9,16 +9,24 @@ from jax import Array, lax
 
 
 def falling_root(fn: Callable[..., Array], low: Any, high: Any, *args: Array) -> Array:
-    """The root z in [low, high] of `fn(z, *args)`, elementwise and falling in z; the end on its side where there is none.
+    """The z in [low, high] with `fn(z, *args) = 0`, elementwise and falling in z; the end on its side where there is none.
 
     Args:
         fn: of z and the other arguments, all of one shape.
         low: least z, a number or an array.
         high: largest z.
-        *args: arrays of one shape and dtype, in which the root is differentiable.
+        *args: (...) arrays of one shape and dtype, in which the root is differentiable.
 
     Returns:
-        z, to the last place: halvings of the bracket, 30 in float32 and 58 in float64.
+        z (...), to the last place: halvings of the bracket, 30 in float32 and 58 in float64.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> roots = jem.author.falling_root(lambda z, a: a - z**2, 0.0, 4.0, jnp.array([4.0, 9.0]))
+        >>> [round(float(z), 3) for z in roots]
+        [2.0, 3.0]
+
+    Source: Griewank and Walther (2008), Evaluating Derivatives, chapter 15, for the derivative.
     """
     held = lax.stop_gradient(args)
 

@@ -80,7 +80,13 @@ class Support(Documented):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Real(Support):
-    """Any real number."""
+    """Any real number.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Real().unconstrain(jnp.array([-2.0, 3.0])).tolist()
+        [-2.0, 3.0]
+    """
 
     def unconstrain(self, value: Array) -> Array:
         return value
@@ -91,7 +97,16 @@ class Real(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Held(Support):
-    """A value that stays as it is, the one given where one is: no coordinates."""
+    """A value that stays as it is, the one given where one is: no coordinates.
+
+    Attributes:
+        value: the value given, of the shape of what is held or broadcast to it; None holds whatever is there.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Held().unconstrain(jnp.array([-2.0, 3.0])).shape
+        (0,)
+    """
 
     value: Any = dataclasses.field(default=None, compare=False)
 
@@ -112,7 +127,16 @@ class Held(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ByGradient(Support):
-    """A support of values that no M-step finds in closed form: `jem.solvers.GEM` moves them along the gradient of Q."""
+    """A support of values that no M-step finds in closed form: `jem.solvers.GEM` moves them along the gradient of Q.
+
+    Attributes:
+        support: where the values lie; its coordinates are theirs.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.ByGradient(jem.supports.Positive()).unconstrain(jnp.array([1.0])).tolist()
+        [0.0]
+    """
 
     support: Support
 
@@ -140,7 +164,13 @@ class ByGradient(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Positive(Support):
-    """Positive numbers, by their logarithms."""
+    """Positive numbers, by their logarithms.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Positive().unconstrain(jnp.array([1.0])).tolist()
+        [0.0]
+    """
 
     def unconstrain(self, value: Array) -> Array:
         return jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny))
@@ -179,7 +209,18 @@ class Deviation(Positive):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Interval(Support):
-    """Numbers between `low` and `high`, by the logit of their place."""
+    """Numbers between `low` and `high`, by the logit of their place.
+
+    `value = low + (high - low) / (1 + exp(-free))`.
+
+    Attributes:
+        low, high: its ends.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Interval(-1.0, 3.0).constrain(jnp.array([0.0]), jnp.array([0.5])).tolist()
+        [1.0]
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -219,6 +260,14 @@ class Simplex(Support):
     """Probabilities that sum to one over the last axis, by K - 1 contrasts of their logarithms.
 
     Zeros stay zeros, and so do cells marked in `held` (..., K); the others share what these leave.
+
+    Attributes:
+        held: bool, (..., K) or what broadcasts to it; None holds none.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Simplex().unconstrain(jnp.array([0.2, 0.2, 0.6])).shape
+        (2,)
     """
 
     held: Any = None
@@ -279,7 +328,17 @@ class Simplex(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeldCells(Support):
-    """Numbers, of which the cells marked in `held` stay as they are and the others lie in `inner`, each by itself."""
+    """Numbers, of which the cells marked in `held` stay as they are and the others lie in `inner`, each by itself.
+
+    Attributes:
+        held: a bool array of the value's trailing shape.
+        inner: the support of each other cell.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.HeldCells(jnp.array([True, False])).unconstrain(jnp.array([1.0, 3.0])).tolist()
+        [3.0]
+    """
 
     held: Any
     inner: Support = Real()

@@ -50,15 +50,15 @@ class Implicit:
     Of restarts every lane is polished and solved for; for the derivative of the winner alone, fit again from
     `fits.best().params` and differentiate that.
 
-    Raises:
-        ValueError: when differentiated, after a solver that ends elsewhere: `jem.solvers.Hard()`,
-            `jem.solvers.Variational(...)`.
-
     Attributes:
         dense_limit: number of coordinates up to which the information is formed and taken apart; above it, products with it
             are enough (MINRES), and flat directions are noticed only where they matter.
         tol: distance to the fixed point at which polishing ends, in units of what a single row tells; None takes
             `eps^(2/3)` of the dtype.
+
+    Raises:
+        ValueError: when differentiated, after a solver that ends elsewhere: `jem.solvers.Hard()`,
+            `jem.solvers.Variational(...)`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jem

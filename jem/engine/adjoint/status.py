@@ -27,7 +27,7 @@ class AdjointStatus(Coded):
 
 
 class Adjoint(NamedTuple):
-    """How far the derivatives of a fit are to be trusted; filled in where the fit is differentiated.
+    """How far the derivatives of a fit are to be trusted; filled in where the fit is differentiated. Scalars ().
 
     Attributes:
         status: int code of `jem.adjoints.AdjointStatus`.

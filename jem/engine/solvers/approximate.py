@@ -28,6 +28,9 @@ class Variational(Around):
         exact: whether `model.infer` gives the log-likelihood, for comparison; it costs the exact E-step.
         solver: what makes the steps.
 
+    Raises:
+        ValueError: a bound that is not one number a unit.
+
     Example:
         >>> import jax, jax.numpy as jnp, jem
         >>> def two_best(model, params, x):  # only the two most probable components of a unit take part
@@ -71,9 +74,10 @@ class Variational(Around):
 class MonteCarlo(Around):
     """Monte-Carlo EM with the user's sampler: the E-step's expectations are averages over draws of the hidden variables.
 
-    For models without `infer`. The objective reported is the average of `log p(x, z)` over the draws, plus the log prior: a
-    trace to look at, neither a bound nor the log-likelihood, which is NaN. It goes up and down, so no rule on gains ends the
-    lane; `max_steps` does. Around it, `jem.solvers.SAEM` averages over steps as well.
+    `Q(params) = sum_m log p(x, z_m | params) / M` over M draws z_m. For models without `infer`. The objective reported is
+    this, at the parameters, plus the log prior: a trace to look at, neither a bound nor the log-likelihood, which is NaN. It
+    goes up and down, so no rule on gains ends the lane; `max_steps` does, as MAX_STEPS. Around it, `jem.solvers.SAEM` averages
+    over steps as well.
 
     Attributes:
         key: a typed PRNG key; every restart, chunk and step draws for itself.

@@ -13,6 +13,8 @@ from jem.node import Node, Params, field_names, get_fields, node, set_fields, se
 class ECM(Solver):
     """Expectation-conditional maximisation: the fields are maximised group by group, with a new E-step before each group.
 
+    `theta_g <- argmax Q(theta_g, the others | theta) + log p(theta)` for each group g in turn.
+
     A step is a whole cycle, as many passes over the data as there are groups, and never lowers the objective. Fresh
     statistics for every group make it exact whatever the node: it is what to use where the M-step of some fields depends on
     others, and more often than not faster a step than EM. A group that maximises the likelihood itself rather than Q (ECME)

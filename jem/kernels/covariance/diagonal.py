@@ -12,7 +12,15 @@ from jem.kernels.support import Positive, Support
 
 @dataclasses.dataclass(frozen=True)
 class Diagonal(Separate):
-    """Diagonal covariance: W is (D, 1), the reciprocal standard deviations."""
+    """Diagonal covariance: W is (D, 1), the reciprocal standard deviations.
+
+    `Sigma = diag(1 / W_1^2, ..., 1 / W_D^2)`.
+
+    Example:
+        >>> import jem
+        >>> jem.Gaussian(jem.covariance.Diagonal()).params([0.0, 0.0], [4.0, 1.0]).whitening.tolist()
+        [[0.5], [1.0]]
+    """
 
     def diagonal(self, w: Array, dim: int) -> Array:
         return w[:, 0]

@@ -13,7 +13,15 @@ from jem.kernels.support import Support
 
 @dataclasses.dataclass(frozen=True)
 class Full(Structure):
-    """Unrestricted covariance: W is (D, D), lower triangular."""
+    """Unrestricted covariance: W is (D, D), lower triangular.
+
+    `Sigma = W^{-1} W^{-T}`.
+
+    Example:
+        >>> import jem
+        >>> jem.Gaussian(jem.covariance.Full()).params([0.0, 0.0], [[4.0, 0.0], [0.0, 1.0]]).whitening.tolist()
+        [[0.5, 0.0], [0.0, 1.0]]
+    """
 
     def diagonal(self, w: Array, dim: int) -> Array:
         return diagonal(w)

@@ -12,7 +12,15 @@ from jem.kernels.support import Positive, Support
 
 @dataclasses.dataclass(frozen=True)
 class Spherical(Separate):
-    """One variance for all features: W is (1, 1), the reciprocal standard deviation."""
+    """One variance for all features: W is (1, 1), the reciprocal standard deviation.
+
+    `Sigma = I / W^2`.
+
+    Example:
+        >>> import jem
+        >>> jem.Gaussian(jem.covariance.Spherical()).params([0.0, 0.0], 4.0).whitening.tolist()
+        [[0.5]]
+    """
 
     def diagonal(self, w: Array, dim: int) -> Array:
         return jnp.broadcast_to(w[:, 0], (dim,))

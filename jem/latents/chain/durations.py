@@ -309,6 +309,9 @@ class Durations(Law, Composite):
         censored: whether the last stay may last beyond the end of its sequence; if not, it ends there, as draws then do, and
             `log p(x)` is that of x and of this.
 
+    Raises:
+        ValueError: at the door, labels that keep a state for more than D steps.
+
     Example:
         >>> import jem
         >>> model = jem.HMM(jem.Poisson(), 2, transition=jem.laws.Durations(jem.durations.NegativeBinomial(60)))

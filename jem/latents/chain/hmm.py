@@ -97,7 +97,7 @@ class HMM(Composite):
     x is `jem.Sequences(values (S, T, ...), lengths (S,))` or an array (S, T, ...) of sequences of one length. A step with a
     NaN is a missing observation: it adds nothing but its transition (use `jem.Missing` around the parts of a `Product` for
     single cells). `jem.Labelled(x, labels (S, T))` gives states that are known; `jem.Given(x, inputs (S, T, p))` the inputs
-    of transitions that are driven.
+    of transitions that are driven. A state that no step belongs to ends the fit as DEGENERATE.
 
     Params: `HMMParams(initial (K,), TransitionParams(probs (K, K)), emission)`, emission parameters with a leading axis K;
     `initial` is () where the chain begins where it stays, and the transitions' are those of their law.
@@ -113,6 +113,10 @@ class HMM(Composite):
         seeding: how states are guessed at the start, from single observations.
         form: how the recursion runs, never the answer; one of `jem.forms`: `Automatic()`, `Sequential()` or `Blocks(n)`.
         length: length of the sequences that `jem.sample` draws.
+
+    Raises:
+        ValueError: a number of states that is missing or not the plate's, laws that do not fit together; at the door, sequences
+            without inputs for `Driven`.
 
     Example:
         >>> import jem

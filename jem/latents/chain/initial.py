@@ -27,6 +27,9 @@ class Stationary(Node):
 
     Params: (); the chain's are `HMMParams((), TransitionParams(probs (K, K)), emission)`.
 
+    Raises:
+        ValueError: in a chain whose transitions have no such law, `Driven` or `Durations`.
+
     Example:
         >>> import jem
         >>> jem.HMM(jem.Poisson(), 3, initial=jem.laws.Stationary()).initial
@@ -84,6 +87,9 @@ class Outer(Node):
     Args:
         *sizes: numbers of states K_f of the chains.
         laws: a `jem.laws.Free` for each; None is maximum likelihood.
+
+    Raises:
+        ValueError: no size, not one law for each, or sizes whose product is not the number of states.
 
     Example:
         >>> import jem

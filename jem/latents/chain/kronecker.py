@@ -29,6 +29,9 @@ class Kronecker(Law, Composite):
         *sizes: numbers of states K_f of the chains.
         laws: a `jem.laws.Cells` for each; None leaves all free.
 
+    Raises:
+        ValueError: no size, not one law for each, or sizes whose product is not the number of states.
+
     Example:
         >>> import jem
         >>> jem.HMM(jem.Poisson(), 6, transition=jem.laws.Kronecker(3, 2)).transition.sizes

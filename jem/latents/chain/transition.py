@@ -102,6 +102,9 @@ class Cells(Law):
         concentration: Dirichlet prior on each row, scalar or (K, K); 1 is maximum likelihood. Above 1 on the diagonal makes
             states persist.
 
+    Raises:
+        ValueError: cells or a prior of another shape than (K, K); fixed cells that are no probabilities.
+
     Example:
         >>> import jem, jax.numpy as jnp
         >>> nan = float("nan")
@@ -223,6 +226,9 @@ class Driven(Law, Wrapper):
         supports: where the parameters may lie; None is the real line.
         log_prior: `log_prior(params)`, a scalar, added to the objective.
         spread: standard deviation of the noise that `init` adds to `start`.
+
+    Raises:
+        ValueError: at the door, a chain's x without inputs, or with one that is missing.
 
     Example:
         >>> import jem, jax.numpy as jnp

@@ -286,7 +286,8 @@ def together(x: Any) -> Array:
 def rows_with_moments(mean: Any, covariance: Any, num: Any) -> tuple[Array, Array]:
     """Rows and weights that stand for `num` rows of which only mean and covariance are known.
 
-    D + 1 rows of equal weight; a Gaussian model or a factor analysis cannot tell them from the data.
+    `sum_n w_n x_n = num mean`, `sum_n w_n (x_n - mean)(x_n - mean)^T = num covariance`: D + 1 rows of equal weight, which a
+    Gaussian model or a factor analysis cannot tell from the data.
 
     Args:
         mean: (D,).
@@ -295,6 +296,9 @@ def rows_with_moments(mean: Any, covariance: Any, num: Any) -> tuple[Array, Arra
 
     Returns:
         x (D + 1, D) and weights (D + 1,), for `jem.fit`.
+
+    Raises:
+        ValueError: a covariance of another shape, or that is none.
 
     Example:
         >>> from jem.latents.linear.factor import rows_with_moments

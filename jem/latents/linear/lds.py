@@ -93,6 +93,10 @@ class LDS(Node):
         form: `jem.forms.Automatic()`, `Sequential()`, `Steady()` or `Associative()`: how the recursion runs, never the answer.
         length: length of the sequences that `jem.sample` draws.
 
+    Raises:
+        ValueError: fixed cells of another shape or range; at the door, outputs or inputs of another shape, or an input that is
+            missing.
+
     Example:
         >>> import jem, numpy as np
         >>> nan = np.nan

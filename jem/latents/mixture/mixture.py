@@ -59,6 +59,11 @@ class MixtureStats(NamedTuple):
 class KMeansPlusPlus:
     """Starts a mixture from units drawn by greedy k-means++ on the node's features, every unit to its nearest.
 
+    Example:
+        >>> import jem
+        >>> jem.Mixture(jem.Gaussian(), 3).seeding
+        KMeansPlusPlus()
+
     Source: Arthur and Vassilvitskii (2007), SODA.
     """
 
@@ -75,6 +80,14 @@ class RandomResponsibilities:
     """Starts a mixture from responsibilities drawn from a symmetric Dirichlet distribution, unit by unit.
 
     A small concentration gives starts close to random hard assignments; 1 gives components that all look alike.
+
+    Attributes:
+        concentration: of that distribution, > 0.
+
+    Example:
+        >>> import jem
+        >>> jem.Mixture(jem.Gaussian(), 3, seeding=jem.starts.RandomResponsibilities(0.5)).seeding.concentration
+        0.5
     """
 
     concentration: Any = setting(default=0.1, must=number(above=0.0))
@@ -97,7 +110,7 @@ class Mixture(Composite):
     weights' law, `weights_k = sum_n r_nk / N` where they are free, and each component's own with weights `r_k`.
 
     x is whatever the components take, `jem.Given(x, inputs)` where the weights depend on inputs; `jem.Labelled(x, labels)`
-    restricts rows to given components.
+    restricts rows to given components. A component that no row belongs to ends the fit as DEGENERATE.
 
     Params: `MixtureParams(weights (K,), components)`; parameters of `Mixture(node, K)` have a leading axis K.
 
@@ -107,6 +120,9 @@ class Mixture(Composite):
         weights: their law, `jem.laws.Free()`, the default, or `jem.laws.Gate(logits, start)`.
         concentration: short for `weights=jem.laws.Free(concentration)`, a Dirichlet prior.
         seeding: how `init` starts: `KMeansPlusPlus()` or `RandomResponsibilities()`.
+
+    Raises:
+        ValueError: a number of components that is missing, or not the plate's.
 
     Example:
         >>> import jem

@@ -36,6 +36,9 @@ class Free(Node):
         returns: whether a weight whose count underflows may come back. In a chain it does, which sets it: a first state that is
             all but ruled out now is no state that is empty. A component of weight 0 stays out.
 
+    Raises:
+        ValueError: a concentration that is not above 0.
+
     Example:
         >>> import jem
         >>> jem.Mixture(jem.Gaussian(), 3, weights=jem.laws.Free(concentration=2.0)).weights.concentration
@@ -143,6 +146,9 @@ class Gate(Wrapper):
         supports: where they may lie; None is the real line.
         log_prior: `log_prior(params)`, a scalar, added to the objective.
         spread: standard deviation of the noise that `init` adds to `start`.
+
+    Raises:
+        ValueError: at the door, a mixture's x without inputs, or with one that is missing.
 
     Example:
         >>> import jem, jax.numpy as jnp

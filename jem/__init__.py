@@ -18,8 +18,9 @@ from jem import supports as supports
 from jem import testing as testing
 from jem import uncertainty as uncertainty
 from jem.ask.bootstrap import bootstrap as bootstrap
+from jem.ask.chains import decode as decode
+from jem.ask.chains import predict as predict
 from jem.ask.densities import bind as bind
-from jem.ask.densities import decode as decode
 from jem.ask.densities import e_step as e_step
 from jem.ask.densities import elbo as elbo
 from jem.ask.densities import em_step as em_step
@@ -28,7 +29,6 @@ from jem.ask.densities import init as init
 from jem.ask.densities import log_prob as log_prob
 from jem.ask.densities import m_step as m_step
 from jem.ask.densities import num_parameters as num_parameters
-from jem.ask.densities import predict as predict
 from jem.ask.densities import sample as sample
 from jem.ask.errors import standard_errors as standard_errors
 from jem.ask.selection import aic as aic

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import checks, series_checks
+from jem import checks
 from jem.ask.asking import asked, check_drawn, check_no_fit, check_numbers
 from jem.coordinates import num_free
 from jem.data import row_weights, to_rows, to_units, used_rows
@@ -19,7 +19,6 @@ from jem.engine import step
 from jem.engine.devices import compressed, mesh_of
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, map_units, unit_bytes
 from jem.node import Data, Node, Params, Posterior, Stats, has_local_q, keep_units
-from jem.reading import as_arrays
 
 
 def bind(node: Node, x: Data, weights: Array | None = None) -> Node:
@@ -329,76 +328,6 @@ def _sample_like(node: Node, key: Array, params: Params, like: Data, num: int | 
     if num is not None:
         like = jax.tree.map(lambda leaf: leaf[jnp.arange(num) % leaf.shape[0]], like)
     return to_rows(node.sample_like(key, params, to_units(like)))
-
-
-def decode(node: Node, params: Params, x: Data) -> tuple[Array, Array]:
-    """The most probable states of each sequence, `argmax_z p(z, x | params)`.
-
-    Args:
-        node: a chain: `jem.HMM`.
-        params: its parameters.
-        x: sequences.
-
-    Returns:
-        (S, T) int states, -1 beyond a sequence's end, and their joint log-probability with the data, (S,).
-
-    Raises:
-        ValueError: no chain; data or parameters that do not fit the model.
-
-    Example:
-        >>> import jem, jax
-        >>> m, x = jem.HMM(jem.Poisson(), 2), jem.sequences([[[1], [2], [9], [8]]])
-        >>> jem.decode(m, jem.init(m, jax.random.key(0), x), x)[0].shape
-        (1, 4)
-
-    Source: Viterbi (1967), IEEE Trans. Information Theory 13.
-    """
-    return _ask(node, params, x, "decode")
-
-
-def predict(node: Node, params: Params, x: Data, num_steps: int, inputs: Any = None) -> Any:
-    """What comes after the end T of each sequence: of a chain `p(z_{T+h} | x_1 .. x_T)`, h = 1 .. `num_steps`.
-
-    Args:
-        node: a chain: `jem.HMM`, or a `jem.LDS` without inputs.
-        params: its parameters.
-        x: sequences.
-        num_steps: how far ahead.
-        inputs: (S, num_steps, p) those of these steps, for transitions that are `jem.laws.Driven`.
-
-    Returns:
-        For an `HMM` the state probabilities (S, num_steps, K). The predictive density of step h of sequence s is the
-        mixture `jem.Mixture.Params(weights=p[s, h], components=params.emission)`. For an `LDS` what `LDS.forecast` returns:
-        means and covariances of observations and states, and `.interval(level)`.
-
-    Raises:
-        ValueError: no chain; data or parameters that do not fit the model; inputs that are missing, or that it does not take.
-
-    Example:
-        >>> import jem, jax
-        >>> m, x = jem.HMM(jem.Poisson(), 2), jem.sequences([[[1], [2], [9], [8]]])
-        >>> jem.predict(m, jem.init(m, jax.random.key(0), x), x, 3).shape
-        (1, 3, 2)
-
-    Source: Zucchini and MacDonald (2009), Hidden Markov Models for Time Series, chapter 5.
-    """
-    checks.check_positive_int(num_steps, "num_steps")
-    if inputs is not None:
-        inputs = as_arrays(inputs, "predict: inputs")
-        series_checks.check_inputs(inputs, None, "predict")
-    return _ask(node, params, x, "predict", num_steps, inputs=inputs)
-
-
-@functools.partial(jax.jit, static_argnames=("question", "args"))
-def _ask_jit(node: Any, params: Params, x: Data, question: str, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
-    return to_rows(getattr(node, question)(params, to_units(x), *args, **to_units(more)))
-
-
-def _ask(node: Node, params: Params, x: Data, question: str, *args: Any, **more: Any) -> Any:
-    if not hasattr(node, question):
-        raise ValueError(f"{question}: {type(node).__name__} has no {question}; pass a chain, as jem.HMM")
-    params, x, _ = asked(node, params, x)
-    return _ask_jit(node, params, x, question, args, more)
 
 
 def num_parameters(node: Node, params: Params) -> int:

@@ -17,7 +17,7 @@ SOUND = {
     "student_t": ALL,
     "mixed_product": ALL,
     "hmm_categorical": ALL,
-    "mixture_laplace": tuple(law for law in ALL if law not in ("ascent", "sample")),
+    "mixture_laplace": tuple(law for law in ALL if law not in ("ascent", "recentre", "sample")),
 }
 
 

@@ -25,8 +25,8 @@ def residuals(structure: Structure, w: Array, mean: Array, x: Array) -> Array:
     """`W (x - mean)`, (D, N).
 
     Its derivative in the mean, `-W dmean`, is worked out before it is spread over the units: the product of W with what is the
-    same for all units is wasted, and XLA's fusion of it into a sum reads what is not there (jaxlib 0.10.2, on a CPU, N of
-    about 2000 and more).
+    same for all units is wasted, and XLA's fusion of it into a sum reads what is not there (jaxlib 0.10.2 and 0.12.0, on a CPU,
+    N of about 2000 and more).
     """
     return structure.times(w, x - mean[:, None])
 

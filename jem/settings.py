@@ -39,6 +39,8 @@ def check_kind(value: Any, kind: str, name: str, example: str) -> None:
 def check_node(value: Any, name: str, single: bool = False) -> None:
     """A node; `single` where a plate, which has components already, will not do."""
     check_kind(value, "expect", name, "a node such as jem.Gaussian()")
+    if jax.tree_util.all_leaves([value]):
+        raise TypeError(f"{name}: {type(value).__name__} is no node yet: decorate its class with @jem.author.node")
     if single and hasattr(value, "size"):
         raise TypeError(
             f"{name}: expected one node; got a plate, {type(value).__name__}, of {value.size} components; put it in a "

@@ -12,6 +12,7 @@ from jem.coordinates import ravel, unravel
 from jem.data import row_weights, to_rows, to_units
 from jem.engine.step import e_step_chunk, gradient_fields
 from jem.engine.stream import fold, lay_out
+from jem.kernels.support import Support
 from jem.node import Data, Node, Params, has_local_q
 from jem.reading import as_array, as_arrays
 
@@ -71,7 +72,13 @@ def check_node(node: Node, params: Params, x: Data, weights: Array | None = None
     every = row_weights(x, None)
     weights = every * (1 - 0.5 * (jnp.arange(every.shape[0]) % 2)) if weights is None else as_array(weights, "weights")
     units = to_units(x)
-    case = _Case(node.bind(units, weights), params, x, units, weights, float(jnp.finfo(weights.dtype).eps))
+    bound = node.bind(units, weights)
+    if type(bound) is not type(node):
+        raise AssertionError(
+            f"{type(node).__name__}.bind gives a {type(bound).__name__}: return the same class, "
+            "as dataclasses.replace(super().bind(x, weights), ...) does"
+        )
+    case = _Case(bound, params, x, units, weights, float(jnp.finfo(weights.dtype).eps))
     done = []
     for name, law in _LAWS.items():
         try:
@@ -114,6 +121,9 @@ def _form(case: _Case) -> None:
     def step(params: Params) -> Params:
         return case.node.maximize(params, e_step_chunk(case.node, params, case.units, case.weights)[0])
 
+    for path, support in jax.tree_util.tree_leaves_with_path(case.node.supports(case.params)):
+        found = f"supports gives {type(support).__name__} at {jax.tree_util.keystr(path)}"
+        assert isinstance(support, Support), f"{found}: put one of jem.supports there"
     start = jax.eval_shape(case.node.init, jax.random.key(0), case.units, case.weights)
     for who, got in (("maximize", jax.eval_shape(step, case.params)), ("init", start)):
         assert jax.tree.structure(got) == jax.tree.structure(case.params), f"{who} gives {jax.tree.structure(got)}"
@@ -230,11 +240,13 @@ def _recentre(case: _Case) -> bool | None:
 def _sample(case: _Case) -> bool | None:
     many = jax.tree.map(lambda leaf: leaf[jnp.arange(_DRAWS) % leaf.shape[0]], case.x)
     try:
-        drawn = case.node.sample_like(jax.random.key(0), case.params, to_units(many))[1]
+        both = case.node.sample_like(jax.random.key(0), case.params, to_units(many))
     except TypeError as error:
         if "define sample" in str(error) or "no sampler" in str(error):
             return False
         raise
+    assert isinstance(both, tuple) and len(both) == 2, "sample must return (latents, x), with () for no latents"
+    drawn = both[1]
     for (path, leaf), like in zip(jax.tree_util.tree_leaves_with_path(to_rows(drawn)), jax.tree.leaves(many), strict=True):
         assert leaf.shape == like.shape, f"draws{jax.tree_util.keystr(path)} have shape {leaf.shape}, the data {like.shape}"
     z = ravel(case.node, case.params)

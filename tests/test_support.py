@@ -7,6 +7,7 @@ import pytest
 from zoo import ZOO, build, start_form
 
 import jem
+from jem.ask.room import room_of_support
 from jem.kernels import support
 
 MATRIX = np.array([[2.0, 0.5, -0.3], [0.5, 1.0, 0.2], [-0.3, 0.2, 0.7]])
@@ -117,3 +118,10 @@ def test_inside(where, value, want):
     assert np.isfinite(free).all()
     np.testing.assert_allclose(where.constrain(free, inner), inner, rtol=1e-5, atol=1e-30)
     assert where.fault(np.asarray(value)) is None
+
+
+def test_a_cell_that_is_what_the_others_leave_has_no_edge():
+    """The only free cell of a row is one by itself: no probability that has come to its edge."""
+    value = jnp.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
+    _, held = room_of_support(jem.supports.Simplex(np.array([[True, False, True], [False, True, False]])), value)
+    np.testing.assert_array_equal(held, [[True, True, True], [False, True, False]])

@@ -16,17 +16,18 @@ def room_of(t: Target, z: Array) -> tuple[Array, Array]:
     params = params_at(t, z)
     room, held = [], []
     for support, value in zip(jax.tree.leaves(t.model.supports(params)), jax.tree.leaves(params), strict=True):
-        a, b = _room_of(support, value)
+        a, b = room_of_support(support, value)
         room.append(jnp.ravel(a))
         held.append(jnp.ravel(b))
     return jnp.concatenate(room), jnp.concatenate(held)
 
 
-def _room_of(support: Any, value: Array) -> tuple[Array, Array]:
+def room_of_support(support: Any, value: Array) -> tuple[Array, Array]:
+    """As `room_of`, of one leaf."""
     nothing, everywhere = jnp.zeros(value.shape, bool), jnp.full_like(value, jnp.inf)
     match support:
         case ByGradient():
-            return _room_of(support.support, value)
+            return room_of_support(support.support, value)
         case Held():
             return everywhere, ~nothing
         case Positive():
@@ -37,12 +38,13 @@ def _room_of(support: Any, value: Array) -> tuple[Array, Array]:
             return everywhere, ~nothing
         case Simplex():
             held = nothing if support.held is None else jnp.broadcast_to(jnp.asarray(support.held), value.shape)
-            return jnp.minimum(value, 1 - value), held
+            alone = jnp.sum(~held, -1, keepdims=True) <= 1  # a free cell that is what the others leave
+            return jnp.minimum(value, 1 - value), held | alone
         case CholeskyFactor() | PositiveDefinite():
             eye = jnp.eye(value.shape[-1], dtype=bool)
             upper = jnp.triu(jnp.ones(value.shape[-2:], bool), 1) if isinstance(support, CholeskyFactor) else nothing
             return jnp.where(eye, value, jnp.inf), jnp.broadcast_to(upper, value.shape)
         case HeldCells():
             held = jnp.broadcast_to(jnp.asarray(support.held), value.shape)
-            return jnp.where(held, jnp.inf, _room_of(support.inner, value)[0]), held
+            return jnp.where(held, jnp.inf, room_of_support(support.inner, value)[0]), held
     return everywhere, nothing

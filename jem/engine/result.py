@@ -22,7 +22,11 @@ class Status(Coded):
         "the objective, the expected statistics or the parameters became NaN or infinite, and the last finite ones were kept; "
         "look for NaN or infinity in the data and the start, and for rows that no component can produce",
     )
-    DECREASED = 3, "the objective fell by more than rounding and the better parameters were kept; the M-step does not climb"
+    DECREASED = (
+        3,
+        "the objective fell by more than rounding and the better parameters were kept; the M-step does not climb, or the "
+        "log-density rounds by more than the node's `conditioning` says",
+    )
     DEGENERATE = 4, "the parameters are not an answer; what is wrong is `Fit.cause`, and `Fit.check()` says what to do"
     SCREENED = 5, "the schedule gave this start up early, as it was not going to be the best"
     STUCK = (

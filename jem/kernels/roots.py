@@ -18,7 +18,7 @@ def falling_root(fn: Callable[..., Array], low: Any, high: Any, *args: Array) ->
         *args: (...) arrays of one shape and dtype, in which the root is differentiable.
 
     Returns:
-        z (...), to the last place: halvings of the bracket, 30 in float32 and 58 in float64.
+        z (...), to the last place: halvings of the bracket, 30 in float32 and 58 in float64. NaN for NaN.
 
     Example:
         >>> import jem, jax.numpy as jnp
@@ -43,4 +43,5 @@ def falling_root(fn: Callable[..., Array], low: Any, high: Any, *args: Array) ->
     slope = jax.jvp(lambda z: fn(z, *held), (z,), (jnp.ones_like(z),))[1]
     value = fn(z, *args)
     inside = (lo > ends[0]) & (hi < ends[1]) & (slope < 0)
-    return z - jnp.where(inside, (value - lax.stop_gradient(value)) / jnp.where(inside, lax.stop_gradient(slope), 1), 0)
+    put = jnp.where(inside, (value - lax.stop_gradient(value)) / jnp.where(inside, lax.stop_gradient(slope), 1), 0)
+    return jnp.where(jnp.isnan(value), jnp.nan, z - put)

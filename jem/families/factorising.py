@@ -75,6 +75,11 @@ class Factorising(Node):
     def expect(self, params: Params, posterior: Any, x: Data, weights: Array) -> Totals:
         return self._totals(x, weights)
 
+    def conditioning(self, params: Params) -> Array:
+        # log p is the difference of eta t and A, which rounds as these do.
+        a = jnp.abs(self.log_normaliser(params))
+        return jnp.max(jnp.where(jnp.isfinite(a), a, 1), initial=1.0)
+
     def features(self, x: Array) -> Array:
         return jnp.concatenate(self.statistics(x.astype(float_dtype(x))))
 

@@ -95,6 +95,9 @@ class Poisson(Factorising):
         more = xlogy_ratio(stats.sums[0], params.rate, old.rate) - stats.count * (params.rate - old.rate)
         return stats.carrier + jnp.sum(more)
 
+    def conditioning(self, params: PoissonParams) -> Array:
+        return jnp.ones((), params.rate.dtype)  # large counts take another form
+
     def recentre(self, stats: Totals, old: PoissonParams, new: PoissonParams) -> Totals:
         return stats._replace(carrier=self.expected_log_prob(new, stats, old))
 

@@ -20,6 +20,8 @@ from jem.engine.step import gradient_fields
 from jem.node import Data, Node, Params
 from jem.settings import check_level, describe
 
+_NAMED = 6  # numbers without a standard error that `check` names
+
 
 class StandardErrors(NamedTuple):
     """Standard errors, and what they rest on; `distance`, `num_flat` and `status` are scalars ().
@@ -43,7 +45,14 @@ class StandardErrors(NamedTuple):
 
     def check(self) -> "StandardErrors":
         """Returns itself where the status is REGULAR, and raises `FitError` otherwise. Not for use inside jit."""
-        InformationStatus.check(self.status, InformationStatus.REGULAR)
+        lost = [
+            f"{jax.tree_util.keystr(path)}{list(map(int, place)) or ''}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(self.errors)
+            for place in np.argwhere(np.isnan(np.asarray(leaf)))
+        ]
+        more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+        where = f"no standard error: {', '.join(lost[:_NAMED])}{more}" if lost else ""
+        InformationStatus.check(self.status, InformationStatus.REGULAR, where)
         return self
 
     def interval(self, level: float = 0.95) -> tuple[Any, Any]:

@@ -41,9 +41,9 @@ class Coded(enum.IntEnum):
         cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nAttributes:{meanings}\n"
 
     @classmethod
-    def check(cls, found: Any, sound: Self) -> None:
-        """Raises `FitError` with the prose of every code found, one or an array of them, that is not the sound one."""
+    def check(cls, found: Any, sound: Self, where: str = "") -> None:
+        """Raises `FitError` with the prose of every code found, one or more, that is not the sound one; and says where."""
         codes = np.unique(np.asarray(found))
         lines = [f"{code.name}: {code.prose}" for code in map(cls, codes.tolist()) if code != sound]
         if lines:
-            raise FitError("\n".join(lines))
+            raise FitError("\n".join([*lines, *([where] if where else [])]))

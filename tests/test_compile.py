@@ -55,7 +55,7 @@ def test_the_counter_counts():
 def test_fit_compiles_once():
     starts = [jem.init(model(), jax.random.key(k), data(k)) for k in range(3)]
     inputs = [data(k) for k in range(3)]
-    run = sys.modules["jem.fit"]._fit
+    run = sys.modules["jem.doors.fit"]._fit
     jem.fit(model(), starts[0], inputs[0], stop=jem.stop.RelativeGain(), max_steps=STEPS)
     programs = run._cache_size()
     with Counter() as counter:

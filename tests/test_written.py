@@ -191,7 +191,7 @@ WRONG = {
     "arguments": (lambda: jem.Density(lambda x: x, ONE), r"called with 2 arguments, \(params, x\); .*<lambda>\(x\) does not"),
     "three": (lambda: jem.LogJoint(law, jem.spaces.Finite(2), ONE), r"called with 3 arguments, \(params, x, z\)"),
     "prior": (lambda: jem.Density(law, ONE, log_prior=lambda: 0.0), r"log_prior is called with 1 argument, \(params\)"),
-    "space": (lambda: jem.LogJoint(lambda p, x, z: 0.0, 2, ONE), r"space must say which.*got 2; write jem.spaces.Finite\(2\)"),
+    "space": (lambda: jem.LogJoint(lambda p, x, z: 0.0, 2, ONE), r"space must say what.*got 2; write jem.spaces.Finite\(2\)"),
     "support": (
         lambda: jem.Density(law, ONE, supports={"m": jem.supports.Positive}),
         r"supports\['m'\].*the class Positive; write",

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jem import checks, tree
-from jem.coordinates import ravel, unravel
+from jem.coordinates import ravel, unconstrain, unravel
 from jem.data import row_weights, to_rows, to_units
 from jem.engine.step import e_step_chunk, gradient_fields
 from jem.engine.stream import fold, lay_out
@@ -117,6 +117,12 @@ def _directions(case: _Case, num: int) -> Array:
     return jnp.asarray(np.random.default_rng(0).standard_normal((num, size)), case.weights.dtype)
 
 
+def _leaf_of(case: _Case) -> np.ndarray:
+    """Of each free coordinate, the leaf it belongs to, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(unconstrain(case.node, case.params))
+    return np.repeat([jax.tree_util.keystr(path) for path, _ in leaves], [leaf.size for _, leaf in leaves])
+
+
 def _form(case: _Case) -> None:
     def step(params: Params) -> Params:
         return case.node.maximize(params, e_step_chunk(case.node, params, case.units, case.weights)[0])
@@ -173,10 +179,17 @@ def _fisher(case: _Case) -> None:
 
         return jax.jvp(both, (z,), (direction,))[1]
 
-    got, want = np.asarray([slopes(direction) for direction in _directions(case, 4)], float).T
-    size = max(float(jnp.sum(case.weights)), np.abs(want).max())
-    off = np.abs(got - want).max()
-    assert off <= 256 * case.eps * size, f"slopes of Q are {got}, those of the log-likelihood {want}"
+    def off(directions: Array) -> str | None:
+        got, want = np.asarray([slopes(direction) for direction in directions], float).T
+        size = max(float(jnp.sum(case.weights)), np.abs(want).max())
+        wrong = np.abs(got - want).max() > 256 * case.eps * size
+        return f"slopes of Q are {got}, those of the log-likelihood {want}" if wrong else None
+
+    directions = _directions(case, 4)
+    if message := off(directions):
+        of = _leaf_of(case)
+        alone = {leaf: off(directions * (of == leaf)[None, :]) for leaf in dict.fromkeys(of)}
+        raise AssertionError("; ".join(f"along {leaf}, {found}" for leaf, found in alone.items() if found) or message)
 
 
 def _ascent(case: _Case) -> bool | None:

@@ -122,3 +122,16 @@ def test_broken_laws_are_named(x64, cls, name, law):
     model = build(name, "float64")
     with pytest.raises(AssertionError, match=f"{cls.__name__} breaks the law '{law}'"):
         jem.testing.check_node(cls(model.row.node), model.params, model.x, model.weights)
+
+
+@node
+class Skewed(Broken):
+    def expected_log_prob(self, params, stats, old):
+        return self.child.expected_log_prob(params, stats, old) + jnp.sum(params.weights**2)
+
+
+def test_the_leaf_is_named(x64):
+    model = build("mixture_poisson", "float64")
+    with pytest.raises(AssertionError, match=r"'fisher': along \.weights, slopes of Q are") as error:
+        jem.testing.check_node(Skewed(model.row.node), model.params, model.x, model.weights)
+    assert ".components" not in str(error.value)

@@ -166,3 +166,18 @@ def test_what_cannot_be_inside_jit(junk, x64):
     bits = jem.Bernoulli.Params(jnp.asarray(THREE) / 10)
     got = jax.jit(lambda x: jem.log_prob(jem.Bernoulli(), bits, x))((x > 3).astype(float).at[1, 0].set(junk))
     assert got[1] == -jnp.inf and jnp.isfinite(got[jnp.arange(40) != 1]).all()
+
+
+def test_what_an_author_may_get_wrong_is_said():
+    """A member that returns one array in place of a tuple; rows in place of a matrix."""
+
+    @jem.author.node
+    class Bare(Exponential):
+        def natural(self, params):
+            return -params.rate
+
+    params = ExponentialParams(jnp.ones(3))
+    with pytest.raises(TypeError, match=r"Bare.natural must return a tuple of arrays, \(a,\) where it is one"):
+        jem.log_prob(Bare(), params, np.ones((4, 3)))
+    with pytest.raises(ValueError, match="Exponential: x must have rows"):
+        jem.log_prob(Exponential(), params, np.ones(4))

@@ -131,23 +131,13 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
         path, stuck = paths.forecast(path, residual, accepted), paths.stuck(path, residual, weight)
     progress = progress._replace(image=image, path=path)
 
-    steps_left = jnp.where(lane.num_steps >= problem.max_steps, Status.MAX_STEPS, Status.RUNNING)
-    ended = problem.stop.converged(progress) & standing.settled
-    # A candidate that is not finite is not what a climb ends with: it is looked at first.
-    ended = ended & tree.all_finite(candidate)
-    back = rising.cells(model, lane.candidate, image, weight) if path is not None else None
-    lift = ended & (lane.lift == rising.NONE) & rising.some(back)
-    ended = ended & ~lift
-    status = jnp.where(ended, jnp.where(stuck, Status.STUCK, Status.CONVERGED), steps_left)
-    # Where a floor holds the parameters up, it is also what ends the climb; and at a floor they stay.
-    cause = model.degenerate(lane.candidate, stats)
-    stays = accepted & ((cause & lane.cause & HELD) != 0)
-    status = jnp.where((cause != 0) & ((status != Status.RUNNING) | stays), Status.DEGENERATE, status)
-    status = jnp.where(fell, Status.DECREASED, status)
-    status = jnp.where(finite, status, Status.NONFINITE)
+    ends = problem.stop.converged(progress) & standing.settled
+    status, cause, lift, back = _verdict(problem, lane, seen, proposal, ends, stuck)
     # A step that its solver can take back ends nothing.
     refused = ~accepted & (retries | lifted)
-    status = jnp.where(refused, steps_left, status).astype(jnp.int32)
+    status = jnp.where(fell, Status.DECREASED, status)
+    status = jnp.where(finite, status, Status.NONFINITE)
+    status = jnp.where(refused, _going(problem, lane), status).astype(jnp.int32)
 
     params = tree.where(accepted, lane.candidate, lane.params)
     raised = candidate if back is None else rising.lifted(model, lane.candidate, image, back, weight)
@@ -169,6 +159,40 @@ def advance(problem: Problem, lane: Lane) -> tuple[Lane, Array]:
         path=path,
         lift=rising.after(lane.lift, lift, refused),
     ), jnp.where(refused, lane.objective, objective)
+
+
+def _going(problem: Problem, lane: Lane) -> Array:
+    """RUNNING, while steps are left."""
+    return jnp.where(lane.num_steps >= problem.max_steps, Status.MAX_STEPS, Status.RUNNING)
+
+
+def _verdict(
+    problem: Problem, lane: Lane, seen: Evaluated, proposal: Proposal, ends: Array, stuck: Array
+) -> tuple[Array, Array, Array, Any]:
+    """What becomes of a candidate that is finite and did not fall.
+
+    Args:
+        problem: model, data and rules.
+        lane: before the step.
+        seen: the candidate and what was evaluated there.
+        proposal: what the solver proposes next.
+        ends: whether the stopping rule says that the climb is over.
+        stuck: whether steps do not move what the score still pulls at.
+
+    Returns:
+        Status, cause, whether probabilities are to be lifted before the climb may end, and which.
+    """
+    model, weight = problem.model, problem.total_weight
+    # A candidate that is not finite is not what a climb ends with: it is looked at first.
+    ends = ends & tree.all_finite(proposal.candidate)
+    back = None if seen.path is None else rising.cells(model, lane.candidate, proposal.image, weight)
+    lift = ends & (lane.lift == rising.NONE) & rising.some(back)
+    ends = ends & ~lift
+    status = jnp.where(ends, jnp.where(stuck, Status.STUCK, Status.CONVERGED), _going(problem, lane))
+    # Where a floor holds the parameters up, it is also what ends the climb; and at a floor they stay.
+    cause = model.degenerate(lane.candidate, seen.stats)
+    stays = seen.accepted & ((cause & lane.cause & HELD) != 0)
+    return jnp.where((cause != 0) & ((status != Status.RUNNING) | stays), Status.DEGENERATE, status), cause, lift, back
 
 
 def _fell(problem: Problem, lane: Lane, objective: Array, point: Any) -> Array:

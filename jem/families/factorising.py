@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem import tree
+from jem import checks, tree
 from jem.data import float_dtype, without_holes
 from jem.node import CELLS, Data, Node, Params
 
@@ -25,9 +25,9 @@ class Factorising(Node):
     """D independent cells, `log p(x) = sum_d sum_i eta_i(theta_d) t_i(x_d) - A(theta_d) + h(x_d)`; x has rows (N, D).
 
     Write `natural`, `statistics`, `from_means`, `supports`, where they are not zero `log_normaliser` and `carrier`, for a
-    conjugate prior `pseudo`, and what the data ask for: `sample`, `features`, `validate`. Statistics are at least 0 where a
-    natural parameter may be minus infinity, as the logarithm of a probability of 0: a cell with a positive one is then
-    impossible. Inside `jem.Missing` single cells may be missing.
+    conjugate prior `pseudo`, and what the data ask for: `sample`, `features`, `validate` (this one checks for rows).
+    Statistics are at least 0 where a natural parameter may be minus infinity, as the logarithm of a probability of 0: a cell
+    with a positive one is then impossible. Inside `jem.Missing` single cells may be missing.
 
     Source: Barndorff-Nielsen (1978), Information and Exponential Families; Diaconis and Ylvisaker (1979) for the prior.
     """
@@ -63,7 +63,7 @@ class Factorising(Node):
 
     def infer(self, params: Params, x: Data) -> tuple[tuple[()], Array]:
         values, seen = self._cells(x, params)
-        eta, a, carrier = self.natural(params), self.log_normaliser(params), self.carrier(values)
+        eta, a, carrier = self._natural(params), self.log_normaliser(params), self.carrier(values)
         possible = carrier > -jnp.inf if seen is None else seen & (carrier > -jnp.inf)
         constant = -jnp.sum(a) if seen is None else -(a @ seen.astype(a.dtype))
         never = _NEVER[values.dtype.itemsize]
@@ -114,6 +114,9 @@ class Factorising(Node):
         means = tuple((s + mean(e)) / (mine.count + 1) for s, e in zip(mine.sums, every.sums, strict=True))
         return self.from_means(means)
 
+    def validate(self, x: Any) -> None:
+        checks.check_matrix(x, type(self).__name__)
+
     def log_prior(self, params: Params) -> Array:
         return self._dot(params, *self.pseudo(jax.tree.leaves(params)[0].dtype))
 
@@ -122,7 +125,7 @@ class Factorising(Node):
 
     def _dot(self, params: Params, count: Array, sums: tuple[Array, ...]) -> Array:
         """`sum_i eta_i sums_i - count A`; what sums to nothing may be impossible."""
-        safe = (jnp.where((s == 0) & jnp.isinf(e), 0, e) * s for e, s in zip(self.natural(params), sums, strict=True))
+        safe = (jnp.where((s == 0) & jnp.isinf(e), 0, e) * s for e, s in zip(self._natural(params), sums, strict=True))
         return jnp.sum(tree.total(safe) - count * self.log_normaliser(params))
 
     def _cells(self, x: Data, like: Any) -> tuple[Array, Array | None]:
@@ -130,5 +133,17 @@ class Factorising(Node):
         values, seen = without_holes(x)
         return values.astype(jax.tree.leaves(like)[0].dtype), seen
 
+    def _natural(self, params: Params) -> tuple[Array, ...]:
+        return _several(self, "natural", self.natural(params))
+
     def _statistics(self, values: Array, seen: Array | None) -> tuple[Array, ...]:
-        return tuple(t if seen is None else jnp.where(seen, t, 0) for t in self.statistics(values))
+        each = _several(self, "statistics", self.statistics(values))
+        return tuple(t if seen is None else jnp.where(seen, t, 0) for t in each)
+
+
+def _several(family: Factorising, member: str, got: Any) -> tuple[Array, ...]:
+    """What a member of a family returned, which must be a tuple."""
+    if not isinstance(got, tuple):
+        found = type(got).__name__
+        raise TypeError(f"{type(family).__name__}.{member} must return a tuple of arrays, (a,) where it is one; got {found}")
+    return got

@@ -159,6 +159,20 @@ class Node(Documented):
         """Expected sufficient statistics under the posterior, weighted by `weights` (N,) and summed over units."""
         raise TypeError(f"{type(self).__name__} does not define expect")
 
+    def infer_each(self, params: Params, x: Data, axes: Any, size: int) -> tuple[Posterior, Array]:
+        """`infer` of K = `size` copies of this node, with a leading axis K; `axes` are those of vmap over the parameters.
+
+        Write it, and `expect_each`, where all copies at once are less work than each of them.
+        """
+        return jax.vmap(self.infer, (axes, None), axis_size=size)(params, x)
+
+    def expect_each(self, params: Params, posterior: Posterior, x: Data, weights: Array, axes: Any) -> Stats:
+        """`expect` of K copies of this node, for weights (K, N), with a leading axis K.
+
+        What copies share need only be right in the sum over them.
+        """
+        return jax.vmap(self.expect, (axes, 0, None, 0))(params, posterior, x, weights)
+
     def maximize(self, params: Params, stats: Stats) -> Params:
         """The M-step: argmax of `expected_log_prob(., stats, params) + log_prior(.)`; valid for any statistics."""
         raise TypeError(f"{type(self).__name__} does not define maximize")

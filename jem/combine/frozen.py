@@ -13,6 +13,7 @@ from jem.node import (
     Data,
     Node,
     Params,
+    Posterior,
     Stats,
     field_names,
     get_fields,
@@ -74,6 +75,12 @@ class Frozen(Wrapper):
         if not given:
             return params
         return set_fields(params, {f: jax.tree.map(put, self._given(f, *pair), pair[1]) for f, pair in given.items()})
+
+    def infer_each(self, params: Params, x: Data, axes: Any, size: int) -> tuple[Posterior, Array]:
+        return self.child.infer_each(params, x, axes, size)
+
+    def expect_each(self, params: Params, posterior: Posterior, x: Data, weights: Array, axes: Any) -> Stats:
+        return self.child.expect_each(params, posterior, x, weights, axes)
 
     def maximize(self, params: Params, stats: Stats) -> Params:
         if not self.fields:

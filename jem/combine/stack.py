@@ -64,10 +64,10 @@ class Stack(Composite):
         return {WHOLE: jax.vmap(functools.partial(question, self.child))(*params, *stats)}
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        return jax.vmap(self.child.infer, (0, None))(params, x)
+        return self.child.infer_each(params, x, 0, self.size)
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        return jax.vmap(self.child.expect, (0, 0, None, 0))(params, posterior, x, weights)
+        return self.child.expect_each(params, posterior, x, weights, 0)
 
     def maximize(self, params: Params, stats: Stats) -> Params:
         return jax.vmap(self.child.maximize)(params, stats)

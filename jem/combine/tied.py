@@ -96,10 +96,10 @@ class Tied(Composite):
         return {WHOLE: jax.vmap(functools.partial(question, self.child), axes, axis_size=self.size)(*params, *stats)}
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        return jax.vmap(self.child.infer, (self.axes(params), None), axis_size=self.size)(params, x)
+        return self.child.infer_each(params, x, self.axes(params), self.size)
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        return jax.vmap(self.child.expect, (self.axes(params), 0, None, 0))(params, posterior, x, weights)
+        return self.child.expect_each(params, posterior, x, weights, self.axes(params))
 
     def maximize(self, params: Params, stats: Stats) -> Params:
         return self.child.tie(params, stats, self.fields or field_names(params))

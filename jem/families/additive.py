@@ -122,10 +122,10 @@ class Additive(Node):
         return GaussianParams(self.means(params), params.whitening)
 
     def infer(self, params: AdditiveParams, x: Array) -> tuple[tuple[()], Array]:
-        return jax.vmap(self.child.infer, (SHARED, None))(self._each(params), x)
+        return self.child.infer_each(self._each(params), x, SHARED, self.size)
 
     def expect(self, params: AdditiveParams, posterior: tuple[()], x: Array, weights: Array) -> GaussianStats:
-        return jax.vmap(self.child.expect, (SHARED, None, None, 0))(self._each(params), (), x, weights)
+        return self.child.expect_each(self._each(params), (), x, weights, SHARED)
 
     def maximize(self, params: AdditiveParams, stats: GaussianStats) -> AdditiveParams:
         w, total = params.whitening, jnp.sum(stats.count)

@@ -73,11 +73,11 @@ class Gaussian(LocationScale):
         mean, covariance = jnp.asarray(mean, float), jnp.asarray(covariance, float)
         return GaussianParams(mean, whitening_of(self.covariance, covariance, mean.shape[-1]))
 
-    def infer(self, params: GaussianParams, x: Array) -> tuple[tuple[()], Array]:
-        return (), kernel.log_normal(self.covariance, params.whitening, self.whitened(params, x))
+    def of_squares(self, params: GaussianParams, squares: Array, dim: int) -> tuple[tuple[()], Array]:
+        return (), kernel.log_normal(self.covariance, params.whitening, squares, dim)
 
-    def expect(self, params: GaussianParams, posterior: tuple[()], x: Array, weights: Array) -> GaussianStats:
-        return GaussianStats(jnp.sum(weights), self.covariance.moments(self.whitened(params, x), weights))
+    def gather(self, posterior: tuple[()], weights: Array, moments: Moments) -> GaussianStats:
+        return GaussianStats(jnp.sum(weights), moments)
 
     def expected_log_prob(self, params: GaussianParams, stats: GaussianStats, old: GaussianParams) -> Array:
         return kernel.expected_log_normal(self.covariance, *params, stats.count, stats.mass, stats.moments, *old)

@@ -8,11 +8,12 @@ from jax import Array, lax
 
 from jem import checks
 from jem.kernels import gaussian as kernel
-from jem.kernels.covariance import Pseudo, Structure
+from jem.kernels import plates
+from jem.kernels.covariance import Moments, Pseudo, Structure
 from jem.kernels.linalg import safe_sqrt
 from jem.kernels.sums import over_rows
 from jem.kernels.support import Real
-from jem.node import HELD, Node, Params, Stats, flag, node, replaced, setting
+from jem.node import HELD, Node, Params, Posterior, Stats, flag, node, replaced, setting
 from jem.settings import a, number, optional
 
 STRUCTURE = a("from_diagonal", "jem.covariance.Full(), jem.covariance.Diagonal() or jem.covariance.Spherical()")
@@ -58,17 +59,50 @@ class LocationScale(Node):
     """A density of `z = W (x - mean)`; x has rows (N, D).
 
     Params begin with `mean` (D,) and `whitening`; statistics have `count` (), the sum of the weights, and `moments` of z, whose
-    own weights sum to `mass` (). A family adds `infer`, `expect`, `expected_log_prob`, `init` and `sample`, and where it has
-    more parameters `maximize_others`; its fields are these three, what its covariances are is the structure's business.
+    own weights sum to `mass` (). A family adds `of_squares`, `mass`, `gather`, `expected_log_prob`, `init` and `sample`, and
+    where it has more parameters `maximize_others`; its fields are these three, what its covariances are is the structure's
+    business.
     """
 
     covariance: Structure
     prior: InverseWishart | None
     scale: FeatureScale | None
 
+    def of_squares(self, params: Params, squares: Array, dim: int) -> tuple[Posterior, Array]:
+        """The posterior and the log-density (N,), from `|z|^2` (N,) and D."""
+        raise TypeError(f"{type(self).__name__} does not define of_squares")
+
+    def mass(self, posterior: Posterior, weights: Array) -> Array:
+        """What the moments of each unit weigh, (N,)."""
+        return weights
+
+    def gather(self, posterior: Posterior, weights: Array, moments: Moments) -> Stats:
+        """The statistics, from the moments and what else the posterior tells."""
+        raise TypeError(f"{type(self).__name__} does not define gather")
+
     def maximize_others(self, params: Params, stats: Stats) -> dict[str, Array]:
         """The M-step of the fields that are neither mean nor whitening, by name."""
         return {}
+
+    def infer(self, params: Params, x: Array) -> tuple[Posterior, Array]:
+        return self.of_squares(params, jnp.sum(self.whitened(params, x) ** 2, 0), x.shape[0])
+
+    def expect(self, params: Params, posterior: Posterior, x: Array, weights: Array) -> Stats:
+        moments = self.covariance.moments(self.whitened(params, x), self.mass(posterior, weights))
+        return self.gather(posterior, weights, moments)
+
+    def infer_each(self, params: Params, x: Array, axes: Any, size: int) -> tuple[Posterior, Array]:
+        if params.mean.ndim == 1:
+            return super().infer_each(params, x, axes, size)
+        squares = plates.squares(self.covariance, params.whitening, params.mean, x)
+        return jax.vmap(lambda p, s: self.of_squares(p, s, x.shape[0]), (axes, 0))(params, squares)
+
+    def expect_each(self, params: Params, posterior: Posterior, x: Array, weights: Array, axes: Any) -> Stats:
+        if params.mean.ndim == 1:
+            return super().expect_each(params, posterior, x, weights, axes)
+        mass = jax.vmap(self.mass)(posterior, weights)
+        moments = plates.moments(self.covariance, params.whitening, params.mean, x, mass)
+        return jax.vmap(self.gather)(posterior, weights, moments)
 
     def whitened(self, params: Params, x: Array) -> Array:
         """`W (x - mean)`, (D, N)."""

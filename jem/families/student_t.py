@@ -86,19 +86,20 @@ class StudentT(LocationScale):
         w = whitening_of(self.covariance, covariance, mean.shape[-1])
         return StudentTParams(mean, w, jnp.asarray(df, float))
 
-    def infer(self, params: StudentTParams, x: Array) -> tuple[StudentTPosterior, Array]:
-        dim, df = x.shape[0], params.df
-        square = jnp.sum(self.whitened(params, x) ** 2, 0)
-        a, b = 0.5 * (df + dim), 0.5 * (df + square)
-        log_prob = kernel.log_student_t(self.covariance, params.whitening, square, df, dim)
-        away = (dim - square) / (df + square)  # E[u] - 1; near 0 it and its logarithm cancel
+    def of_squares(self, params: StudentTParams, squares: Array, dim: int) -> tuple[StudentTPosterior, Array]:
+        df = params.df
+        a, b = 0.5 * (df + dim), 0.5 * (df + squares)
+        log_prob = kernel.log_student_t(self.covariance, params.whitening, squares, df, dim)
+        away = (dim - squares) / (df + squares)  # E[u] - 1; near 0 it and its logarithm cancel
         near = jnp.abs(away) < 0.5
         log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, away, 0)), jnp.log(a / b))
         return StudentTPosterior(a / b, log_ratio - away - kernel.digamma_gap(a)), log_prob
 
-    def expect(self, params: StudentTParams, posterior: StudentTPosterior, x: Array, weights: Array) -> StudentTStats:
+    def mass(self, posterior: StudentTPosterior, weights: Array) -> Array:
+        return weights * posterior.scale
+
+    def gather(self, posterior: StudentTPosterior, weights: Array, moments: Moments) -> StudentTStats:
         u, gap = posterior
-        moments = self.covariance.moments(self.whitened(params, x), weights * u)
         return StudentTStats(jnp.sum(weights), weights @ u, weights @ gap, moments)
 
     def maximize_others(self, params: StudentTParams, stats: StudentTStats) -> dict[str, Array]:

@@ -38,6 +38,8 @@ class Structure(Documented):
     A new one is a file with the members down to `support`; the others follow. A family asks, and never looks which it is.
     """
 
+    separate = False  # whether a factor is numbers for one feature at a time
+
     def diagonal(self, w: Array, dim: int) -> Array:
         """The diagonal of the factor, (D,)."""
         raise TypeError(f"{type(self).__name__} does not define diagonal")
@@ -151,7 +153,7 @@ class Structure(Documented):
             return jax.vmap(lambda w, c, s: self.maximize(w, c, s, prior, dim))(w, count, scatter)
         if fields != ("whitening",):
             raise ValueError(f"Tied: covariances of the structure {self!r} share their 'whitening', not {fields}")
-        pooled = jnp.sum(tree.where(count > 0, scatter, jnp.zeros_like(scatter)), 0)
+        pooled = jnp.sum(scatter, 0)
         if prior is not None:
             prior = prior._replace(strength=prior.strength * count.shape[0])
         return self.maximize(w, jnp.sum(count), pooled, prior, dim)
@@ -167,6 +169,8 @@ class Structure(Documented):
 
 class Separate(Structure):
     """Structures without correlations: W is numbers (D, 1) or (1, 1), a feature at a time; they differ in how they pool."""
+
+    separate = True
 
     def times(self, w: Array, d: Array) -> Array:
         return w * d

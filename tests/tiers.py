@@ -28,7 +28,7 @@ EVERY_ROW = ("laws/test_converged.py", "laws/test_score.py")
 
 LONG = {
     "laws/test_ascent.py": ("fit_is_those_steps[lds_level]",),
-    "oracles/test_cases.py": ("[gmm_iris-9-VII]", "[gmm_iris-9-VVI]"),
+    "oracles/test_cases.py": ("[gmm_iris-9-VII]", "[gmm_iris-9-VVI]", "[gmm_iris-9-VVV]"),
     "oracles/test_factor_cases.py": ("test_fa_ability[prior1]",),
     "oracles/test_logjoint_cases.py": ("test_poisson_hmm",),
     "oracles/test_written_cases.py": (
@@ -37,10 +37,12 @@ LONG = {
         *("test_student_regression[8]", "test_survival[loglogistic]", "test_survival[weibull]", "test_beta_binomial[common]"),
         *("test_biochemists[count_only]", "test_salamanders[zi_negbin]", "test_salamanders[hurdle_poisson]"),
         *("test_salamanders[hurdle_negbin]", "test_student_regression[4]"),
-        *("test_gamma_regression[inverse-lot1]", "test_survival[lognormal]"),
+        *("test_gamma_regression[inverse-lot1]", "test_survival[lognormal]", "test_student_regression[1.1]"),
     ),
     "test_bootstrap.py": ("test_number_of_components",),
+    "test_check_node.py": ("test_sound_nodes[mixed_product]", "test_sound_nodes[student_t]"),
     "test_cli.py": (
+        "test_every_model_fits[t]",
         *("test_every_model_fits[t-diag]", "test_every_model_fits[gmm-spherical]", "test_every_model_fits[gmm-diag]"),
         *("test_every_model_fits[poisson]", "test_interrupted_fit_ends_at_once[2]"),
     ),
@@ -52,25 +54,31 @@ LONG = {
         *("test_heywood_case_is_flagged[float64]", "test_ordinary_fit_is_not_flagged[float32]"),
         *("test_float32_far_from_the_origin[Missing]", "test_mixture_of_factor_analysers[spherical]"),
         *("test_scale_of_the_data_does_not_matter[float64]", "test_log_prob_is_scipys[spherical"),
+        *("test_fit_never_falls[diagonal-float64", "test_fit_never_falls[spherical-float32"),
     ),
     "test_failures.py": (
         *("test_scales_of_1e30[float64-100]", "test_scales_of_1e30[float32--100]", "test_steps_run_out[float64]"),
         *("test_as_many_components_as_rows[float64]", "test_a_nan_row_inside_jit[float64]"),
+        *("test_scales_of_1e30[float64--100]", "again_and_again[full-1]", "again_and_again[spherical-1]"),
     ),
     "test_fit.py": ("test_inside_jvp", "test_inside_vmap_over_hyper_parameters", "test_parameter_counts[one of]"),
     "test_gem.py": (
         *("-schedule]", "-chain]", "test_equals_the_closed_form[mixture_no_prior]"),
         *("test_equals_the_closed_form[latent_class]", "and_vmap[mixture_laplace]", "and_vmap[mixture_poisson]"),
         *("[units-several steps]", "[statistics-adam]", "[units-sgd]", "safeguard_it_falls[statistics]", "[logjoint-lbfgs]"),
+        "[units-refused at once]",
     ),
+    "test_gem_more.py": tuple(f"different_scales[{way}]" for way in ("adam-limit", "adam-gain", "lbfgs-left", "lbfgs-gain")),
     "test_gradients.py": tuple(f"finite_gradient[{family}]" for family in ("LDS", "student", "diagonal", "factor")),
     "test_laws_of_chains.py": (
         "takes_every_law[driven]",
         *("takes_every_law[cells]", "takes_every_law[kronecker]", "takes_every_law[categorical stays]"),
-        *("of_every_law[cells]", "of_every_law[categorical stays]"),
+        *("of_every_law[cells]", "of_every_law[categorical stays]", "of_every_law[driven]"),
         *("by_enumeration[True-negative binomial]", "by_enumeration[True-poisson]", "never_leave_a_state[poisson]"),
+        "never_leave_a_state[negative binomial]",
         *("all_outlast[float32-poisson-5]", "all_outlast[float32-negative binomial-5]", "all_outlast[float64-poisson-5]"),
-        "all_outlast[float64-negative binomial-5]",
+        *("all_outlast[float64-negative binomial-5]", "all_outlast[float32-negative binomial-20]"),
+        "all_outlast[float32-negative binomial-2]",
     ),
     "test_lds.py": (
         *("test_a_start_from_data_comes_near_the_truth", "test_brute_force[diagonal]", "test_a_mixture_of_models"),
@@ -82,7 +90,9 @@ LONG = {
         *("test_two_groups_without_a_common_symbol[float64]", "test_nothing_is_seen_beyond_the_ends[-inf]"),
         *("test_nothing_is_seen_beyond_the_ends[1e+30]", "test_impossible_sequences_have_no_posterior[float64]"),
     ),
-    "test_remaining.py": ("[SQUAREM-hmm_of_mixtures]", "test_sixty_random_problems[poisson]"),
+    "test_remaining.py": (
+        *("[SQUAREM-hmm_of_mixtures]", "test_sixty_random_problems[poisson]", "test_sixty_random_problems[factor]"),
+    ),
     "test_restarts.py": ("test_batches_change_nothing[1]",),
     "test_written.py": ("test_starts_look_at_the_data[joint chain]",),
 }

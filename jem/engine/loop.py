@@ -169,18 +169,9 @@ def _going(problem: Problem, lane: Lane) -> Array:
 def _verdict(
     problem: Problem, lane: Lane, seen: Evaluated, proposal: Proposal, ends: Array, stuck: Array
 ) -> tuple[Array, Array, Array, Any]:
-    """What becomes of a candidate that is finite and did not fall.
+    """What becomes of a candidate that is finite and did not fall, where the stopping rule `ends` the climb or it is `stuck`.
 
-    Args:
-        problem: model, data and rules.
-        lane: before the step.
-        seen: the candidate and what was evaluated there.
-        proposal: what the solver proposes next.
-        ends: whether the stopping rule says that the climb is over.
-        stuck: whether steps do not move what the score still pulls at.
-
-    Returns:
-        Status, cause, whether probabilities are to be lifted before the climb may end, and which.
+    Status, cause, whether probabilities are to be lifted before the climb may end, and which.
     """
     model, weight = problem.model, problem.total_weight
     # A candidate that is not finite is not what a climb ends with: it is looked at first.

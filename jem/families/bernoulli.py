@@ -81,7 +81,7 @@ class Bernoulli(Factorising):
         return x.astype(float_dtype(x))
 
     def validate(self, x: Array) -> None:
-        checks.check_matrix(x, "Bernoulli")
+        super().validate(x)
         checks.check_integers(x, "Bernoulli", upper=2)
 
 

@@ -112,5 +112,5 @@ class Poisson(Factorising):
         return 2 * jnp.sqrt(x.astype(float_dtype(x)))
 
     def validate(self, x: Array) -> None:
-        checks.check_matrix(x, "Poisson")
+        super().validate(x)
         checks.check_integers(x, "Poisson")

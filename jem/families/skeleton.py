@@ -74,7 +74,7 @@ class Exponential(Factorising):
         return jnp.log(x)
 
     def validate(self, x: Array) -> None:
-        checks.check_matrix(x, "Exponential")
+        super().validate(x)
         if checks.found(_not_positive, x):
             raise ValueError(f"Exponential: x must be > 0; got {checks.first_fault(_not_positive, x)}")
 

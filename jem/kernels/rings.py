@@ -84,6 +84,7 @@ def _broadcasts(matrix: Array, lanes: int) -> bool:
 
 
 def by_lanes(matrix: Array) -> Array:
+    """A matrix for each lane, (K, K, L), from these or from one (K, K) for all."""
     return matrix if matrix.ndim == 3 else matrix[:, :, None]
 
 

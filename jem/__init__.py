@@ -46,6 +46,7 @@ from jem.coordinates import unconstrain as unconstrain
 from jem.data import Given as Given
 from jem.data import Labelled as Labelled
 from jem.data import Sequences as Sequences
+from jem.doors.cores import use_cores as use_cores
 from jem.doors.fit import fit as fit
 from jem.doors.fit import fit_restarts as fit_restarts
 from jem.doors.stream import Streamed as Streamed

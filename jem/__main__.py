@@ -7,7 +7,7 @@ try:
     from jem.cli import main
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
-    if missing not in ("typer", "rich"):
+    if missing not in ("typer", "rich", "platformdirs"):
         raise
     print(f"jem: the command needs {missing}: pip install 'jem[cli]'", file=sys.stderr)
     sys.exit(2)

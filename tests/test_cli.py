@@ -2,18 +2,34 @@
 
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from jem import cli, datasets
+import jem
+from jem import datasets
+from jem.cli import command as cli
+from jem.cli import start
 from jem.datasets.table import TableError, read_table
 
 NUMBERS = "a,b\n1,2\n3,4\n5,7\n"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    """Programs of other processes go to a folder of the test's; this process keeps to itself."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(cli, "keep_programs", lambda: None)
+    yield folder
+    jem.use_cores(1)
 
 
 def run(capsys, *arguments):
@@ -249,11 +265,62 @@ def test_interrupted_fit_ends_at_once(tmp_path, number):
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
 
 
-@pytest.mark.parametrize("missing", ["typer", "rich"])
+SCRIPT = """
+import sys
+from collections import Counter
+from jax import monitoring
+seen = Counter()
+monitoring.register_event_listener(lambda event, **more: seen.update([event.removeprefix("/jax/compilation_cache/")]))
+from jem.cli import main
+code = main(sys.argv[1:])
+print(code, seen["cache_hits"], seen["cache_misses"])
+"""
+
+
+def count(*arguments):
+    """The exit code, and the programs found and not found in the cache, of the command in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True)
+    assert not done.stderr
+    return tuple(int(word) for word in done.stdout.split()[-3:])
+
+
+def test_a_second_process_compiles_nothing(own_cache, tmp_path):
+    (tmp_path / "x.csv").write_text(NUMBERS)
+    arguments = ["fit", str(tmp_path / "x.csv"), "-k", "1", "--restarts", "2", "--max-steps", "3"]
+    code, hits, misses = count(*arguments)
+    assert code == 0 and misses > 0
+    assert count(*arguments) == (0, hits + misses, 0)
+
+
+def test_when_programs_are_kept(monkeypatch, capsys, own_cache, tmp_path):
+    """Unless told not to; where a folder cannot be made, or another was chosen, all stays as it is."""
+    asked = []
+    monkeypatch.setattr(cli, "keep_programs", lambda: asked.append(True))
+    (tmp_path / "x.csv").write_text(NUMBERS)
+    arguments = ["fit", tmp_path / "x.csv", "-k", "1", "--restarts", "1", "--max-steps", "1", "--cores", "1"]
+    run(capsys, *arguments, "--no-cache")
+    assert not asked
+    run(capsys, *arguments)
+    assert asked
+    before = dict(jax.config.values)
+    shutil.rmtree(own_cache)
+    own_cache.touch()
+    start.keep_programs()
+    assert dict(jax.config.values) == before
+    own_cache.unlink()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        start.keep_programs()
+        assert not own_cache.exists()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before["jax_compilation_cache_dir"])
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "platformdirs"])
 def test_without_the_extra(monkeypatch, capsys, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     for name in list(sys.modules):
-        if name == "jem.cli" or name.startswith(f"{missing}."):
+        if name.split(".")[:2] == ["jem", "cli"] or name.startswith(f"{missing}."):
             monkeypatch.delitem(sys.modules, name)
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module("jem", run_name="__main__")

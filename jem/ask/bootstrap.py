@@ -13,6 +13,7 @@ from jem.ask.asking import asked
 from jem.ask.resample import Weights
 from jem.ask.units import check_units, num_counted
 from jem.data import row_weights, to_units, used_rows
+from jem.doors.cores import by_keys
 from jem.doors.fit import fit
 from jem.engine.result import Status
 from jem.engine.solvers.accelerate import Anderson
@@ -114,12 +115,13 @@ def bootstrap(
         batch_size = 1 if jax.default_backend() == "cpu" else num_replicates
     checks.check_positive_int(batch_size, "batch_size")
     keys = jax.random.split(key, num_replicates)
-    return _bootstrap(node, keys, params, x, weights, replicates, solver, stop, max_steps=max_steps, together=batch_size)
+    arguments = node, params, x, weights, replicates, solver, stop
+    return by_keys(_bootstrap, keys, arguments, max_steps=max_steps, together=batch_size)
 
 
 @functools.partial(jax.jit, static_argnames=("max_steps", "together"))
 def _bootstrap(
-    model: Node, keys: Array, params: Params, x: Data, weights: Array | None, replicates: Any, solver: Any, stop: Any,
+    keys: Array, model: Node, params: Params, x: Data, weights: Array | None, replicates: Any, solver: Any, stop: Any,
     *, max_steps: int, together: int,
 ) -> Bootstrap:  # fmt: skip
     units, w = to_units(used_rows(x, weights)), row_weights(x, weights)

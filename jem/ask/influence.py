@@ -15,6 +15,7 @@ from jem.ask.polish import InformationStatus, ask, status_of
 from jem.ask.units import check_units, num_counted
 from jem.data import row_weights, to_units
 from jem.engine.score import flat, level, params_at, target
+from jem.kernels.sums import in_batches
 from jem.node import Data, Node, Params
 
 _TOGETHER = 32
@@ -160,7 +161,7 @@ def _leave_one_out(model: Node, params: Params, x: Data, weights: Array) -> Leav
         left_out = t.model.infer(params_at(t, z - w_n * move), unit)[1][0]
         return left_out, t.model.infer(params, unit)[1][0]
 
-    without, with_ = lax.map(one, (x, weights, moved), batch_size=_TOGETHER)
+    without, with_ = in_batches(one, (x, weights, moved), _TOGETHER)
     total, num = jnp.sum(weights * without), jnp.sum(weights)
     spread = jnp.sqrt(num * jnp.sum(weights * (without - total / num) ** 2) / num)
     several = num_counted(weights) > 1

@@ -11,6 +11,7 @@ from jem import checks
 from jem.combine.frozen import not_given
 from jem.coordinates import check_values
 from jem.data import inputs_within
+from jem.doors.cores import spread
 from jem.engine.adjoint.implicit import Implicit
 from jem.engine.devices import mesh_of
 from jem.engine.program import solve
@@ -76,7 +77,8 @@ def fit(
     params = checks.read_params(params)
     check_values(node, params)
     task = Task(node, x, weights, solver, stop, FinishAll(), adjoint, max_steps=max_steps, slots=None, mesh=mesh_of(x, 1))
-    return _fit(task, params)
+    task, params, home = spread(task, params, 1)
+    return home(_fit(task, params))
 
 
 def fit_restarts(
@@ -147,7 +149,8 @@ def fit_restarts(
         node, x, weights, solver, stop, schedule, adjoint,
         max_steps=max_steps, slots=batch_size, mesh=mesh_of(x, num_restarts),
     )  # fmt: skip
-    return _fit_restarts(task, key, starts, num_restarts=num_restarts)
+    task, (key, starts), home = spread(task, (key, starts), num_restarts)
+    return home(_fit_restarts(task, key, starts, num_restarts=num_restarts))
 
 
 def _num_lanes(key: Array | None, num_restarts: int | None, starts: Params) -> int:

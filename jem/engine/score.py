@@ -18,6 +18,7 @@ from jem.data import row_weights, to_units, used_rows
 from jem.engine.step import e_step, e_step_chunk
 from jem.engine.stream import Chunks, chunk_size, fold, lay_out, unit_bytes
 from jem.kernels.spectral import eigh, right_singular
+from jem.kernels.sums import in_batches
 from jem.kernels.support import HeldCells, Simplex
 from jem.node import Data, Node, Params, Stats, has_local_q, keep_units
 
@@ -109,7 +110,7 @@ def _climbed(t: Target, z: Array, stats: Stats, old: Params) -> Array:
 
 def columns(fn: Any, size: int, dtype: Any) -> Array:
     """The matrix (m, size) of a linear map, a few directions at a time."""
-    return lax.map(fn, jnp.eye(size, dtype=dtype), batch_size=min(TOGETHER, size)).T
+    return in_batches(fn, jnp.eye(size, dtype=dtype), TOGETHER).T
 
 
 def observed_information(t: Target, z: Array) -> Array:

@@ -16,6 +16,7 @@ from jem.node import Node, Params, Stats, node
 # What may be said of a solver at once: `Solver.traits`.
 GAINS = "gains"  # the gains of its steps shrink as EM's do, so that they tell EM's rate of convergence
 STATIONARY = "stationary"  # it ends where the objective is stationary: the fit has the derivatives of a fixed point of EM
+SUMS = "sums"  # all it knows of the data are sums over all units: how the rows are laid out changes nothing
 MAXIMIZES = "maximizes"  # `Proposal.image` maximises Q: half of what the slope promises there is EM's decrement
 
 
@@ -145,8 +146,8 @@ class Solver(Documented):
 
     @property
     def traits(self) -> frozenset[str]:
-        """What holds of it: some of GAINS, STATIONARY and MAXIMIZES; all of them by default."""
-        return frozenset({GAINS, STATIONARY, MAXIMIZES})
+        """What holds of it: some of GAINS, STATIONARY, SUMS and MAXIMIZES; all of them by default."""
+        return frozenset({GAINS, STATIONARY, SUMS, MAXIMIZES})
 
     @property
     def memory(self) -> int:

@@ -60,6 +60,21 @@ def sum_in_parts(fn: Callable[..., Any], units: Any, weights: Array, size: int =
     return tree.add(*compensated(lambda index: fn(*part(units, weights, index, size)), jnp.arange(-(-num // size))))
 
 
+def in_batches(fn: Callable[[Any], T], xs: Any, at_most: int) -> T:
+    """`fn` of each entry along the leading axis of a tree, at most so many at once, in batches of one size: one program.
+
+    What fills the last batch up is dropped.
+    """
+    num = jax.tree.leaves(xs)[0].shape[0]
+    rounds = -(-num // at_most)
+    size = -(-num // rounds)
+    if rounds == 1:
+        return jax.vmap(fn)(xs)
+    index = jnp.minimum(jnp.arange(rounds * size), num - 1).reshape(rounds, size)
+    out = lax.map(lambda some: jax.vmap(fn)(jax.tree.map(lambda leaf: leaf[some], xs)), index)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num], out)
+
+
 def over_rows(fn: Callable[[Array, Array], Array], combine: Callable[[Array, Array], Array], x: Array, weights: Array) -> Array:
     """`fn(rows (P, C, D), weights (P, C))` over all units of x (D, N), C of each of P stretches at a time; (P, D).
 

@@ -190,7 +190,8 @@ def _fixed_point_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     # A pass over the data of which nothing is kept but the data.
     push = jax.checkpoint(lambda z, inputs, dots: jax.jvp(lambda a: score(z, a), (inputs,), (dots,))[1])
     change = push(z, tuple(inputs), tuple(tangents[2:]))
-    product = lambda v: -jax.jvp(lambda z: score(z, tuple(inputs)), (z,), (v,))[1]
+    here = target(*inputs, like)
+    product = lambda v: -jax.jvp(lambda z: level(here, z).score, (z,), (v,))[1]
     solve = lambda product, b: _solve(found.curvature, product, b)
     return z, lax.custom_linear_solve(product, change, solve, symmetric=True)
 

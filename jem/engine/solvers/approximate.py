@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.engine.solvers.assigned import Numbered, step_key
-from jem.engine.step import EM, STATIONARY, Around, EStep, Evaluated, Inner, Proposal
+from jem.engine.step import EM, STATIONARY, SUMS, Around, EStep, Evaluated, Inner, Proposal
 from jem.engine.stream import Total
 from jem.node import Node, Params, Stats, node, setting, static
 from jem.settings import number, whole
@@ -110,8 +110,8 @@ class MonteCarlo(Around):
 
     @property
     def traits(self) -> frozenset[str]:
-        """The inner solver's, but for STATIONARY: only up to the noise of the draws."""
-        return self.solver.traits - {STATIONARY}
+        """The inner solver's, but for STATIONARY: only up to the noise of the draws; and SUMS: it draws chunk by chunk."""
+        return self.solver.traits - {STATIONARY, SUMS}
 
     def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Numbered]:
         """Random numbers of its own for every lane, nothing drawn yet."""

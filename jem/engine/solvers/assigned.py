@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jem.engine.step import EM, STATIONARY, Around, Counted, EStep, Inner, Proposal, Unsettled
+from jem.engine.step import EM, STATIONARY, SUMS, Around, Counted, EStep, Inner, Proposal, Unsettled
 from jem.engine.stream import Total
 from jem.kernels.assign import Drawn, Hardest, Tempered
 from jem.node import Node, Params, Stats, assign, has_discrete, node, setting, static
@@ -156,8 +156,8 @@ class Stochastic(Unsettled):
 
     @property
     def traits(self) -> frozenset[str]:
-        """The inner solver's, but for STATIONARY: it does not come to rest."""
-        return self.solver.traits - {STATIONARY}
+        """The inner solver's, but for STATIONARY: it does not come to rest; and SUMS: it draws chunk by chunk."""
+        return self.solver.traits - {STATIONARY, SUMS}
 
     def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, Numbered]:
         """Random numbers of its own for every lane, nothing drawn yet."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem import tree
-from jem.engine.step import EM, GAINS, Counted, EStep, Evaluated, Proposal, Solver, Unsettled, carried, e_step_chunk
+from jem.engine.step import EM, GAINS, SUMS, Counted, EStep, Evaluated, Proposal, Solver, Unsettled, carried, e_step_chunk
 from jem.engine.stream import Total
 from jem.node import Node, Params, Stats, node, setting, static
 from jem.settings import number, whole
@@ -91,6 +91,11 @@ class Online(Unsettled):
     solver: Any = EM()
 
     @property
+    def traits(self) -> frozenset[str]:
+        """The inner solver's, but for SUMS: a batch is of some units."""
+        return self.solver.traits - {SUMS}
+
+    @property
     def steps(self) -> Any:
         """The steps that are passes."""
         return self.passes
@@ -162,8 +167,8 @@ class Incremental(Solver):
 
     @property
     def traits(self) -> frozenset[str]:
-        """All but GAINS: a step is a part of EM's."""
-        return super().traits - {GAINS}
+        """All but GAINS: a step is a part of EM's; and SUMS: of some units."""
+        return super().traits - {GAINS, SUMS}
 
     def init(self, model: Node, params: Params, total: Total, lane: Array) -> tuple[Proposal, IncrementalState]:
         """The start, and room for the statistics of the blocks."""

@@ -1,4 +1,4 @@
-"""The command behind `python -m jem`: reads a file, fits a mixture for each K, chooses K by BIC, writes the result."""
+"""Reads a file, fits a mixture for each K, chooses K by BIC, writes the result."""
 
 import os
 import re
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 import jem
+from jem.cli.start import keep_programs, take_cores
 from jem.datasets import old_faithful
 from jem.datasets.table import TableError, cell_name, read_table
 from jem.doors.fit import MOST_RECORDED
@@ -119,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show_old_faithful(context: typer.Context) -> None:
     """With no command: fits two Gaussians to the bundled Old Faithful data with 256 restarts."""
     if context.invoked_subcommand is None:
+        take_cores(None)
+        keep_programs()
         x, num_restarts = old_faithful(), 256
         model = MODELS["gmm"](2)
         first, second = _run(lambda: [fit_one(model, jax.random.key(0), x, num_restarts) for _ in range(2)], "float64")
@@ -142,6 +145,8 @@ def fit(
     tol: Annotated[float, typer.Option(min=0.0, help="Stop where no more than this many nats are left to climb.")] = 1e-3,
     columns: Annotated[str, typer.Option(metavar="A,B,..", help="Columns to use, by name or number from 1.")] = "",
     out_path: Annotated[str, typer.Option("--out", metavar="FILE.npz", help="Where parameters and labels go.")] = "",
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores to use; all by default.")] = None,
+    cache: Annotated[bool, typer.Option(help="Keep compiled programs in the user's cache folder for the next run.")] = True,
 ) -> int:
     """Fits a mixture to a file for each K, chooses K by BIC, prints the fit and writes parameters and labels."""
     if model not in MODELS:
@@ -157,6 +162,12 @@ def fit(
         )
     sizes = parse_sizes(num_components)
     target = check_writable(out_path) if out_path else None
+    try:
+        take_cores(cores)
+    except RuntimeError as error:
+        raise InputError(f"--cores {cores}: {error}") from None
+    if cache:
+        keep_programs()
     x, names = read_table(path, [column.strip() for column in columns.split(",")] if columns else ())
     x = cast(x, dtype, path, names)
     if sizes[-1] > len(x):

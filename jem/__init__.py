@@ -31,6 +31,7 @@ from jem.ask.densities import m_step as m_step
 from jem.ask.densities import num_parameters as num_parameters
 from jem.ask.densities import sample as sample
 from jem.ask.errors import standard_errors as standard_errors
+from jem.ask.explain import explain as explain
 from jem.ask.selection import aic as aic
 from jem.ask.selection import bic as bic
 from jem.ask.selection import icl as icl

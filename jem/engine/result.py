@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jem.engine.coded import Coded, FitError
 from jem.node import BOUNDARY, EMPTY, ENDLESS, HELD, LEAF
@@ -36,6 +37,8 @@ class Status(Coded):
     )
 
 
+MOST_SHOWN = 10  # optima of a table
+
 _CAUSES = {
     EMPTY: "nothing belongs to some component or state; use fewer of them, or other starts",
     HELD: (
@@ -49,6 +52,46 @@ _CAUSES = {
         "separates; give the parameter a prior, leave out what separates, or say where it lies (supports=)"
     ),
 }
+
+
+class Optimum(NamedTuple):
+    """One optimum of several restarts.
+
+    Attributes:
+        objective: of the best lane that found it.
+        num_lanes: how many did.
+        lane: the number of the best of them.
+        num_steps: the median of their steps.
+    """
+
+    objective: float
+    num_lanes: int
+    lane: int
+    num_steps: int
+
+
+class Optima(NamedTuple):
+    """What restarts found; printed it is a table.
+
+    Attributes:
+        rows: the distinct optima, the highest first.
+        others: how many lanes ended in every other way, by their status.
+    """
+
+    rows: list[Optimum]
+    others: dict[Status, int]
+
+    def __str__(self) -> str:
+        head = f"{'optimum':>8}{'objective':>18}{'lanes':>8}{'best lane':>11}{'steps':>8}"
+        lines = [
+            f"{n:>8}{row.objective:>18.4f}{row.num_lanes:>8}{row.lane:>11}{row.num_steps:>8}"
+            for n, row in enumerate(self.rows[:MOST_SHOWN], 1)
+        ]
+        more = len(self.rows) - MOST_SHOWN
+        if more > 0:
+            lines.append(f"{'...':>8} and {more} more, of {sum(row.num_lanes for row in self.rows[MOST_SHOWN:])} lanes")
+        lines += [f"{count} of the lanes ended as {code.name}: {code.prose}" for code, count in self.others.items()]
+        return "\n".join([head, *lines] if self.rows else ["no lane converged", *lines])
 
 
 class Fit(NamedTuple):
@@ -138,21 +181,33 @@ class Fit(NamedTuple):
         left of them, and their log-densities at the probe units by no more than a hundredth: optima of equal height are
         different where their densities are. Not for use inside jit.
         """
-        lanes = np.flatnonzero(np.atleast_1d(np.asarray(self.status)) == Status.CONVERGED)
-        if lanes.size == 0:
-            return 0
-        limit = np.atleast_1d(np.asarray(self.limit, float))[lanes]
-        left = np.atleast_1d(np.asarray(self.limit - self.objective, float))[lanes]
-        probes = np.zeros((1, 0)) if self.probes is None else np.atleast_2d(np.asarray(self.probes, float))
-        probes = np.broadcast_to(probes, (max(len(probes), lanes[-1] + 1), probes.shape[1]))[lanes]
-        probes = np.where(np.isfinite(probes), probes, np.nan)
-        near = np.maximum(tolerance * np.max(np.abs(limit)), left)
-        group = np.full(lanes.size, -1)
-        for lane in np.argsort(-limit):  # the highest first; each joins the first lane that it cannot be told from
-            apart = _mean_finite(np.abs(probes - probes[lane])) / (1 + _mean_finite(np.abs(probes[lane])))
-            same = (np.abs(limit - limit[lane]) <= near + near[lane]) & (apart <= 1e-2) & (group >= 0)
-            group[lane] = group[np.argmax(same)] if same.any() else group.max() + 1
-        return int(group.max()) + 1
+        return len(self.optima(tolerance).rows)
+
+    def optima(self, tolerance: float = 1e-5) -> Optima:
+        """The distinct optima among the lanes that converged, the highest first; printed it is a table. Not inside jit.
+
+        Args:
+            tolerance: as for `num_optima`.
+        """
+        status = np.atleast_1d(np.asarray(self.status))
+        objective, steps = (np.atleast_1d(np.asarray(a)) for a in (self.objective, self.num_steps))
+        lanes = np.flatnonzero(status == Status.CONVERGED)
+        group = _alike(self, lanes, tolerance)
+        rows = []
+        for number in range(int(group.max(initial=-1)) + 1):
+            mine = lanes[group == number]
+            best = mine[np.argmax(objective[mine])]
+            rows.append(Optimum(float(objective[best]), len(mine), int(best), int(np.median(steps[mine]))))
+        others = {code: int(np.sum(status == code)) for code in Status if code != Status.CONVERGED}
+        return Optima(rows, {code: count for code, count in others.items() if count})
+
+    def __str__(self) -> str:
+        """How it ended, how good it is, the parameters in the terms of their users; of restarts the optima and the best."""
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self)):
+            return repr(self)
+        if self.objective.ndim == 0:
+            return "\n".join([*_ending(self), "parameters", *described(self.params)])
+        return f"{self.status.size} restarts\n{self.optima()}\n\nthe best lane:\n{self.best()}"
 
     def check(self) -> "Fit":
         """Returns the fit itself where every lane converged or was screened, and raises `FitError` otherwise.
@@ -173,6 +228,60 @@ class Fit(NamedTuple):
         if lines:
             raise FitError("\n".join(lines))
         return self
+
+
+def _alike(fits: Fit, lanes: np.ndarray, tolerance: float) -> np.ndarray:
+    """The number of the optimum of each of these lanes, from the highest on."""
+    limit = np.atleast_1d(np.asarray(fits.limit, float))[lanes]
+    left = np.atleast_1d(np.asarray(fits.limit - fits.objective, float))[lanes]
+    probes = np.zeros((1, 0)) if fits.probes is None else np.atleast_2d(np.asarray(fits.probes, float))
+    probes = np.broadcast_to(probes, (max(len(probes), lanes.max(initial=0) + 1), probes.shape[1]))[lanes]
+    probes = np.where(np.isfinite(probes), probes, np.nan)
+    near = np.maximum(tolerance * np.max(np.abs(limit), initial=0.0), left)
+    group = np.full(lanes.size, -1)
+    for lane in np.argsort(-limit):  # the highest first; each joins the first lane that it cannot be told from
+        apart = _mean_finite(np.abs(probes - probes[lane])) / (1 + _mean_finite(np.abs(probes[lane])))
+        same = (np.abs(limit - limit[lane]) <= near + near[lane]) & (apart <= 1e-2) & (group >= 0)
+        group[lane] = group[np.argmax(same)] if same.any() else group.max() + 1
+    return group
+
+
+def _ending(fit: Fit) -> list[str]:
+    """Status and figures of one fit, in lines."""
+    status = Status(int(fit.status))
+    why = status.prose
+    if status == Status.DEGENERATE and fit.cause is not None:
+        why = "; ".join(line.removeprefix(f"{status.name}: ") for line in _degenerate(fit, np.arange(1)))
+    if status == Status.MAX_STEPS:
+        why += _forecast(fit, np.arange(1))
+    lines = [f"{status.name} after {int(fit.num_steps)} steps: {why}"]
+    lines += [f"log-likelihood  {float(fit.log_likelihood):.9g}"]
+    lines += [f"objective       {float(fit.objective):.9g}, prior included"] if fit.objective != fit.log_likelihood else []
+    if fit.remaining is not None and np.isfinite(fit.remaining):
+        lines.append(f"remaining       {float(fit.remaining):.2g} nats")
+    lines += [f"rate            a step leaves {float(fit.rate):.3g} of the distance"] if np.isfinite(fit.rate) else []
+    return lines
+
+
+def described(params: Any, name: str = "") -> list[str]:
+    """Parameters in lines, a field each; where a record knows its covariance, that in place of its factor."""
+    if params is None:
+        return []
+    if isinstance(params, dict) or hasattr(params, "_asdict"):
+        fields = dict(params if isinstance(params, dict) else params._asdict())
+        matrix = next((m for m in ("covariance", "scale_matrix") if "whitening" in fields and hasattr(params, m)), None)
+        if matrix is not None:
+            fields = {matrix if field == "whitening" else field: value for field, value in fields.items()}
+            fields[matrix] = getattr(params, matrix)
+    elif isinstance(params, (tuple, list)):
+        fields = dict(enumerate(params))
+    else:
+        start = f"  {name or 'value':<24}"
+        text = np.array2string(
+            np.asarray(params), precision=4, suppress_small=True, threshold=24, edgeitems=2, max_line_width=100, prefix=start
+        )
+        return [start + text]
+    return [line for field, value in fields.items() for line in described(value, f"{name}.{field}" if name else str(field))]
 
 
 def _mean_finite(values: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem.families.counted import TRIALS, Chances, Counted, check_trials, column
 from jem.data import float_dtype
+from jem.families.counted import TRIALS, Chances, Counted, arcsine_of_shares, check_trials, column
 from jem.kernels.counts import binomial_log_prob, is_count, log_factorial
 from jem.node import node, setting
 from jem.settings import number
@@ -21,7 +21,7 @@ class BinomialParams(NamedTuple):
 
 @node
 class Binomial(Chances, Counted):
-    """D independent successes of n trials, `p(x) = prod_d C(n_d, x_d) probs_d^x_d (1 - probs_d)^(n_d - x_d)`; x has rows (N, D).
+    """D independent successes of n trials, `p(x) = prod_d C(n_d, x_d) probs_d^x_d (1 - probs_d)^(n_d - x_d)`; x is (N, D).
 
     Params: `BinomialParams(probs (D,))`.
 
@@ -69,10 +69,8 @@ class Binomial(Chances, Counted):
         return (), jax.random.binomial(key, column(self.num_trials, p.dtype), p, shape).astype(jnp.int32)
 
     def features(self, x: Array) -> Array:
-        # The arc sine of the root of a share has a nearly constant variance.
         x = x.astype(float_dtype(x))
-        num = column(self.num_trials, x.dtype)
-        return 2 * jnp.sqrt(num) * jnp.arcsin(jnp.sqrt(jnp.clip(x / num, 0, 1)))
+        return arcsine_of_shares(x, column(self.num_trials, x.dtype))
 
     def validate(self, x: Array) -> None:
         check_trials(x, "Binomial", self.num_trials)

@@ -14,7 +14,7 @@ from jem.kernels.branch import anywhere
 from jem.kernels.counts import LARGE, tables, xlog1m_ratio, xlogy_ratio
 from jem.kernels.roots import falling_root
 from jem.kernels.simplex import safe_log
-from jem.kernels.support import Interval
+from jem.kernels.support import Bounded, Interval
 from jem.node import Data, Params, Stats
 from jem.settings import Must, wholes
 
@@ -81,8 +81,8 @@ class GroupPosterior(NamedTuple):
 class Overdispersed(Counted):
     """Independent counts with a size: rising factorials `size (size + 1) .. (size + x - 1)` of parameters in the density.
 
-    Such a factor is a sum over ways to put x counts in groups, of `size` to the number of groups: that number is hidden, and given
-    its expectation the Q function is that of counts. Write `cells`, `sizes` and `change`, and the M-step.
+    Such a factor is a sum over ways to put x counts in groups, of `size` to the number of groups: that number is hidden, and
+    given its expectation the Q function is that of counts. Write `cells`, `sizes` and `change`, and the M-step.
 
     Source: Antoniak (1974), Annals of Statistics 2; Zhou and Carin (2015), IEEE Trans. PAMI 37.
     """
@@ -112,7 +112,7 @@ class Overdispersed(Counted):
         values, seen = self._cells(x, weights)
         shown = jnp.ones_like(values) if seen is None else seen.astype(values.dtype)
         share = shown / jnp.maximum(jnp.sum(shown, 1, keepdims=True), 1)
-        weights = shown * weights + share
+        weights = shown * weights[None] + share
         total = jnp.maximum(jnp.sum(weights, 1), jnp.finfo(values.dtype).tiny)
         mean = jnp.sum(weights * values, 1) / total
         return mean, jnp.sum(weights * (values - mean[:, None]) ** 2, 1) / total
@@ -164,12 +164,30 @@ def root_of_counts(x: Array) -> Array:
     return 2 * jnp.sqrt(x.astype(float_dtype(x)))
 
 
-SMALLEST, LARGEST = 1e-6, 1e8  # sizes: beyond, the density is the limit's to the last place that matters
+def root_of_shares(x: Array) -> Array:
+    """For starts: the square roots of a row's shares, whose distance is Hellinger's."""
+    x = x.astype(float_dtype(x))
+    total = jnp.sum(x, 0)
+    return jnp.sqrt(x / jnp.maximum(total, 1)[None])
+
+
+def arcsine_of_shares(x: Array, num: Array) -> Array:
+    """For starts: the arc sine of the root of a share has a nearly constant variance."""
+    return 2 * jnp.sqrt(num) * jnp.arcsin(jnp.sqrt(jnp.clip(x / num, 0, 1)))
+
+
+def dispersed(ratio: Array, num: Array) -> Array:
+    """For starts: the concentration at which counts of `num` have a variance so much larger than if they were independent."""
+    correlation = jnp.clip((ratio - 1) / jnp.maximum(num - 1, 1), 0.01, 0.9)
+    return 1 / correlation - 1
+
+
+SIZES = Bounded(1e-6, 1e8)  # beyond, the density is the limit's to the last place that matters
 
 
 def solve_size(fn: Any, *args: Array) -> Array:
     """The size at which `fn(size, *args)`, falling in it, is 0, or the end of what sizes may be."""
-    return jnp.exp(falling_root(lambda z, *a: fn(jnp.exp(z), *a), math.log(SMALLEST), math.log(LARGEST), *args))
+    return jnp.exp(falling_root(lambda z, *a: fn(jnp.exp(z), *a), math.log(SIZES.low), math.log(SIZES.high), *args))
 
 
 TRIALS: Must = wholes(1)

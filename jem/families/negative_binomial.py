@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
-from jem.families.counted import Overdispersed, root_of_counts, solve_size
+from jem.families.counted import SIZES, Overdispersed, root_of_counts, solve_size
 from jem.families.factorising import Totals
 from jem.kernels.counts import is_count, log1p_gap, negative_binomial_log_prob, xlogy_ratio
-from jem.kernels.support import Positive, Rate
+from jem.kernels.support import Rate
 from jem.node import Data, node
 
 
@@ -71,9 +71,7 @@ class NegativeBinomial(Overdispersed):
         mean = jnp.maximum(mean - off, 0)
         fn = lambda r, m, rest, off: r * log1p_gap(m / r) + off * m / (r + m) - rest  # noqa: E731
         size = solve_size(fn, *jnp.broadcast_arrays(mean, rest, off))
-        return NegativeBinomialParams(
-            jnp.where(some, mean, params.mean), jnp.where(some & (groups > 0), size, params.size)
-        )
+        return NegativeBinomialParams(jnp.where(some, mean, params.mean), jnp.where(some & (groups > 0), size, params.size))
 
     def hold(self, params: NegativeBinomialParams, stats: Totals, fields: tuple[str, ...]) -> Totals:
         if "mean" not in fields:
@@ -93,7 +91,7 @@ class NegativeBinomial(Overdispersed):
         return rate, jax.random.poisson(count_key, rate)
 
     def supports(self, params: NegativeBinomialParams) -> NegativeBinomialParams:
-        return params._replace(mean=Rate(), size=Positive())
+        return params._replace(mean=Rate(), size=SIZES)
 
     def features(self, x: Array) -> Array:
         return root_of_counts(x)

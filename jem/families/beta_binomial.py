@@ -57,7 +57,8 @@ class BetaBinomial(Overdispersed):
         # Two negative binomial counts, given their sum: at this mean nothing cancels.
         (ones, a), (zeros, b) = self.sizes(params, x)
         num, s = ones + zeros, params.concentration[:, None]
-        both = negative_binomial_log_prob(ones, num * (a / s), a) + negative_binomial_log_prob(zeros, num * (b / s), b)
+        counts, means, sizes = (jnp.stack(pair) for pair in ((ones, zeros), (num * (a / s), num * (b / s)), (a, b)))
+        both = jnp.sum(negative_binomial_log_prob(counts, means, sizes), 0)
         possible = is_count(x) & (x <= column(self.num_trials, x.dtype))
         return jnp.where(possible, both - negative_binomial_log_prob(num, num, s), -jnp.inf)
 

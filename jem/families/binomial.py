@@ -48,7 +48,7 @@ class Binomial(Chances, Counted):
 
     def statistics(self, x: Array) -> tuple[Array, Array]:
         num = column(self.num_trials, x.dtype)
-        ones = jnp.clip(x, 0, num)
+        ones = jnp.clip(jnp.where(is_count(x), x, 0), 0, num)
         return ones, num - ones
 
     def carrier(self, x: Array) -> Array:

@@ -210,4 +210,4 @@ def check_trials(x: Any, name: str, num_trials: Any) -> None:
 
 
 def _above(x: Array, most: Any) -> Array:
-    return x > jnp.asarray(most)
+    return x > jnp.reshape(most, (1, -1))

@@ -48,7 +48,7 @@ class Geometric(Chances):
     concentration: Any = setting(default=1.0, must=number(above=0.0))
 
     def statistics(self, x: Array) -> tuple[Array, Array]:
-        return jnp.ones_like(x), jnp.maximum(x, 0)
+        return jnp.ones_like(x), jnp.where(is_count(x), x, 0)
 
     def carrier(self, x: Array) -> Array:
         return jnp.where(is_count(x), 0.0, -jnp.inf).astype(x.dtype)

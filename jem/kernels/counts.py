@@ -74,8 +74,11 @@ def negative_binomial_log_prob(x: Array, mean: Array, size: Array) -> Array:
     none = size == 0  # all mass at 0
     size = jnp.where(none, 1, size)
     total, whole = size + x, size + mean
-    both = poisson_log_prob(size, total * (size / whole)) + poisson_log_prob(x, total * (mean / whole))
-    cells = both - poisson_log_prob(total, total) - jnp.log1p(x / size)
+    # At once: the density is long, and so is its compilation.
+    counts = jnp.broadcast_arrays(size, x, total)
+    rates = jnp.broadcast_arrays(total * (size / whole), total * (mean / whole), total)
+    failures, successes, both = poisson_log_prob(jnp.stack(counts), jnp.stack(rates))
+    cells = failures + successes - both - jnp.log1p(x / size)
     return jnp.where(none, jnp.where(x == 0, 0, -jnp.inf), cells)
 
 
@@ -91,11 +94,9 @@ def tables(x: Array, size: Array) -> tuple[Array, Array]:
     large = size > _STIRLING
     small, big = jnp.where(large, 1, size), jnp.where(large, size, _STIRLING)
     few = small * (digamma(x + small) - digamma(small))
-    # digamma(z) = log z - 1 / (2 z) - 1 / (12 z^2) + .., and differences of powers of p = 1 / size and q = 1 / (x + size).
     p, q = 1 / big, 1 / (x + big)
-    a, b = p * p, q * q
-    higher = (a + b) / 120 - ((a + b) ** 2 - a * b) / 252 + (a + b) * (a * a + b * b) / 240
-    rest = x * q * (0.5 + (p + q) * (1 / 12 - higher))
+    # Of digamma(z) - log z, from its series in 1 / z.
+    rest = x * q * _differences((1 / 2, 1 / 12, 0, -1 / 120, 0, 1 / 252, 0, -1 / 240, 0, 1 / 132), p, q)
     log = big * jnp.log1p(x * p)
     return jnp.where(large, log + rest, few), jnp.where(large, big * log1p_gap(x * p) - rest, x - few)
 
@@ -105,11 +106,21 @@ def log_rising(x: Array, size: Array) -> Array:
     large = size > _STIRLING
     small, big = jnp.where(large, 1, size), jnp.where(large, size, _STIRLING)
     p, q = 1 / big, 1 / (x + big)
-    y, a, b = x * p, p * p, q * q
-    higher = 1 / 12 - (a + p * q + b) / 360 + (a * a + a * p * q + a * b + p * q * b + b * b) / 1260
+    y = x * p
+    higher = _differences((1 / 12, 0, -1 / 360, 0, 1 / 1260, 0, -1 / 1680, 0, 1 / 1188), p, q)
     log = jnp.log1p(y)
     many = big * (y * log - log1p_gap(y)) - 0.5 * log - y * q * higher
     return jnp.where(large, many, gammaln(x + small) - gammaln(small) - x * jnp.log(small))
+
+
+def _differences(coefficients: tuple[float, ...], p: Array, q: Array) -> Array:
+    """`sum_m c_m (p^m - q^m) / (p - q)` for m = 1, 2, .., which does not cancel."""
+    total, term, power = jnp.zeros_like(p), jnp.ones_like(p), jnp.ones_like(q)
+    for c in coefficients:
+        total = total + c * term
+        power = power * q
+        term = p * term + power
+    return total
 
 
 def log1p_gap(y: Array) -> Array:

@@ -58,6 +58,11 @@ LONG = {
         *("test_scale_of_the_data_does_not_matter[float64]", "test_log_prob_is_scipys[spherical"),
         *("test_fit_never_falls[diagonal-float64", "test_fit_never_falls[spherical-float32"),
     ),
+    "test_families_discrete.py": (
+        *("[float32-binomial]", "[float32-geometric]", "[float32-beta_binomial]", "[float32-multinomial]"),
+        *("test_all_rows_alike[beta_binomial]", "test_all_rows_alike[binomial]", "test_all_rows_alike[geometric]"),
+        *("test_all_rows_alike[multinomial]", "test_missing_cells[beta_binomial]", "test_litters"),
+    ),
     "test_failures.py": (
         *("test_scales_of_1e30[float64-100]", "test_scales_of_1e30[float32--100]", "test_steps_run_out[float64]"),
         *("test_as_many_components_as_rows[float64]", "test_a_nan_row_inside_jit[float64]"),

@@ -58,8 +58,15 @@ from jem.engine.result import Status as Status
 from jem.families.additive import Additive as Additive
 from jem.families.autodiff import Density as Density
 from jem.families.bernoulli import Bernoulli as Bernoulli
+from jem.families.beta_binomial import BetaBinomial as BetaBinomial
+from jem.families.binomial import Binomial as Binomial
 from jem.families.categorical import Categorical as Categorical
+from jem.families.dirichlet_multinomial import DirichletMultinomial as DirichletMultinomial
 from jem.families.gaussian import Gaussian as Gaussian
+from jem.families.geometric import Geometric as Geometric
+from jem.families.multinomial import Multinomial as Multinomial
+from jem.families.negative_binomial import NegativeBinomial as NegativeBinomial
+from jem.families.point import Point as Point
 from jem.families.poisson import Poisson as Poisson
 from jem.families.student_t import StudentT as StudentT
 from jem.latents.chain.hmm import HMM as HMM

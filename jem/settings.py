@@ -126,6 +126,21 @@ def number(least: float | None = None, above: float | None = None, most: float |
     return must
 
 
+def wholes(least: int = 0) -> Must:
+    """A whole number, or an array of them, of at least `least`."""
+    in_range = number(least=least)
+
+    def must(value: Any, name: str) -> None:
+        in_range(value, name)
+        if isinstance(value, (Tracer, jax.ShapeDtypeStruct)) or type(value) is object:
+            return
+        values = np.asarray(value)
+        if (values != np.floor(values)).any():
+            raise ValueError(f"{name} must be whole; got {values[values != np.floor(values)].flat[0]}")
+
+    return must
+
+
 def check_level(value: Any, name: str) -> None:
     """The probability with which an interval covers: between 0 and 1."""
     if not isinstance(value, Tracer) and not (np.ndim(value) == 0 and 0 < value < 1):

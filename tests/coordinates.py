@@ -10,6 +10,7 @@ import numpy as np
 
 import jem
 
+CHANCES = (jem.Bernoulli.Params, jem.Binomial.Params, jem.Geometric.Params, jem.BetaBinomial.Params)
 REAL = {"mean", "offset", "effects", "loadings", "m0", "A", "B", "C", "D"}
 
 
@@ -31,9 +32,11 @@ def library(leaf):
 def free_leaf(record, name, leaf):
     """One field in free coordinates."""
     lib = library(leaf)
-    if name in REAL:
+    if isinstance(record, jem.Point.Params):
+        return 0 * leaf  # all mass at 0, whatever is drawn
+    if name in REAL and not isinstance(record, jem.NegativeBinomial.Params):
         return leaf
-    if name == "probs" and isinstance(record, jem.Bernoulli.Params):
+    if name == "probs" and isinstance(record, CHANCES):
         return lib.log(leaf) - lib.log1p(-leaf)
     if is_factor(name) and is_matrix(leaf):
         eye = lib.broadcast_to(lib.eye(leaf.shape[-1], dtype=bool), leaf.shape)
@@ -44,9 +47,11 @@ def free_leaf(record, name, leaf):
 def bound_leaf(record, name, free):
     """One field from free coordinates."""
     lib = library(free)
-    if name in REAL:
+    if isinstance(record, jem.Point.Params):
+        return 0 * free
+    if name in REAL and not isinstance(record, jem.NegativeBinomial.Params):
         return free
-    if name == "probs" and isinstance(record, jem.Bernoulli.Params):
+    if name == "probs" and isinstance(record, CHANCES):
         return 1 / (1 + lib.exp(-free))
     if name in ("weights", "initial", "probs"):
         e = lib.exp(free - free.max(-1, keepdims=True))

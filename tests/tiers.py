@@ -12,7 +12,7 @@ ALL = bool(os.environ.get("JEM_ALL_ROWS"))
 OFTEN = {
     *("gaussian_spherical", "student_t", "mixture_full", "mixture_diagonal", "mixture_strong_prior", "tied", "frozen_mean"),
     *("mixture_poisson_prior", "mixture_of_mixtures", "mixed_product", "one_of", "labelled", "hmm_missing"),
-    *("hmm_categorical", "factor", "tied_factor", "lds_level", "mixture_laplace", "logjoint"),
+    *("hmm_categorical", "factor", "tied_factor", "mixture_negative_binomial", "lds_level", "mixture_laplace", "logjoint"),
 }
 # Of the above: in float32 too a sibling does what they do.
 IN_FLOAT64 = {
@@ -23,6 +23,8 @@ SIBLINGS = {
     *("gaussian_no_prior", "mixture_spherical", "mixture_no_prior", "tied_diagonal_no_prior", "tied_spherical"),
     *("frozen_weights", "tied_frozen_mean", "mixture_poisson_prior", "mixture_bernoulli_prior"),
     *("factor_spherical_no_prior", "frozen_loadings"),
+    *("mixture_zero_inflated", "mixture_geometric", "mixture_binomial", "mixture_beta_binomial", "mixture_multinomial"),
+    "mixture_dirichlet_multinomial",
 }
 EVERY_ROW = ("laws/test_converged.py", "laws/test_score.py")
 
@@ -55,6 +57,11 @@ LONG = {
         *("test_float32_far_from_the_origin[Missing]", "test_mixture_of_factor_analysers[spherical]"),
         *("test_scale_of_the_data_does_not_matter[float64]", "test_log_prob_is_scipys[spherical"),
         *("test_fit_never_falls[diagonal-float64", "test_fit_never_falls[spherical-float32"),
+    ),
+    "test_families_discrete.py": (
+        *("[float32-binomial]", "[float32-geometric]", "[float32-beta_binomial]", "[float32-multinomial]"),
+        *("test_all_rows_alike[beta_binomial]", "test_all_rows_alike[binomial]", "test_all_rows_alike[geometric]"),
+        *("test_all_rows_alike[multinomial]", "test_missing_cells[beta_binomial]", "test_litters"),
     ),
     "test_failures.py": (
         *("test_scales_of_1e30[float64-100]", "test_scales_of_1e30[float32--100]", "test_steps_run_out[float64]"),

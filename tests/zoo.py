@@ -56,6 +56,29 @@ def counts(rng, dtype):
     return jnp.asarray(rng.poisson(np.where(rng.random((NUM, 1)) < 0.5, 2.0, 7.0), (NUM, 2)), dtype)
 
 
+def clumps(rng, dtype):
+    """Counts that vary more than those of a rate, from two means."""
+    rate = rng.gamma(2.0, 0.5, (NUM, 2)) * np.where(rng.random((NUM, 1)) < 0.5, 3.0, 12.0)
+    return jnp.asarray(rng.poisson(rate), dtype)
+
+
+def zeros(rng, dtype):
+    """Counts with more zeros than their rate has."""
+    return jnp.asarray(rng.poisson(4.0, (NUM, 1)) * (rng.random((NUM, 1)) < 0.6), dtype)
+
+
+def successes(rng, dtype):
+    """Of ten trials, with chances of two kinds that differ from row to row."""
+    chances = np.where(rng.random((NUM, 1)) < 0.5, rng.beta(2, 6, (NUM, 2)), rng.beta(6, 2, (NUM, 2)))
+    return jnp.asarray(rng.binomial(10, chances), dtype)
+
+
+def shares(rng, dtype):
+    """Counts of three categories, with totals of 1 to 20 and chances of two kinds that differ from row to row."""
+    chances = [rng.dirichlet([6, 2, 1] if first else [1, 2, 6]) for first in rng.random(NUM) < 0.5]
+    return jnp.asarray([rng.multinomial(n, p) for n, p in zip(rng.integers(1, 21, NUM), chances, strict=True)], dtype)
+
+
 def bits(rng, dtype):
     """Binary features from two classes."""
     p = np.where(rng.random((NUM, 1)) < 0.5, 0.2, 0.8)
@@ -184,6 +207,13 @@ ZOO = [
     Row("tied_frozen_mean", jem.Mixture(jem.Tied(jem.Frozen(full, "mean"), 2, "whitening")), reals, ("mean",)),
     Row("mixture_poisson", jem.Mixture(jem.Poisson(), 2), counts),
     Row("mixture_poisson_prior", jem.Mixture(jem.Poisson(shape=2.0, inverse_scale=0.5), 2), counts),
+    Row("mixture_negative_binomial", jem.Mixture(jem.NegativeBinomial(), 2), clumps),
+    Row("mixture_zero_inflated", jem.Mixture(jem.OneOf(jem.Point(0.0), jem.Poisson())), zeros),
+    Row("mixture_geometric", jem.Mixture(jem.Geometric(), 2), clumps),
+    Row("mixture_binomial", jem.Mixture(jem.Binomial(10), 2), successes),
+    Row("mixture_beta_binomial", jem.Mixture(jem.BetaBinomial(10), 2), successes),
+    Row("mixture_multinomial", jem.Mixture(jem.Multinomial(), 2), shares),
+    Row("mixture_dirichlet_multinomial", jem.Mixture(jem.DirichletMultinomial(), 2), shares),
     Row("mixture_bernoulli", jem.Mixture(jem.Bernoulli(), 2), bits),
     Row("mixture_bernoulli_prior", jem.Mixture(jem.Bernoulli(concentration=1.5), 2), bits),
     Row("mixture_missing_bits", jem.Mixture(jem.Missing(jem.Bernoulli(concentration=1.5)), 2), holed_bits),

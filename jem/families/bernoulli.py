@@ -8,9 +8,7 @@ from jax import Array
 
 from jem import checks
 from jem.data import float_dtype
-from jem.families.factorising import Factorising
-from jem.kernels.simplex import safe_log
-from jem.kernels.support import Interval
+from jem.families.counted import Chances
 from jem.node import node, setting
 from jem.settings import number
 
@@ -22,7 +20,7 @@ class BernoulliParams(NamedTuple):
 
 
 @node
-class Bernoulli(Factorising):
+class Bernoulli(Chances):
     """D independent binary features, `p(x) = prod_d probs_d^x_d (1 - probs_d)^(1 - x_d)`; x has rows (N, D) of 0 and 1.
 
     With `jem.Mixture` this is the latent class model.
@@ -47,35 +45,15 @@ class Bernoulli(Factorising):
 
     concentration: Any = setting(default=1.0, must=number(above=0.0))
 
-    def natural(self, params: BernoulliParams) -> tuple[Array, Array]:
-        # Of ones and zeros both, not their difference: nothing cancels near 0 or 1.
-        return safe_log(params.probs), safe_log1m(params.probs)
-
     def statistics(self, x: Array) -> tuple[Array, Array]:
         return x, 1 - x
 
     def carrier(self, x: Array) -> Array:
         return jnp.where((x == 0) | (x == 1), 0.0, -jnp.inf).astype(x.dtype)
 
-    def from_means(self, means: tuple[Array, Array]) -> BernoulliParams:
-        ones, zeros = (jnp.maximum(m, 0) for m in means)
-        total = ones + zeros
-        return BernoulliParams(jnp.where(total > 0, ones / jnp.where(total > 0, total, 1), jnp.nan))
-
-    def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array, Array]]:
-        more = jnp.asarray(self.concentration, dtype) - 1
-        return 2 * more, (more, more)
-
-    def init(self, key: Array, x: Any, weights: Array) -> BernoulliParams:
-        ones, zeros = self._totals(x, weights).sums
-        return BernoulliParams((ones + 1) / (ones + zeros + 2))
-
     def sample(self, key: Array, params: BernoulliParams, num: int) -> tuple[tuple[()], Array]:
         shape = (params.probs.shape[0], num)
         return (), jax.random.bernoulli(key, params.probs[:, None], shape).astype(jnp.int32)
-
-    def supports(self, params: BernoulliParams) -> BernoulliParams:
-        return params._replace(probs=Interval())
 
     def features(self, x: Array) -> Array:
         return x.astype(float_dtype(x))
@@ -83,8 +61,3 @@ class Bernoulli(Factorising):
     def validate(self, x: Array) -> None:
         super().validate(x)
         checks.check_integers(x, "Bernoulli", upper=2)
-
-
-def safe_log1m(p: Array) -> Array:
-    """`log(1 - p)`, minus infinity at 1 with derivative zero there."""
-    return jnp.where(p == 1, -jnp.inf, jnp.log1p(-jnp.where(p == 1, 0, p)))

@@ -4,16 +4,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jem import checks
-from jem.data import float_dtype
-from jem.families.factorising import Factorising, Totals
-from jem.kernels.branch import anywhere
-from jem.kernels.counts import LARGE, is_count, log_factorial, poisson_log_prob, xlogy_ratio
+from jem.families.counted import Counted, root_of_counts
+from jem.families.factorising import Totals
+from jem.kernels.counts import is_count, log_factorial, poisson_log_prob, xlogy_ratio
 from jem.kernels.simplex import safe_log
 from jem.kernels.support import Rate
-from jem.node import Data, node, setting
+from jem.node import node, setting
 from jem.settings import number
 
 
@@ -23,14 +22,8 @@ class PoissonParams(NamedTuple):
     rate: Array
 
 
-class PoissonPosterior(NamedTuple):
-    """Nothing is hidden; the log-densities (N,), which the statistics sum."""
-
-    log_prob: Array
-
-
 @node
-class Poisson(Factorising):
+class Poisson(Counted):
     """D independent counts, `p(x) = prod_d rate_d^x_d exp(-rate_d) / x_d!`; x has rows (N, D) of integers >= 0.
 
     Params: `PoissonParams(rate (D,))`.
@@ -73,33 +66,11 @@ class Poisson(Factorising):
     def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array]]:
         return jnp.asarray(self.inverse_scale, dtype), (jnp.asarray(self.shape, dtype) - 1,)
 
-    def infer(self, params: PoissonParams, x: Data) -> tuple[PoissonPosterior, Array]:
-        values, seen = self._cells(x, params)
-        natural_form = super().infer
+    def cells(self, params: PoissonParams, x: Array) -> Array:
+        return jnp.where(is_count(x), poisson_log_prob(jnp.maximum(x, 0), params.rate[:, None]), -jnp.inf)
 
-        def by_cell() -> Array:
-            cells = poisson_log_prob(jnp.maximum(values, 0), params.rate[:, None])
-            cells = jnp.where(is_count(values), cells, -jnp.inf)
-            return jnp.sum(cells if seen is None else jnp.where(seen, cells, 0), 0)
-
-        # Large counts cancel in the natural form. A branch, not a choice of values: it costs a logarithm for every cell.
-        log_prob = lax.cond(anywhere(jnp.max(values, initial=0) >= LARGE), by_cell, lambda: natural_form(params, x)[1])
-        return PoissonPosterior(log_prob), log_prob
-
-    def expect(self, params: PoissonParams, posterior: PoissonPosterior, x: Data, weights: Array) -> Totals:
-        # The log-density itself stands for its carrier, and Q is its change from here: neither cancels.
-        count, sums, _ = self._totals(x, weights)
-        return Totals(count, sums, jnp.where(weights > 0, posterior.log_prob, 0) @ weights)
-
-    def expected_log_prob(self, params: PoissonParams, stats: Totals, old: PoissonParams) -> Array:
-        more = xlogy_ratio(stats.sums[0], params.rate, old.rate) - stats.count * (params.rate - old.rate)
-        return stats.carrier + jnp.sum(more)
-
-    def conditioning(self, params: PoissonParams) -> Array:
-        return jnp.ones((), params.rate.dtype)  # large counts take another form
-
-    def recentre(self, stats: Totals, old: PoissonParams, new: PoissonParams) -> Totals:
-        return stats._replace(carrier=self.expected_log_prob(new, stats, old))
+    def change(self, params: PoissonParams, stats: Totals, old: PoissonParams) -> Array:
+        return jnp.sum(xlogy_ratio(stats.sums[0], params.rate, old.rate) - stats.count * (params.rate - old.rate))
 
     def sample(self, key: Array, params: PoissonParams, num: int) -> tuple[tuple[()], Array]:
         return (), jax.random.poisson(key, params.rate[:, None], (params.rate.shape[0], num))
@@ -108,8 +79,7 @@ class Poisson(Factorising):
         return params._replace(rate=Rate())
 
     def features(self, x: Array) -> Array:
-        # The square root of a count has a nearly constant variance.
-        return 2 * jnp.sqrt(x.astype(float_dtype(x)))
+        return root_of_counts(x)
 
     def validate(self, x: Array) -> None:
         super().validate(x)

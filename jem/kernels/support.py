@@ -200,6 +200,26 @@ class Rate(Positive):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Bounded(Positive):
+    """Positive numbers by their logarithms, of which none beyond the ends is taken: there they no longer move anything.
+
+    Attributes:
+        low, high: its ends.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Bounded(1.0, 4.0).constrain(jnp.array([-1.0, 0.0]), jnp.array([2.0, 2.0])).tolist()
+        [1.0, 1.0]
+    """
+
+    low: float
+    high: float
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return jnp.exp(jnp.clip(free, math.log(self.low), math.log(self.high)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Deviation(Positive):
     """Standard deviations, by their logarithms; one that is zero stays so."""
 

@@ -10,6 +10,8 @@ from zoo import NUM, build, e_step, q_function
 
 import jem
 from jem.composite import Wrapper
+from jem.families.counted import CountPosterior, GroupPosterior
+from jem.families.dirichlet_multinomial import DirichletMultinomialPosterior
 from jem.families.student_t import StudentTPosterior
 from jem.kernels.linalg import cholesky_solve_lower
 from jem.latents.chain.hmm import HMMPosterior
@@ -41,6 +43,8 @@ def kl(q, p, old, params):
     if isinstance(q, StudentTPosterior):
         (a, b), (c, d) = gamma_of(q, old), gamma_of(p, params)
         return (a - c) * digamma(a) - gammaln(a) + gammaln(c) + c * (jnp.log(b) - jnp.log(d)) + a * (d - b) / b
+    if isinstance(q, (GroupPosterior, DirichletMultinomialPosterior)):
+        return kl_groups(q, old, params)
     if isinstance(q, HMMPosterior):
         return kl_chain(q, p, old, params)
     if isinstance(q, FactorPosterior):
@@ -49,8 +53,29 @@ def kl(q, p, old, params):
         return kl_normal(p_root, inverse_root(q_root.T @ q_root).T, q.mean - p.mean, size)
     if isinstance(q, dict):
         return sum((kl(q[n], p[n], old[n], params[n]) for n in q), start=jnp.zeros(()))
-    assert q == ()
+    assert q == () or isinstance(q, CountPosterior)
     return jnp.zeros(())
+
+
+def kl_groups(q, old, params):
+    """Of the hidden numbers of groups that counts fall into: `x` to a size `a` has the density `c_g a^g / (a (a + 1) ..)`."""
+    rising = lambda x, a: gammaln(x + a) - gammaln(a)
+
+    def numbers(groups, rest, a, b):
+        return jnp.sum(groups * (jnp.log(a) - jnp.log(b)) + rising(groups + rest, b) - rising(groups + rest, a), 0)
+
+    if isinstance(q, DirichletMultinomialPosterior):
+        total, s, t = jnp.sum(q.groups + q.rest, 0), old.concentration, params.concentration
+        slope = digamma(total + s) - digamma(s)
+        near = (total / (total + s)) ** 2  # shares of the tangents in the concentration and in its reciprocal
+        rise = rising(total, t) - rising(total, s)
+        one, other = slope * (t - s), total * jnp.log(t / s) + (total - s * slope) * (s / t - 1)
+        gap = near * one + (1 - near) * other - rise
+        return numbers(q.groups, q.rest, old.alpha[:, None], params.alpha[:, None]) + gap
+    if isinstance(old, jem.NegativeBinomial.Params):
+        return numbers(q.groups[0], q.rest[0], old.size[:, None], params.size[:, None])
+    a, b = ((p.probs * p.concentration, (1 - p.probs) * p.concentration) for p in (old, params))
+    return sum(numbers(g, r, m[:, None], n[:, None]) for g, r, m, n in zip(q.groups, q.rest, a, b, strict=True))
 
 
 def kl_chain(q, p, old, params):
@@ -142,7 +167,7 @@ def kl_trajectories(old, params, steps):
 def kl_components(q, p, old, params, size):
     """(K, 1) or (K, N) divergences of the components' own posteriors."""
     if type(old) is tuple:  # different nodes
-        parts = [kl_components(*z, np.shape(z[2].mean)[0] if np.ndim(z[2].mean) == 2 else None) for z in zip(q, p, old, params)]
+        parts = [kl_components(*z, plates(z[2])) for z in zip(q, p, old, params)]
         return jnp.concatenate([jnp.broadcast_to(part, (part.shape[0], NUM)) for part in parts])
     if size is None:
         return kl(q, p, old, params)[None]
@@ -152,9 +177,17 @@ def kl_components(q, p, old, params, size):
         return jax.vmap(kl, (0, 0, axes, axes))(q, p, lift(old), lift(params))
     if isinstance(q, (MixturePosterior, HMMPosterior)):
         return jax.vmap(kl)(q, p, old, params)
+    if isinstance(q, (GroupPosterior, DirichletMultinomialPosterior)):
+        return jax.vmap(kl)(q, p, old, params)
     if isinstance(q, FactorPosterior):
         return jax.vmap(lambda q, p: kl(q, p, (), ()))(q, p)
     return jnp.zeros((size, 1))
+
+
+def plates(params):
+    """The number of components of one of several different nodes; None for one that is no plate."""
+    mean = getattr(params, "mean", ())
+    return np.shape(mean)[0] if np.ndim(mean) == 2 else None
 
 
 def gamma_of(posterior, params):

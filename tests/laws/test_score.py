@@ -21,6 +21,8 @@ DISCRETE = {
     "mixture_poisson_prior",
     "mixture_of_hmms",
     "hmm_durations",
+    *("mixture_negative_binomial", "mixture_zero_inflated", "mixture_geometric", "mixture_binomial", "mixture_beta_binomial"),
+    *("mixture_multinomial", "mixture_dirichlet_multinomial"),
 }
 STEP = 1e-5
 

@@ -10,3 +10,4 @@ from jem.kernels.support import Interval as Interval
 from jem.kernels.support import Positive as Positive
 from jem.kernels.support import Real as Real
 from jem.kernels.support import Simplex as Simplex
+from jem.kernels.support import Sphere as Sphere

@@ -327,6 +327,41 @@ class Simplex(Support):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Sphere(Support):
+    """Unit vectors over the last axis, by vectors of any length: one coordinate of each moves nothing.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Sphere().constrain(jnp.array([0.0, 2.0]), jnp.array([1.0, 0.0])).tolist()
+        [0.0, 1.0]
+    """
+
+    def unconstrain(self, value: Array) -> Array:
+        return value
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return self.exact(free)
+
+    def idle(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape[:-1])
+
+    def exact(self, value: Array) -> Array:
+        square = jnp.sum(value * value, -1, keepdims=True)
+        return value / jnp.sqrt(jnp.where(square > 0, square, 1))
+
+    def outside(self, value: Array) -> Array:
+        return jnp.abs(jnp.sum(value * value, -1, keepdims=True) - 1) > _off_by(value.shape[-1])
+
+    def fault(self, value: np.ndarray) -> str | None:
+        square = np.sum(value.astype(float) ** 2, -1)
+        wrong = np.argwhere(np.abs(square - 1) > _off_by(value.shape[-1]))
+        if len(wrong) == 0:
+            return None
+        place = tuple(int(i) for i in wrong[0])
+        return f"expected vectors of length one; got length {np.sqrt(square[place]):.6g}" + (f" at {place}" if place else "")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class HeldCells(Support):
     """Numbers, of which the cells marked in `held` stay as they are and the others lie in `inner`, each by itself.
 

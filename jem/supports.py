@@ -3,6 +3,7 @@
 from jem.kernels.matrix_support import CholeskyFactor as CholeskyFactor
 from jem.kernels.matrix_support import Correlation as Correlation
 from jem.kernels.matrix_support import PositiveDefinite as PositiveDefinite
+from jem.kernels.support import Below as Below
 from jem.kernels.support import ByGradient as ByGradient
 from jem.kernels.support import Held as Held
 from jem.kernels.support import HeldCells as HeldCells

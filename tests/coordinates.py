@@ -28,10 +28,15 @@ def library(leaf):
     return jnp if isinstance(leaf, jax.core.Tracer) else np
 
 
+def is_real(record, name):
+    """Whether a field holds any real numbers."""
+    return name in REAL or (name == "loc" and not isinstance(record, jem.InverseGaussian.Params))
+
+
 def free_leaf(record, name, leaf):
     """One field in free coordinates."""
     lib = library(leaf)
-    if name in REAL:
+    if is_real(record, name) or name == "mean_direction":
         return leaf
     if name == "probs" and isinstance(record, jem.Bernoulli.Params):
         return lib.log(leaf) - lib.log1p(-leaf)
@@ -44,8 +49,10 @@ def free_leaf(record, name, leaf):
 def bound_leaf(record, name, free):
     """One field from free coordinates."""
     lib = library(free)
-    if name in REAL:
+    if is_real(record, name):
         return free
+    if name == "mean_direction":
+        return free / lib.sqrt((free * free).sum(-1, keepdims=True))
     if name == "probs" and isinstance(record, jem.Bernoulli.Params):
         return 1 / (1 + lib.exp(-free))
     if name in ("weights", "initial", "probs"):

@@ -11,7 +11,7 @@ from jem.families.centred import Centred
 from jem.families.gamma import sample_gamma
 from jem.kernels.gaussian import log_gamma_gap
 from jem.kernels.shapes import dirichlet_shape, log_gap, moved_gap, tightest
-from jem.kernels.support import Interval
+from jem.kernels.support import Below
 from jem.node import node
 
 
@@ -82,8 +82,8 @@ class Beta(Centred):
         return (), jnp.clip(ones / (ones + zeros), jnp.finfo(ones.dtype).tiny, 1 - 0.5 * eps)
 
     def supports(self, params: BetaParams) -> BetaParams:
-        most = Interval(0.0, tightest(params.concentration1.dtype))
-        return BetaParams(most, most)
+        most = Below(tightest(params.concentration1.dtype))
+        return params._replace(concentration1=most, concentration0=most)
 
     def validate(self, x: Any) -> None:
         super().validate(x)

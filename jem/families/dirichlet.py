@@ -11,7 +11,7 @@ from jem.families.centred import Centred
 from jem.families.gamma import sample_gamma
 from jem.kernels.gaussian import log_gamma_gap
 from jem.kernels.shapes import dirichlet_shape, log_gap, moved_gap, tightest
-from jem.kernels.support import Interval
+from jem.kernels.support import Below
 from jem.node import node
 
 _OFF = 1e-4  # by how much proportions may miss a sum of one
@@ -61,10 +61,10 @@ class Dirichlet(Centred):
         return cells - log_gamma_gap(jnp.sum(a, 0, keepdims=True))
 
     def moved(self, means: tuple[Array, ...], old: DirichletParams, new: DirichletParams) -> tuple[Array, Array]:
-        return moved_gap(*means, _mean(old), _mean(new))
+        return moved_gap(means[0], means[1], _mean(old), _mean(new))
 
     def fit(self, old: DirichletParams, means: tuple[Array, ...]) -> DirichletParams:
-        return DirichletParams(dirichlet_shape(_mean(old), *means))
+        return DirichletParams(dirichlet_shape(_mean(old), means[0], means[1]))
 
     def start(self, x: Array, mean: Callable[[Array], Array]) -> DirichletParams:
         return DirichletParams(len(x) * mean(x))
@@ -83,7 +83,7 @@ class Dirichlet(Centred):
         return (), x / jnp.sum(x, 0, keepdims=True)
 
     def supports(self, params: DirichletParams) -> DirichletParams:
-        return DirichletParams(Interval(0.0, tightest(params.concentration.dtype)))
+        return params._replace(concentration=Below(tightest(params.concentration.dtype)))
 
     def validate(self, x: Any) -> None:
         super().validate(x)

@@ -10,7 +10,7 @@ from jax import Array
 from jem.families.centred import CentredPositive, CentredStats
 from jem.kernels.gaussian import digamma_gap, log_gamma_gap
 from jem.kernels.shapes import gamma_shape, log_gap, moved_gap, tightest
-from jem.kernels.support import Interval, Positive
+from jem.kernels.support import Below, Positive
 from jem.node import node
 
 
@@ -53,12 +53,12 @@ class Gamma(CentredPositive):
         return params.concentration * means[1] + log_gamma_gap(params.concentration)
 
     def moved(self, means: tuple[Array, ...], old: GammaParams, new: GammaParams) -> tuple[Array, Array]:
-        return moved_gap(*means, old.concentration / old.rate, new.concentration / new.rate)
+        return moved_gap(means[0], means[1], old.concentration / old.rate, new.concentration / new.rate)
 
     def fit(self, old: GammaParams, means: tuple[Array, ...]) -> GammaParams:
         mean = old.concentration / old.rate
         new = mean * (1 + means[0])
-        concentration = gamma_shape(moved_gap(*means, mean, new)[1])
+        concentration = gamma_shape(moved_gap(means[0], means[1], mean, new)[1])
         return GammaParams(concentration, concentration / new)
 
     def start(self, x: Array, mean: Callable[[Array], Array]) -> GammaParams:
@@ -81,7 +81,7 @@ class Gamma(CentredPositive):
         return (), sample_gamma(key, c, num) / rate
 
     def supports(self, params: GammaParams) -> GammaParams:
-        return GammaParams(Interval(0.0, tightest(params.concentration.dtype)), Positive())
+        return params._replace(concentration=Below(tightest(params.concentration.dtype)), rate=Positive())
 
 
 def sample_gamma(key: Array, concentration: Array, num: int) -> Array:

@@ -10,7 +10,7 @@ from jem.families.centred import CentredPositive
 from jem.families.gamma import sample_gamma
 from jem.kernels.gaussian import log_gamma_gap
 from jem.kernels.shapes import gamma_shape, log_gap, moved_gap, tightest
-from jem.kernels.support import Interval, Positive
+from jem.kernels.support import Below, Positive
 from jem.node import node
 
 
@@ -54,12 +54,12 @@ class InverseGamma(CentredPositive):
         return params.concentration * means[1] + log_gamma_gap(params.concentration)
 
     def moved(self, means: tuple[Array, ...], old: InverseGammaParams, new: InverseGammaParams) -> tuple[Array, Array]:
-        return moved_gap(*means, old.concentration / old.scale, new.concentration / new.scale)
+        return moved_gap(means[0], means[1], old.concentration / old.scale, new.concentration / new.scale)
 
     def fit(self, old: InverseGammaParams, means: tuple[Array, ...]) -> InverseGammaParams:
         mean = old.concentration / old.scale
         new = mean * (1 + means[0])
-        concentration = gamma_shape(moved_gap(*means, mean, new)[1])
+        concentration = gamma_shape(moved_gap(means[0], means[1], mean, new)[1])
         return InverseGammaParams(concentration, concentration / new)
 
     def start(self, x: Array, mean: Callable[[Array], Array]) -> InverseGammaParams:
@@ -74,4 +74,4 @@ class InverseGamma(CentredPositive):
         return (), scale / sample_gamma(key, c, num)
 
     def supports(self, params: InverseGammaParams) -> InverseGammaParams:
-        return InverseGammaParams(Interval(0.0, tightest(params.concentration.dtype)), Positive())
+        return params._replace(concentration=Below(tightest(params.concentration.dtype)), scale=Positive())

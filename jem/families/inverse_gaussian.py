@@ -89,4 +89,4 @@ class InverseGaussian(CentredPositive):
         return (), loc * jnp.where(u * (1 + low) <= 1, low, 1 / low)
 
     def supports(self, params: InverseGaussianParams) -> InverseGaussianParams:
-        return InverseGaussianParams(Positive(), Positive())
+        return params._replace(loc=Positive(), concentration=Positive())

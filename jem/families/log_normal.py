@@ -77,7 +77,7 @@ class LogNormal(CentredPositive):
         return (), jnp.exp(params.loc[:, None] + params.scale[:, None] * z)
 
     def supports(self, params: LogNormalParams) -> LogNormalParams:
-        return LogNormalParams(Real(), Interval(_least(params.scale), 2e3))  # the logarithms of all numbers
+        return params._replace(loc=Real(), scale=Interval(_least(params.scale), math.log(jnp.finfo(params.scale.dtype).max)))
 
 
 def _least(scale: Array) -> float:

@@ -13,7 +13,7 @@ from jem.families.centred import Centred, CentredStats
 from jem.kernels.bessel import log_bessel
 from jem.kernels.directions import concentration_of, sample_fall
 from jem.kernels.shapes import tightest
-from jem.kernels.support import Interval, Real
+from jem.kernels.support import Below, Real
 from jem.node import node
 
 
@@ -85,7 +85,7 @@ class VonMises(Centred):
         return (), _wrapped(params.loc[:, None] + 2 * jax.random.rademacher(side, shape, half.dtype) * half)
 
     def supports(self, params: VonMisesParams) -> VonMisesParams:
-        return VonMisesParams(Real(), Interval(0.0, tightest(params.concentration.dtype)))
+        return params._replace(loc=Real(), concentration=Below(tightest(params.concentration.dtype)))
 
     def features(self, x: Array) -> Array:
         x = x.astype(float_dtype(x))

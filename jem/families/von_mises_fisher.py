@@ -13,7 +13,7 @@ from jem.families.centred import Centred, CentredStats
 from jem.kernels.bessel import log_bessel
 from jem.kernels.directions import concentration_of, sample_fall
 from jem.kernels.shapes import tightest
-from jem.kernels.support import Interval, Sphere
+from jem.kernels.support import Below, Sphere
 from jem.node import node
 
 _OFF = 1e-4  # by how much a length may miss one
@@ -106,7 +106,7 @@ class VonMisesFisher(Centred):
         return (), mean * (1 - fall) + side * jnp.sqrt(fall * (2 - fall))
 
     def supports(self, params: VonMisesFisherParams) -> VonMisesFisherParams:
-        return VonMisesFisherParams(Sphere(), Interval(0.0, tightest(params.concentration.dtype)))
+        return params._replace(mean_direction=Sphere(), concentration=Below(tightest(params.concentration.dtype)))
 
     def validate(self, x: Any) -> None:
         super().validate(x)

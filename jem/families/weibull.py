@@ -11,7 +11,7 @@ from jax import Array
 from jem.families.centred import CentredPositive, CentredStats
 from jem.kernels.roots import falling_root
 from jem.kernels.shapes import LEAST, log_ratio, tightest
-from jem.kernels.support import Interval, Positive
+from jem.kernels.support import Below, Positive
 from jem.node import node
 
 _LOW, _HIGH = 0.5, 2.0  # how far the concentration moves in one step, as a ratio
@@ -104,7 +104,7 @@ class Weibull(CentredPositive):
         return (), scale * jnp.maximum(t, jnp.finfo(t.dtype).tiny) ** (1 / c)
 
     def supports(self, params: WeibullParams) -> WeibullParams:
-        return WeibullParams(Positive(), Interval(0.0, _most(params.concentration)))
+        return params._replace(scale=Positive(), concentration=Below(_most(params.concentration)))
 
 
 def _most(like: Array) -> float:

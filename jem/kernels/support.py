@@ -256,6 +256,43 @@ class Interval(Support):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Below(Support):
+    """Positive numbers below `high`, which may be very large: by their logarithms, but for what is near it.
+
+    `value = 1 / (exp(-free) + 1 / high)`.
+
+    Attributes:
+        high: the upper end.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Below(2.0).constrain(jnp.array([0.0]), jnp.array([1.0])).round(3).tolist()
+        [0.6669999957084656]
+    """
+
+    high: float
+
+    def unconstrain(self, value: Array) -> Array:
+        eps = jnp.finfo(value.dtype).eps
+        rest = jnp.maximum(1 - value / self.high, eps * eps)
+        return jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny)) - jnp.log(rest)
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return 1 / (jnp.exp(-free) + 1 / self.high)
+
+    def inside(self, value: Array) -> Array:
+        eps = float(jnp.finfo(value.dtype).eps)
+        share = max(4 * eps, min(eps**0.75, 1e-10))  # as in an interval
+        return jnp.clip(_positive(value), None, self.high * (1 - share))
+
+    def outside(self, value: Array) -> Array:
+        return (value < 0) | (value > self.high * (1 + 1e-6))
+
+    def fault(self, value: np.ndarray) -> str | None:
+        return _outside(value, 0, self.high * (1 + 1e-6), f"from 0 to {self.high:g}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Simplex(Support):
     """Probabilities that sum to one over the last axis, by K - 1 contrasts of their logarithms.
 

@@ -74,8 +74,8 @@ def shares(rng, dtype):
 
 
 def mixes(rng, dtype):
-    """Proportions of three parts, mostly of the first or of the last."""
-    a = np.array([[4.0, 2.0, 1.0], [1.0, 2.0, 5.0]])
+    """Proportions of three parts, more of the first or more of the last, none near 0: slopes are compared there."""
+    a = np.array([[16.0, 10.0, 8.0], [8.0, 10.0, 20.0]])
     return jnp.asarray(np.stack([rng.dirichlet(a[k]) for k in rng.integers(0, 2, NUM)]), dtype)
 
 

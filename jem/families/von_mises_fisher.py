@@ -108,6 +108,9 @@ class VonMisesFisher(Centred):
     def supports(self, params: VonMisesFisherParams) -> VonMisesFisherParams:
         return params._replace(mean_direction=Sphere(), concentration=Below(tightest(params.concentration.dtype)))
 
+    def gauge(self, params: VonMisesFisherParams) -> dict[str, int]:
+        return {"mean_direction": 1}  # the length of its free coordinates
+
     def validate(self, x: Any) -> None:
         super().validate(x)
         if x.shape[1] < 2:

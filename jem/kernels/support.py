@@ -266,8 +266,8 @@ class Below(Support):
 
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> jem.supports.Below(2.0).constrain(jnp.array([0.0]), jnp.array([1.0])).round(3).tolist()
-        [0.6669999957084656]
+        >>> jem.supports.Below(2.0).unconstrain(jnp.array([2 / 3])).round(5).tolist()
+        [0.0]
     """
 
     high: float
@@ -365,7 +365,7 @@ class Simplex(Support):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sphere(Support):
-    """Unit vectors over the last axis, by vectors of any length: one coordinate of each moves nothing.
+    """Unit vectors over the last axis, by vectors of any length: one coordinate of each is a gauge of its node.
 
     Example:
         >>> import jem, jax.numpy as jnp
@@ -378,9 +378,6 @@ class Sphere(Support):
 
     def constrain(self, free: Array, like: Array) -> Array:
         return self.exact(free)
-
-    def idle(self, shape: tuple[int, ...]) -> int:
-        return math.prod(shape[:-1])
 
     def exact(self, value: Array) -> Array:
         square = jnp.sum(value * value, -1, keepdims=True)

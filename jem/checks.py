@@ -86,6 +86,17 @@ def check_parts(x: Any, names: tuple[str, ...]) -> None:
         raise ValueError(f"Product: x must be a dict with the keys {sorted(names)}; got {got}")
 
 
+def check_values(x: Array, name: str, fault: Callable[[Array], Array], expected: str) -> None:
+    """Values must not have the fault, a function of a module; a NaN has none."""
+    if found(fault, x):
+        raise ValueError(f"{name}: x must be {expected}; got {first_fault(fault, x)}")
+
+
+def not_positive(x: Array) -> Array:
+    """Where x is at most 0."""
+    return x <= 0
+
+
 def check_integers(x: Array, name: str, upper: int | None = None) -> None:
     """Values must be integers from 0, below `upper` where it is given."""
     limit = _largest_count(x.dtype) if upper is None else upper

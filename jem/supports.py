@@ -3,6 +3,7 @@
 from jem.kernels.matrix_support import CholeskyFactor as CholeskyFactor
 from jem.kernels.matrix_support import Correlation as Correlation
 from jem.kernels.matrix_support import PositiveDefinite as PositiveDefinite
+from jem.kernels.support import Below as Below
 from jem.kernels.support import Bounded as Bounded
 from jem.kernels.support import ByGradient as ByGradient
 from jem.kernels.support import Held as Held
@@ -11,3 +12,4 @@ from jem.kernels.support import Interval as Interval
 from jem.kernels.support import Positive as Positive
 from jem.kernels.support import Real as Real
 from jem.kernels.support import Simplex as Simplex
+from jem.kernels.support import Sphere as Sphere

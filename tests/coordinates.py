@@ -29,12 +29,18 @@ def library(leaf):
     return jnp if isinstance(leaf, jax.core.Tracer) else np
 
 
+def is_real(record, name):
+    """Whether a field holds any real numbers."""
+    positive = isinstance(record, (jem.NegativeBinomial.Params, jem.InverseGaussian.Params))  # its mean, its loc
+    return name in REAL | {"loc"} and not positive
+
+
 def free_leaf(record, name, leaf):
     """One field in free coordinates."""
     lib = library(leaf)
     if isinstance(record, jem.Point.Params):
         return 0 * leaf  # all mass at 0, whatever is drawn
-    if name in REAL and not isinstance(record, jem.NegativeBinomial.Params):
+    if is_real(record, name) or name == "mean_direction":
         return leaf
     if name == "probs" and isinstance(record, CHANCES):
         return lib.log(leaf) - lib.log1p(-leaf)
@@ -49,8 +55,10 @@ def bound_leaf(record, name, free):
     lib = library(free)
     if isinstance(record, jem.Point.Params):
         return 0 * free
-    if name in REAL and not isinstance(record, jem.NegativeBinomial.Params):
+    if is_real(record, name):
         return free
+    if name == "mean_direction":
+        return free / lib.sqrt((free * free).sum(-1, keepdims=True))
     if name == "probs" and isinstance(record, CHANCES):
         return 1 / (1 + lib.exp(-free))
     if name in ("weights", "initial", "probs"):

@@ -12,7 +12,6 @@ from scipy import stats
 
 import jem
 from jem.families.factorising import Factorising
-from jem.families.skeleton import Exponential, ExponentialParams
 from jem.kernels.roots import falling_root
 
 rng = np.random.default_rng(0)
@@ -23,7 +22,7 @@ FAMILIES = {
     "poisson": (jem.Poisson(shape=2.0, inverse_scale=0.5), jem.Poisson.Params, THREE, COUNTS),
     "many": (jem.Poisson(), jem.Poisson.Params, 1e3 * THREE, 500 * COUNTS),
     "bernoulli": (jem.Bernoulli(concentration=1.5), jem.Bernoulli.Params, THREE / 10, COUNTS > 3),
-    "exponential": (Exponential(2.0, 0.5), ExponentialParams, THREE, rng.exponential(1.0, (40, 3))),
+    "exponential": (jem.Exponential(2.0, 0.5), jem.Exponential.Params, THREE, rng.exponential(1.0, (40, 3))),
 }
 
 
@@ -138,7 +137,7 @@ def test_a_column_that_nobody_saw(x64):
     """It starts as the others are, and no step moves it: no rate of zero that would rule out what comes."""
     x = np.where(np.arange(3) == 1, np.nan, COUNTS)
     bits = np.where(np.isnan(x), np.nan, x > 3)
-    for family, data in ((jem.Bernoulli(), bits), (Exponential(), x + 1), (jem.Poisson(), x)):
+    for family, data in ((jem.Bernoulli(), bits), (jem.Exponential(), x + 1), (jem.Poisson(), x)):
         fits = jem.fit_restarts(jem.Mixture(jem.Missing(family), 2), jax.random.key(0), data, num_restarts=2, max_steps=20)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fits.params))
         new = np.nan_to_num(data[:1], nan=1.0)
@@ -172,12 +171,12 @@ def test_what_an_author_may_get_wrong_is_said():
     """A member that returns one array in place of a tuple; rows in place of a matrix."""
 
     @jem.author.node
-    class Bare(Exponential):
+    class Bare(jem.Exponential):
         def natural(self, params):
             return -params.rate
 
-    params = ExponentialParams(jnp.ones(3))
+    params = jem.Exponential.Params(jnp.ones(3))
     with pytest.raises(TypeError, match=r"Bare.natural must return a tuple of arrays, \(a,\) where it is one"):
         jem.log_prob(Bare(), params, np.ones((4, 3)))
     with pytest.raises(ValueError, match="Exponential: x must have rows"):
-        jem.log_prob(Exponential(), params, np.ones(4))
+        jem.log_prob(jem.Exponential(), params, np.ones(4))

@@ -11,7 +11,7 @@ ALL = bool(os.environ.get("JEM_ALL_ROWS"))
 
 OFTEN = {
     *("gaussian_spherical", "student_t", "mixture_full", "mixture_diagonal", "mixture_strong_prior", "tied", "frozen_mean"),
-    *("mixture_poisson_prior", "mixture_of_mixtures", "mixed_product", "one_of", "labelled", "hmm_missing"),
+    *("mixture_gamma", "mixture_poisson_prior", "mixture_of_mixtures", "mixed_product", "one_of", "labelled", "hmm_missing"),
     *("hmm_categorical", "factor", "tied_factor", "mixture_negative_binomial", "lds_level", "mixture_laplace", "logjoint"),
 }
 # Of the above: in float32 too a sibling does what they do.
@@ -25,6 +25,8 @@ SIBLINGS = {
     *("factor_spherical_no_prior", "frozen_loadings"),
     *("mixture_zero_inflated", "mixture_geometric", "mixture_binomial", "mixture_beta_binomial", "mixture_multinomial"),
     "mixture_dirichlet_multinomial",
+    *("mixture_exponential", "mixture_rayleigh", "mixture_inverse_gamma", "mixture_log_normal", "mixture_weibull"),
+    *("mixture_inverse_gaussian", "mixture_beta", "mixture_dirichlet", "mixture_von_mises", "mixture_directions"),
 }
 EVERY_ROW = ("laws/test_converged.py", "laws/test_score.py")
 

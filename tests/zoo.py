@@ -85,6 +85,34 @@ def bits(rng, dtype):
     return jnp.asarray(rng.random((NUM, 4)) < p, dtype)
 
 
+def waits(rng, dtype):
+    """Waiting times of two kinds."""
+    return jnp.asarray(rng.gamma(2.5, np.where(rng.random((NUM, 1)) < 0.5, 0.2, 1.5), (NUM, 2)), dtype)
+
+
+def proportions(rng, dtype):
+    """Proportions about two levels."""
+    a = np.where(rng.random((NUM, 1)) < 0.5, 2.0, 6.0)
+    return jnp.asarray(rng.beta(a, 8 - a, (NUM, 2)), dtype)
+
+
+def mixes(rng, dtype):
+    """Proportions of three parts, more of the first or more of the last, none near 0: slopes are compared there."""
+    a = np.array([[16.0, 10.0, 8.0], [8.0, 10.0, 20.0]])
+    return jnp.asarray(np.stack([rng.dirichlet(a[k]) for k in rng.integers(0, 2, NUM)]), dtype)
+
+
+def angles(rng, dtype):
+    """Angles about two directions."""
+    return jnp.asarray(rng.vonmises(np.where(rng.random((NUM, 1)) < 0.5, -1.0, 2.0), 3.0, (NUM, 2)), dtype)
+
+
+def bearings(rng, dtype):
+    """Unit vectors about two directions."""
+    x = rng.standard_normal((NUM, 3)) + 2 * np.where(rng.random((NUM, 1)) < 0.5, 1, -1) * np.array([1.0, 0.5, 0.0])
+    return jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype)
+
+
 def holed_bits(rng, dtype):
     """Binary features, some cells of which are missing."""
     values = np.array(bits(rng, dtype))
@@ -217,6 +245,17 @@ ZOO = [
     Row("mixture_bernoulli", jem.Mixture(jem.Bernoulli(), 2), bits),
     Row("mixture_bernoulli_prior", jem.Mixture(jem.Bernoulli(concentration=1.5), 2), bits),
     Row("mixture_missing_bits", jem.Mixture(jem.Missing(jem.Bernoulli(concentration=1.5)), 2), holed_bits),
+    Row("mixture_exponential", jem.Mixture(jem.Exponential(), 2), waits),
+    Row("mixture_rayleigh", jem.Mixture(jem.Rayleigh(shape=1.5, inverse_scale=0.5), 2), waits),
+    Row("mixture_gamma", jem.Mixture(jem.Gamma(), 2), waits),
+    Row("mixture_inverse_gamma", jem.Mixture(jem.InverseGamma(), 2), waits),
+    Row("mixture_log_normal", jem.Mixture(jem.LogNormal(), 2), waits),
+    Row("mixture_weibull", jem.Mixture(jem.Weibull(), 2), waits),
+    Row("mixture_inverse_gaussian", jem.Mixture(jem.InverseGaussian(), 2), waits),
+    Row("mixture_beta", jem.Mixture(jem.Beta(), 2), proportions),
+    Row("mixture_dirichlet", jem.Mixture(jem.Dirichlet(), 2), mixes),
+    Row("mixture_von_mises", jem.Mixture(jem.VonMises(), 2), angles),
+    Row("mixture_directions", jem.Mixture(jem.VonMisesFisher(), 2), bearings),
     Row("mixture_categorical", jem.Mixture(jem.Categorical(3), 2), symbols),
     Row("mixture_of_mixtures", jem.Mixture(jem.Mixture(full, 2), 2), reals),
     Row("mixed_product", jem.Mixture(product, 2), mixed),

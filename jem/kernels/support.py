@@ -276,6 +276,43 @@ class Interval(Support):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Below(Support):
+    """Positive numbers below `high`, which may be very large: by their logarithms, but for what is near it.
+
+    `value = 1 / (exp(-free) + 1 / high)`.
+
+    Attributes:
+        high: the upper end.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Below(2.0).unconstrain(jnp.array([2 / 3])).round(5).tolist()
+        [0.0]
+    """
+
+    high: float
+
+    def unconstrain(self, value: Array) -> Array:
+        eps = jnp.finfo(value.dtype).eps
+        rest = jnp.maximum(1 - value / self.high, eps * eps)
+        return jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny)) - jnp.log(rest)
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return 1 / (jnp.exp(-free) + 1 / self.high)
+
+    def inside(self, value: Array) -> Array:
+        eps = float(jnp.finfo(value.dtype).eps)
+        share = max(4 * eps, min(eps**0.75, 1e-10))  # as in an interval
+        return jnp.clip(_positive(value), None, self.high * (1 - share))
+
+    def outside(self, value: Array) -> Array:
+        return (value < 0) | (value > self.high * (1 + 1e-6))
+
+    def fault(self, value: np.ndarray) -> str | None:
+        return _outside(value, 0, self.high * (1 + 1e-6), f"from 0 to {self.high:g}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Simplex(Support):
     """Probabilities that sum to one over the last axis, by K - 1 contrasts of their logarithms.
 
@@ -344,6 +381,38 @@ class Simplex(Support):
 
     def _moving(self, value: Array) -> Array:
         return (value > 0) if self.held is None else (value > 0) & ~jnp.broadcast_to(jnp.asarray(self.held), value.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sphere(Support):
+    """Unit vectors over the last axis, by vectors of any length: one coordinate of each is a gauge of its node.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> jem.supports.Sphere().constrain(jnp.array([0.0, 2.0]), jnp.array([1.0, 0.0])).tolist()
+        [0.0, 1.0]
+    """
+
+    def unconstrain(self, value: Array) -> Array:
+        return value
+
+    def constrain(self, free: Array, like: Array) -> Array:
+        return self.exact(free)
+
+    def exact(self, value: Array) -> Array:
+        square = jnp.sum(value * value, -1, keepdims=True)
+        return value / jnp.sqrt(jnp.where(square > 0, square, 1))
+
+    def outside(self, value: Array) -> Array:
+        return jnp.abs(jnp.sum(value * value, -1, keepdims=True) - 1) > _off_by(value.shape[-1])
+
+    def fault(self, value: np.ndarray) -> str | None:
+        square = np.sum(value.astype(float) ** 2, -1)
+        wrong = np.argwhere(np.abs(square - 1) > _off_by(value.shape[-1]))
+        if len(wrong) == 0:
+            return None
+        place = tuple(int(i) for i in wrong[0])
+        return f"expected vectors of length one; got length {np.sqrt(square[place]):.6g}" + (f" at {place}" if place else "")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -206,6 +206,9 @@ def compare(model, params, old):
     return float(e_step(model.node, params, *data)[1]), elbo, float(divergence(model.node, params, old, *data))
 
 
+BELOW = {"mixture_weibull"}  # Q is a bound of its own, below the one whose distance is the divergence
+
+
 def check_bound(model):
     for seed in range(3):
         old = perturb(np.random.default_rng(seed), model.params, 0.3)
@@ -214,7 +217,9 @@ def check_bound(model):
             rounding = 64 * model.eps * max(abs(log_likelihood), float(model.weights.sum()))
             assert elbo <= log_likelihood + rounding
             assert kl_sum >= -rounding
-            assert abs(log_likelihood - elbo - kl_sum) <= rounding, (log_likelihood, elbo, kl_sum)
+            more = log_likelihood - elbo - kl_sum
+            assert -rounding <= more, (log_likelihood, elbo, kl_sum)
+            assert more <= rounding or model.row.name in BELOW, (log_likelihood, elbo, kl_sum)
         assert abs(log_likelihood - elbo) <= rounding  # q's own parameters came last
 
 

@@ -12,7 +12,9 @@ from jem import tree
 from jem.combine.stack import Stack
 
 # A prior with pseudo-counts of its own moves an empty component to its mode.
-INFORMATIVE = {"mixture_missing_bits", "mixture_strong_prior", "mixture_poisson_prior", "mixture_bernoulli_prior"}
+INFORMATIVE = {
+    *("mixture_missing_bits", "mixture_strong_prior", "mixture_poisson_prior", "mixture_bernoulli_prior", "mixture_rayleigh"),
+}
 
 
 def weight_vectors(model):

@@ -29,14 +29,20 @@ class Exponential(Factorising):
         shape, inverse_scale: Gamma prior on each rate, `p(rate) ~ rate^(shape - 1) exp(-inverse_scale rate)`; 1 and 0
             are maximum likelihood.
 
+    Raises:
+        ValueError: at the door, x that is not (N, D), or a number that is not positive. Inside jit such a row has
+            `log p = -inf`.
+
     Example:
         >>> import jem, jax.numpy as jnp
-        >>> from jem.families.skeleton import Exponential, ExponentialParams
-        >>> jem.log_prob(Exponential(), ExponentialParams(jnp.array([1.0])), jnp.array([[0.5], [2.0]])).tolist()
+        >>> p = jem.Exponential.Params(rate=jnp.array([1.0]))
+        >>> jem.log_prob(jem.Exponential(), p, jnp.array([[0.5], [2.0]])).tolist()
         [-0.5, -2.0]
 
     Source: McLachlan and Peel (2000), Finite Mixture Models, chapter 10.
     """
+
+    Params = ExponentialParams
 
     shape: Any = setting(default=1.0, must=number(above=0.0))
     inverse_scale: Any = setting(default=0.0, must=number(least=0.0))
@@ -75,9 +81,4 @@ class Exponential(Factorising):
 
     def validate(self, x: Array) -> None:
         super().validate(x)
-        if checks.found(_not_positive, x):
-            raise ValueError(f"Exponential: x must be > 0; got {checks.first_fault(_not_positive, x)}")
-
-
-def _not_positive(x: Array) -> Array:
-    return x <= 0
+        checks.check_values(x, "Exponential", checks.not_positive, "> 0")

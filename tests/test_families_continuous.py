@@ -330,3 +330,38 @@ def test_dirichlet_shape(x64, dtype):
         gap = special.digamma(a) - special.digamma(a.sum()) - np.log(base) - away
         got = jax.jit(dirichlet_shape)(*(jnp.asarray(v, dtype) for v in (base, away, gap)))
         np.testing.assert_allclose(got, a, rtol=1e-9 if dtype == "float64" else 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        *(("gamma", "concentration"), ("weibull", "concentration"), ("log_normal", "loc"), ("log_normal", "scale")),
+        *(("inverse_gaussian", "loc"), ("von_mises", "loc"), ("von_mises", "concentration")),
+    ],
+)
+def test_what_is_not_held_is_at_its_maximum(name, field, x64):
+    """The slope of the likelihood vanishes along the other field, at a value of the held one that is not its maximum."""
+    case = CASES[name]
+    values, x, _ = made(case, case.ordinary)
+    held = {field: 1.2 * getattr(record(case, values), field) + 0.1}
+    node = jem.Frozen(case.node, **held)
+    fit = jem.fit(node, jem.init(node, jax.random.key(0), x), x, stop=jem.stop.Remaining(1e-10)).check()
+    np.testing.assert_allclose(getattr(fit.params, field), held[field], rtol=1e-12)
+    slope = jax.grad(lambda p: jnp.sum(log_prob(case.node, p, x.T)))(fit.params)
+    (other,) = set(fit.params._fields) - {field}
+    np.testing.assert_allclose(getattr(slope, other), 0, atol=1e-3)
+    assert float(jnp.min(jnp.abs(getattr(slope, field)))) > 0.1
+
+
+def test_missing_cells(x64):
+    """Each column is fitted to its own cells."""
+    case = CASES["gamma"]
+    x = np.array(made(case, case.ordinary)[1])
+    x[np.random.default_rng(0).random(x.shape) < 0.2] = np.nan
+    missing = jem.Missing(case.node)
+    found = jem.fit(missing, jem.init(missing, jax.random.key(0), x), x).check().params
+    for d in range(2):
+        column = x[~np.isnan(x[:, d]), d : d + 1]
+        alone = jem.fit(case.node, jax.tree.map(lambda p: p[d : d + 1], found), column).check().params
+        for a, b in zip(found, alone, strict=True):
+            np.testing.assert_allclose(a[d], b[0], rtol=1e-4)

@@ -73,6 +73,7 @@ def test_what_is_spread(two, monkeypatch):
     """Rows, or lanes where there are enough; nothing where a solver takes rows in parts, or values are traced or placed."""
     meshes = []
     real = jax.device_put
+    there = real(np.arange(1.0, 13.0)[:, None], jax.devices()[1])
     monkeypatch.setattr(cores.jax, "device_put", lambda x, to: meshes.append(to.spec) or real(x, to))
     x, model, options = np.arange(1.0, 13.0)[:, None], jem.Poisson(), dict(max_steps=2)
     start = jem.Poisson.Params(jnp.array([2.0]))
@@ -88,7 +89,7 @@ def test_what_is_spread(two, monkeypatch):
     assert spread(lambda: restarts(4)) == {False}
     assert spread(lambda: restarts(4, schedule=jem.schedules.Halving(first=1, keep=2))) == {True, False}
     assert not spread(lambda: jem.fit(model, start, x, solver=jem.solvers.Online(), **options))
-    assert not spread(lambda: jem.fit(model, start, jax.device_put(x, jax.devices()[1]), **options) and 0)
+    assert not spread(lambda: jem.fit(model, start, there, **options))
     assert not spread(lambda: jax.jit(lambda: jem.fit(model, start, x, **options))())
     assert not spread(lambda: jax.grad(lambda x: jem.fit(model, start, x, **options).params.rate[0])(jnp.asarray(x)))
     monkeypatch.setattr(cores, "_LARGE", 13)

@@ -76,6 +76,8 @@ from jem.families.negative_binomial import NegativeBinomial as NegativeBinomial
 from jem.families.point import Point as Point
 from jem.families.poisson import Poisson as Poisson
 from jem.families.rayleigh import Rayleigh as Rayleigh
+from jem.families.regression.glm import GLM as GLM
+from jem.families.regression.linear import Linear as Linear
 from jem.families.student_t import StudentT as StudentT
 from jem.families.von_mises import VonMises as VonMises
 from jem.families.von_mises_fisher import VonMisesFisher as VonMisesFisher

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import tree
-from jem.node import CELLS, LEVELS, MISSING, Data, Node, Params, Posterior, Stats, any_of, replaced, set_fields
+from jem.node import CELLS, INPUTS, LEVELS, MISSING, Data, Node, Params, Posterior, Stats, any_of, replaced, set_fields
 
 WHOLE = ""  # the name of a part whose records are the node's own
 
@@ -68,7 +68,7 @@ class Composite(Node):
 
     @property
     def traits(self) -> frozenset[str]:
-        passed = {MISSING, CELLS, LEVELS} if WHOLE in self.parts() else {MISSING}  # of what sees the data as they are
+        passed = {MISSING, CELLS, LEVELS, INPUTS} if WHOLE in self.parts() else {MISSING}  # of what sees the data as they are
         return functools.reduce(frozenset.intersection, [part.traits & passed for part in self.parts().values()])
 
     def bind(self, x: Data, weights: Array) -> Self:

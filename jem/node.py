@@ -30,6 +30,7 @@ EMPTY = 1  # a component or state that nothing belongs to
 HELD = 2  # a direction in which more than half of the variance is the prior's or the resolution's, not the data's
 BOUNDARY = 4  # a variance at its boundary where the boundary is not a maximum
 ENDLESS = 8  # a parameter along which the objective rises for ever; the engine says so, with the leaf's number above LEAF
+SEPARATED = 16  # outputs that leave coefficients of a regression without a maximum
 LEAF = 8  # bits of a cause; above them the number of a leaf of the parameters
 
 # What may be said of a node at once, beside MISSING: `Node.traits`.
@@ -253,7 +254,7 @@ class Node(Documented):
         return jnp.zeros(())
 
     def degenerate(self, params: Params, stats: Stats) -> Array:
-        """What of `params` is not what was asked for: the sum of some of EMPTY, HELD and BOUNDARY, or 0. A scalar int32.
+        """What of `params` is not what was asked for: the sum of some of EMPTY, HELD, BOUNDARY and SEPARATED, or 0. A scalar.
 
         `stats` were gathered at `params`. A prior that the user chose is no degeneracy.
         """

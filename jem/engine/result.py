@@ -9,7 +9,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jem.engine.coded import Coded, FitError
-from jem.node import BOUNDARY, EMPTY, ENDLESS, HELD, LEAF
+from jem.node import BOUNDARY, EMPTY, ENDLESS, HELD, LEAF, SEPARATED
 
 
 class Status(Coded):
@@ -50,6 +50,10 @@ _CAUSES = {
     ENDLESS: (
         "the objective rises for ever, ever more slowly, along params{leaf}: it has no maximum, as with groups that an input "
         "separates; give the parameter a prior, leave out what separates, or say where it lies (supports=)"
+    ),
+    SEPARATED: (
+        "the outputs leave coefficients of a regression without a maximum, as groups that an input separates do: they would "
+        "grow for ever; give it a prior (ridge=...), or leave out the input that separates"
     ),
 }
 
@@ -119,8 +123,9 @@ class Fit(NamedTuple):
         adjoint: where the fit is differentiated, how far its derivatives are to be trusted (`jem.adjoints.Adjoint`).
         cause: with DEGENERATE what is, the sum of some of EMPTY = 1 (a component or state that nothing belongs to), HELD = 2 (a
             direction in which more than half of the variance is not the data's), BOUNDARY = 4 (a variance at its boundary
-            where that is not a maximum) and ENDLESS = 8 (a parameter along which the objective rises for ever, 256 times the
-            number of its leaf added); 0 with any other status.
+            where that is not a maximum), ENDLESS = 8 (a parameter along which the objective rises for ever, 256 times the
+            number of its leaf added) and SEPARATED = 16 (coefficients of a regression without a maximum); 0 with any other
+            status.
 
     Example:
         >>> import jax, jem

@@ -119,8 +119,12 @@ class LocationScale(Node):
 
     def maximize(self, params: Params, stats: Stats) -> Params:
         mean, scatter = self._move(params.mean, params.whitening, stats)
-        w = self.covariance.maximize(params.whitening, stats.count, scatter, prior_of(self), mean.shape[0])
-        return params._replace(mean=mean, whitening=w, **self.maximize_others(params, stats))
+        return self.scattered(params, stats, stats.count, scatter, mean.shape[0])._replace(mean=mean)
+
+    def scattered(self, params: Params, stats: Stats, count: Array, scatter: Array, dim: int) -> Params:
+        """The M-step of all but the mean, from the scatter about the mean there will be, of so many units."""
+        w = self.covariance.maximize(params.whitening, count, scatter, prior_of(self), dim)
+        return params._replace(whitening=w, **self.maximize_others(params, stats))
 
     def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
         if "mean" in fields:

@@ -171,7 +171,14 @@ class Mixture(Composite):
         if INPUTS not in self.weights.traits:
             return values
         outputs, inputs = without_inputs(values)
-        return inputs if name == "weights" else outputs
+        if name == "weights":
+            return inputs
+        return outputs if self._takes_inputs_off else values
+
+    @property
+    def _takes_inputs_off(self) -> bool:
+        """Whether inputs are the gate's alone."""
+        return INPUTS in self.weights.traits and INPUTS not in self.components.traits
 
     def infer(self, params: MixtureParams, x: Data) -> tuple[MixturePosterior, Array]:
         posterior, logits = self.log_joint(params, x)
@@ -232,7 +239,7 @@ class Mixture(Composite):
         labels = jax.random.categorical(label_key, logits, axis=0)
         latents, drawn = self.components.sample_like(component_key, params.components, self.share("components", x))
         new = pick(drawn, labels)
-        new = with_inputs(new, self.share("weights", x)) if INPUTS in self.weights.traits else new
+        new = with_inputs(new, self.share("weights", x)) if self._takes_inputs_off else new
         return (labels, latents), with_labels(new, None if given is None else relabelled(given, labels))
 
     def features(self, x: Data) -> Array:
@@ -257,7 +264,7 @@ class Mixture(Composite):
     def must_be_finite(self, x: Data) -> Data:
         values, labels = without_labels(x)
         left = self.components.must_be_finite(self.share("components", x))
-        left = with_inputs(left, without_inputs(values)[1]) if INPUTS in self.weights.traits else left
+        left = with_inputs(left, without_inputs(values)[1]) if self._takes_inputs_off else left
         return with_labels(left, labels)
 
 

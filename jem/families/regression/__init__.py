@@ -1,0 +1,1 @@
+"""Regressions: families of `jem.Given(outputs, inputs)`."""

@@ -1,0 +1,69 @@
+"""The reference cases of regressions by ready families, with the defaults."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_logjoint_cases import load
+from test_written_cases import TO_THE_END, check, columns
+
+import jem
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def fit(case, name, model, x, start=None):
+    """The fit, as near to the case's log-likelihood as CONVERGED says; then to its digits."""
+    start = jem.init(model, jax.random.key(0), x) if start is None else start
+    got = jem.fit(model, start, x).check()
+    assert float(got.log_likelihood) == pytest.approx(case["expected"][name]["value"], abs=2e-3)
+    got = jem.fit(model, got.params, x, stop=TO_THE_END)
+    check(case, name, got.log_likelihood)
+    return got.params
+
+
+def line(params, at=0):
+    """Intercept and coefficients of one output, (p + 1,), or of each component's."""
+    return jnp.concatenate([params.intercept[..., at, None], params.coef[..., at, :]], -1)
+
+
+@pytest.mark.parametrize("lot", ["lot1", "lot2"])
+def test_clotting_times(cases, lot):
+    case = load(cases, "gamma_glm_clotting")
+    u, y = columns(case, "u", lot)
+    params = fit(case, f"{lot}_log_loglik", jem.GLM(jem.Gamma()), jem.Given(y[:, None], jnp.log(u)[:, None]))
+    check(case, f"{lot}_log_beta", line(params))
+    check(case, f"{lot}_log_shape", params.concentration[0])
+
+
+@pytest.mark.parametrize("nu", ["8", "_free"])
+def test_stack_loss(cases, nu):
+    case = load(cases, "t_regression_stackloss")
+    u, y = columns(case, "x", "y")
+    model = jem.Linear(jem.StudentT(df=2.0 if nu == "_free" else float(nu)))
+    params = fit(case, f"nu{nu}_loglik", model if nu == "_free" else jem.Frozen(model, "df"), jem.Given(y[:, None], u))
+    check(case, f"nu{nu}_beta", line(params))
+    check(case, f"nu{nu}_scale", jnp.sqrt(params.covariance[0, 0]))
+
+
+def test_two_parabolas(cases):
+    case = load(cases, "mixreg_npreg")
+    u, y = columns(case, "x", "y")
+    x, model = jem.Given(y[:, None], jnp.stack([u, u**2], 1)), jem.Mixture(jem.Linear(), 2)
+    best = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=8).best()
+    params = fit(case, "loglik", model, x, best.params)
+    order = jnp.argsort(line(params.components)[:, 0])
+    check(case, "weights", params.weights[order])
+    check(case, "beta", line(params.components)[order])
+    check(case, "sigma", jnp.sqrt(params.components.covariance[order, 0, 0]))
+
+
+def test_patents(cases):
+    case = load(cases, "poisson_regmix_patent")
+    y, u = columns(case, "patents", "lgRD")
+    x, model = jem.Given(y[:, None], u[:, None]), jem.Mixture(jem.GLM(jem.Poisson()), 3)
+    best = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=8).best()
+    params = fit(case, "constant_loglik", model, x, best.params)
+    order = np.argsort(line(params.components)[:, 0])
+    check(case, "constant_weights", params.weights[order])
+    check(case, "constant_beta", line(params.components)[order])

@@ -120,8 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show_old_faithful(context: typer.Context) -> None:
     """With no command: fits two Gaussians to the bundled Old Faithful data with 256 restarts."""
     if context.invoked_subcommand is None:
-        take_cores(None)
-        keep_programs()
+        set_up(None, True)
         x, num_restarts = old_faithful(), 256
         model = MODELS["gmm"](2)
         first, second = _run(lambda: [fit_one(model, jax.random.key(0), x, num_restarts) for _ in range(2)], "float64")
@@ -149,25 +148,10 @@ def fit(
     cache: Annotated[bool, typer.Option(help="Keep compiled programs in the user's cache folder for the next run.")] = True,
 ) -> int:
     """Fits a mixture to a file for each K, chooses K by BIC, prints the fit and writes parameters and labels."""
-    if model not in MODELS:
-        raise InputError(f"--model {model}: expected one of {', '.join(MODELS)}")
-    if dtype not in ("float32", "float64"):
-        raise InputError(f"--dtype {dtype}: expected float32 or float64")
-    if not np.isfinite(tol):
-        raise InputError(f"--tol {tol}: expected a finite number >= 0")
-    if restarts * (max_steps + 1) > MOST_RECORDED:
-        raise InputError(
-            f"--restarts {restarts} --max-steps {max_steps}: the objective of every step is recorded, at most {MOST_RECORDED} "
-            "in all; ask for fewer"
-        )
+    check_options(model, dtype, tol, restarts, max_steps)
     sizes = parse_sizes(num_components)
     target = check_writable(out_path) if out_path else None
-    try:
-        take_cores(cores)
-    except RuntimeError as error:
-        raise InputError(f"--cores {cores}: {error}") from None
-    if cache:
-        keep_programs()
+    set_up(cores, cache)
     x, names = read_table(path, [column.strip() for column in columns.split(",")] if columns else ())
     x = cast(x, dtype, path, names)
     if sizes[-1] > len(x):
@@ -204,6 +188,31 @@ def fit(
         write_npz(target, fit_arrays(best, rows, model, names))
         out.print(f"written          {target}", markup=False, soft_wrap=True)
     return 0
+
+
+def check_options(model: str, dtype: str, tol: float, restarts: int, max_steps: int) -> None:
+    """Raises `InputError` for what typer cannot look at."""
+    if model not in MODELS:
+        raise InputError(f"--model {model}: expected one of {', '.join(MODELS)}")
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"--dtype {dtype}: expected float32 or float64")
+    if not np.isfinite(tol):
+        raise InputError(f"--tol {tol}: expected a finite number >= 0")
+    if restarts * (max_steps + 1) > MOST_RECORDED:
+        raise InputError(
+            f"--restarts {restarts} --max-steps {max_steps}: the objective of every step is recorded, at most {MOST_RECORDED} "
+            "in all; ask for fewer"
+        )
+
+
+def set_up(cores: int | None, cache: bool) -> None:
+    """Cores and the programs kept, before the first array."""
+    try:
+        take_cores(cores)
+    except RuntimeError as error:
+        raise InputError(f"--cores {cores}: {error}") from None
+    if cache:
+        keep_programs()
 
 
 def parse_sizes(text: str) -> range:

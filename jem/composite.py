@@ -104,6 +104,9 @@ class Composite(Node):
     def enter(self, params: Params) -> Params:
         return with_each(params, self.each(lambda part, p: part.enter(p), (params,)))
 
+    def order(self, x: Data) -> Array | None:
+        return self.parts()[WHOLE].order(x) if WHOLE in self.parts() else None
+
     def features(self, x: Data) -> Array:
         return jnp.concatenate([part.features(self.share(name, x)) for name, part in self.parts().items()])
 

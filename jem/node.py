@@ -249,6 +249,10 @@ class Node(Documented):
         """
         return None
 
+    def order(self, x: Data) -> Array | None:
+        """An order of the units (N,) in which an E-step is less work, where that matters; a fit sorts them by it once."""
+        return None
+
     def log_prior(self, params: Params) -> Array:
         """Log-density of the prior at `params`, up to a constant. A scalar."""
         return jnp.zeros(())

@@ -54,7 +54,8 @@ class Missing(Wrapper):
 
     def see(self, name: Any, x: Data, weights: Array) -> tuple[Data, Array]:
         if CELLS in self.child.traits:
-            return with_holes(x), weights
+            cells = with_holes(x)
+            return cells, jnp.where(jnp.any(cells.seen, 0), weights, 0)
         ok = observed(x)
         return fill(x, ok), jnp.where(ok, weights, 0)
 
@@ -72,6 +73,9 @@ class Missing(Wrapper):
     def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
         latents, new = self.child.sample_like(key, params, fill(x, observed(x)))
         return latents, with_gaps(new, x)
+
+    def order(self, x: Data) -> Array | None:
+        return self.child.order(self.see(WHOLE, x, jnp.ones(num_units(x)))[0])
 
     def num_observations(self, x: Data) -> Array:
         ok = ~jnp.all(jnp.isnan(x), 0) if CELLS in self.child.traits else observed(x)

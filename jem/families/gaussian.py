@@ -9,7 +9,7 @@ from jax import Array
 from jem.families.scatter import PRIOR, STRUCTURE, FeatureScale, InverseWishart, LocationScale, whitening_of
 from jem.kernels import gaussian as kernel
 from jem.kernels.covariance import Full, Moments, Structure, covariance_of
-from jem.node import node, setting, static
+from jem.node import Data, node, setting, static
 
 
 class GaussianParams(NamedTuple):
@@ -73,8 +73,8 @@ class Gaussian(LocationScale):
         mean, covariance = jnp.asarray(mean, float), jnp.asarray(covariance, float)
         return GaussianParams(mean, whitening_of(self.covariance, covariance, mean.shape[-1]))
 
-    def of_squares(self, params: GaussianParams, squares: Array, dim: int) -> tuple[tuple[()], Array]:
-        return (), kernel.log_normal(self.covariance, params.whitening, squares, dim)
+    def of_squares(self, params: GaussianParams, squares: Array, log_det: Array, dim: Any) -> tuple[tuple[()], Array]:
+        return (), kernel.log_normal(log_det, squares, dim)
 
     def gather(self, posterior: tuple[()], weights: Array, moments: Moments) -> GaussianStats:
         return GaussianStats(jnp.sum(weights), moments)
@@ -82,7 +82,7 @@ class Gaussian(LocationScale):
     def expected_log_prob(self, params: GaussianParams, stats: GaussianStats, old: GaussianParams) -> Array:
         return kernel.expected_log_normal(self.covariance, *params, stats.count, stats.mass, stats.moments, *old)
 
-    def init(self, key: Array, x: Array, weights: Array) -> GaussianParams:
+    def init(self, key: Array, x: Data, weights: Array) -> GaussianParams:
         return GaussianParams(*self.start(x, weights))
 
     def sample(self, key: Array, params: GaussianParams, num: int) -> tuple[tuple[()], Array]:

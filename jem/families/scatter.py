@@ -1,5 +1,6 @@
 """What location-scale families share: statistics about the current mean, M-step, prior, tying and starts, of any structure."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -7,13 +8,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem import checks
+from jem.data import Holed, without_holes
 from jem.kernels import gaussian as kernel
 from jem.kernels import plates
 from jem.kernels.covariance import Moments, Pseudo, Structure
+from jem.kernels.holes import order
 from jem.kernels.linalg import safe_sqrt
 from jem.kernels.sums import over_rows
 from jem.kernels.support import Real
-from jem.node import HELD, Node, Params, Posterior, Stats, flag, node, replaced, setting
+from jem.node import CELLS, HELD, Data, Node, Params, Posterior, Stats, flag, node, replaced, setting
 from jem.settings import a, number, optional
 
 STRUCTURE = a("from_diagonal", "jem.covariance.Full(), jem.covariance.Diagonal() or jem.covariance.Spherical()")
@@ -68,8 +71,12 @@ class LocationScale(Node):
     prior: InverseWishart | None
     scale: FeatureScale | None
 
-    def of_squares(self, params: Params, squares: Array, dim: int) -> tuple[Posterior, Array]:
-        """The posterior and the log-density (N,), from `|z|^2` (N,) and D."""
+    @property
+    def traits(self) -> frozenset[str]:
+        return frozenset({CELLS})
+
+    def of_squares(self, params: Params, squares: Array, log_det: Array, dim: Any) -> tuple[Posterior, Array]:
+        """The posterior and the log-density (N,), from `|z|^2` (N,), `log|Sigma|^{-1/2}` and D: of what is seen of a unit."""
         raise TypeError(f"{type(self).__name__} does not define of_squares")
 
     def mass(self, posterior: Posterior, weights: Array) -> Array:
@@ -84,25 +91,48 @@ class LocationScale(Node):
         """The M-step of the fields that are neither mean nor whitening, by name."""
         return {}
 
-    def infer(self, params: Params, x: Array) -> tuple[Posterior, Array]:
-        return self.of_squares(params, jnp.sum(self.whitened(params, x) ** 2, 0), x.shape[0])
+    def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
+        values, seen = without_holes(x)
+        if seen is None:
+            return self._of_squares(params, jnp.sum(self.whitened(params, values) ** 2, 0), values.shape[0])
+        z, log_det = self._conditional(params, x)
+        squares = jnp.where(jnp.all(jnp.isfinite(values), 0), jnp.sum(z * z, 0), jnp.inf)
+        return self.of_squares(params, squares, log_det, jnp.sum(seen, 0, dtype=z.dtype))
 
-    def expect(self, params: Params, posterior: Posterior, x: Array, weights: Array) -> Stats:
-        moments = self.covariance.moments(self.whitened(params, x), self.mass(posterior, weights))
-        return self.gather(posterior, weights, moments)
+    def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
+        values, seen = without_holes(x)
+        mass = self.mass(posterior, weights)
+        if seen is None:
+            return self.gather(posterior, weights, self.covariance.moments(self.whitened(params, values), mass))
+        # A scale u of the precision leaves the covariance of what is not seen, times u, as it is.
+        moments = self.covariance.moments(self._conditional(params, x)[0], mass)
+        unseen = self.covariance.spread(params.whitening, seen, weights)
+        return self.gather(posterior, weights, moments._replace(second=moments.second + unseen))
 
-    def infer_each(self, params: Params, x: Array, axes: Any, size: int) -> tuple[Posterior, Array]:
-        if params.mean.ndim == 1:
+    def infer_each(self, params: Params, x: Data, axes: Any, size: int) -> tuple[Posterior, Array]:
+        if params.mean.ndim == 1 or isinstance(x, Holed):
             return super().infer_each(params, x, axes, size)
         squares = plates.squares(self.covariance, params.whitening, params.mean, x)
-        return jax.vmap(lambda p, s: self.of_squares(p, s, x.shape[0]), (axes, 0))(params, squares)
+        return jax.vmap(lambda p, s: self._of_squares(p, s, x.shape[0]), (axes, 0))(params, squares)
 
-    def expect_each(self, params: Params, posterior: Posterior, x: Array, weights: Array, axes: Any) -> Stats:
-        if params.mean.ndim == 1:
+    def expect_each(self, params: Params, posterior: Posterior, x: Data, weights: Array, axes: Any) -> Stats:
+        if params.mean.ndim == 1 or isinstance(x, Holed):
             return super().expect_each(params, posterior, x, weights, axes)
         mass = jax.vmap(self.mass)(posterior, weights)
         moments = plates.moments(self.covariance, params.whitening, params.mean, x, mass)
         return jax.vmap(self.gather)(posterior, weights, moments)
+
+    def _of_squares(self, params: Params, squares: Array, dim: int) -> tuple[Posterior, Array]:
+        return self.of_squares(params, squares, self.covariance.log_det(params.whitening, dim), dim)
+
+    def _conditional(self, params: Params, x: Holed) -> tuple[Array, Array]:
+        """The mean of z given what is seen, (D, N), and `log|Sigma|^{-1/2}` of what is seen, (N,)."""
+        away = jnp.where(x.seen, x.values - params.mean[:, None], 0)
+        return self.covariance.conditional(params.whitening, away, x.seen)
+
+    def complete(self, params: Params, x: Holed) -> Array:
+        """The cells (D, N), those that are not seen by their mean given those that are."""
+        return jnp.where(x.seen, x.values, self.coloured(params, self._conditional(params, x)[0]))
 
     def whitened(self, params: Params, x: Array) -> Array:
         """`W (x - mean)`, (D, N)."""
@@ -112,7 +142,7 @@ class LocationScale(Node):
         """`mean + W^{-1} z`, (D, N)."""
         return params.mean[:, None] + self.covariance.solve(params.whitening, z)
 
-    def start(self, x: Array, weights: Array) -> tuple[Array, Array]:
+    def start(self, x: Data, weights: Array) -> tuple[Array, Array]:
         """The mean, and the whitening of the features' deviations without correlations."""
         mean, deviation = weighted_moments(x, weights, self.scale)
         return mean, self.covariance.from_diagonal(1 / deviation)
@@ -166,8 +196,11 @@ class LocationScale(Node):
     def supports(self, params: Params) -> Params:
         return params._replace(mean=Real(), whitening=self.covariance.support())
 
-    def bind(self, x: Array, weights: Array) -> Self:
+    def bind(self, x: Data, weights: Array) -> Self:
         return replaced(self, scale=mean_and_scale(x, weights)[1])
+
+    def order(self, x: Data) -> Array | None:
+        return order(x.seen) if isinstance(x, Holed) and not self.covariance.separate else None
 
     def features(self, x: Array) -> Array:
         return x if self.scale is None else x / self.scale.deviation[:, None]
@@ -192,8 +225,10 @@ def whitening_of(structure: Structure, covariance: Array, dim: int) -> Array:
     return flat.reshape(*batch, *flat.shape[1:])
 
 
-def mean_and_scale(x: Array, weights: Array) -> tuple[Array, FeatureScale]:
-    """The weighted mean (D,) of x (D, N), zero where nothing has weight, and its scale."""
+def mean_and_scale(x: Data, weights: Array) -> tuple[Array, FeatureScale]:
+    """The weighted mean (D,) of x (D, N), of the cells that are seen, zero where nothing has weight, and its scale."""
+    if isinstance(x, Holed):
+        return _of_cells(mean_and_scale, x, weights)
     x = x.astype(weights.dtype)
     eps, tiny = jnp.finfo(x.dtype).eps, jnp.finfo(x.dtype).tiny
     top = jnp.max(over_rows(lambda rows, w: jnp.max(jnp.abs(rows), 1), jnp.maximum, x, weights), 0)
@@ -214,8 +249,17 @@ def _average(share: Array, values: Array) -> Array:
     return jnp.einsum("pc,pcd->pd", share, values)
 
 
-def weighted_moments(x: Array, weights: Array, scale: FeatureScale | None) -> tuple[Array, Array]:
+def _of_cells(question: Callable[..., Any], x: Holed, weights: Array, *others: Any) -> Any:
+    """`question(x, weights)` of each feature by itself, as other units are seen of it; what it returns has features (D,)."""
+    seen = weights[None, :] * x.seen
+    alone = lambda cells, w, *others: question(cells[None], w, *jax.tree.map(lambda o: o[None], others))  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(alone)(x.values, seen, *others))
+
+
+def weighted_moments(x: Data, weights: Array, scale: FeatureScale | None) -> tuple[Array, Array]:
     """Weighted mean and standard deviation (D,) of x (D, N), with one pseudo-observation of the bound scale."""
+    if isinstance(x, Holed):
+        return _of_cells(weighted_moments, x, weights, scale)
     x = x.astype(weights.dtype)
     total = jnp.sum(weights)
     share = weights / jnp.where(total > 0, total, 1)

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jem.data import float_dtype
 from jem.families.scatter import PRIOR, STRUCTURE, FeatureScale, InverseWishart, LocationScale, whitening_of
 from jem.kernels import gaussian as kernel
 from jem.kernels.covariance import Full, Moments, Structure, covariance_of
 from jem.kernels.support import Interval
-from jem.node import node, setting, static
+from jem.node import Data, node, setting, static
 from jem.settings import number
 
 
@@ -86,10 +87,12 @@ class StudentT(LocationScale):
         w = whitening_of(self.covariance, covariance, mean.shape[-1])
         return StudentTParams(mean, w, jnp.asarray(df, float))
 
-    def of_squares(self, params: StudentTParams, squares: Array, dim: int) -> tuple[StudentTPosterior, Array]:
+    def of_squares(
+        self, params: StudentTParams, squares: Array, log_det: Array, dim: Any
+    ) -> tuple[StudentTPosterior, Array]:
         df = params.df
         a, b = 0.5 * (df + dim), 0.5 * (df + squares)
-        log_prob = kernel.log_student_t(self.covariance, params.whitening, squares, df, dim)
+        log_prob = kernel.log_student_t(log_det, squares, df, dim)
         away = (dim - squares) / (df + squares)  # E[u] - 1; near 0 it and its logarithm cancel
         near = jnp.abs(away) < 0.5
         log_ratio = jnp.where(near, jnp.log1p(jnp.where(near, away, 0)), jnp.log(a / b))
@@ -116,8 +119,8 @@ class StudentT(LocationScale):
         gamma = stats.count * kernel.log_gamma_gap(half) + half * stats.gap - log_u
         return normal + 0.5 * dim * log_u + gamma
 
-    def init(self, key: Array, x: Array, weights: Array) -> StudentTParams:
-        return StudentTParams(*self.start(x, weights), jnp.asarray(self.df, x.dtype))
+    def init(self, key: Array, x: Data, weights: Array) -> StudentTParams:
+        return StudentTParams(*self.start(x, weights), jnp.asarray(self.df, float_dtype(x)))
 
     def sample(self, key: Array, params: StudentTParams, num: int) -> tuple[Array, Array]:
         u_key, z_key = jax.random.split(key)

@@ -9,6 +9,7 @@ import itertools
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -55,12 +56,14 @@ class Rotation(NamedTuple):
 
 
 def basis(a: Array) -> Basis:
-    """The orthonormal basis of [A; I], by Gram-Schmidt.
+    """The orthonormal basis of [A; I], by Gram-Schmidt, for A (D, q), or for one of each unit (D, q, N).
 
     `R^T R = I + A^T A`, hence the posterior covariance `(I + A^T A)^{-1} = Q2 Q2^T` and `log|I + A A^T| = -2 sum log diag Q2`.
     """
-    factors, features, _ = shrink_factor(a[:, :, None], unroll=False)
-    return Basis(features[:, :, 0], factors[:, :, 0])
+    if a.ndim == 2:
+        return jax.tree.map(lambda q: q[:, :, 0], basis(a[:, :, None]))
+    factors, features, _ = shrink_factor(a, unroll=False)
+    return Basis(features, factors)
 
 
 def posterior_mean(b: Basis, z: Array) -> tuple[Array, Array]:
@@ -69,9 +72,15 @@ def posterior_mean(b: Basis, z: Array) -> tuple[Array, Array]:
     return b.factors @ g, z - b.features @ g
 
 
+def posterior_mean_each(b: Basis, z: Array) -> tuple[Array, Array]:
+    """`posterior_mean` of units z (D, N) with a basis each."""
+    g = jnp.sum(b.features * z[:, None], 0)
+    return jnp.sum(b.factors * g[None], 1), z - jnp.sum(b.features * g[None], 1)
+
+
 def log_normaliser(b: Basis) -> Array:
-    """`-1/2 log|I + A A^T|`."""
-    return jnp.sum(jnp.log(jnp.diagonal(b.factors)))
+    """`-1/2 log|I + A A^T|`, () or (N,)."""
+    return jnp.sum(jnp.log(jnp.diagonal(b.factors)), -1)
 
 
 def moments(b: Basis, f: Array, r: Array, weights: Array) -> FactorMoments:
@@ -88,6 +97,26 @@ def moments(b: Basis, f: Array, r: Array, weights: Array) -> FactorMoments:
         wf @ f.T + count * b.factors @ b.factors.T,
         r @ wf.T - count * b.features @ b.factors.T,
         (r * r) @ weights + count * jnp.sum(b.features**2, 1),
+    )
+
+
+def moments_seen(a: Array, root: Array, f: Array, r: Array, seen: Array, weights: Array) -> FactorMoments:
+    """The sums where single cells were not seen, from roots (q, q, N) of the posterior covariances and r, 0 in such cells.
+
+    The noise of a cell that was not seen has the mean 0 and the variance 1, whatever the factors are.
+    """
+    mass = seen.astype(r.dtype) * weights[None, :]
+    square = jnp.sum(root[:, None] * root[None], 2)  # (q, q, N)
+    each = jnp.einsum("dn,kln->dkl", mass, square)
+    spread = jnp.einsum("dk,dkl->dl", a, each)
+    wf = weights[None, :] * f
+    return FactorMoments(
+        jnp.sum(weights),
+        f @ weights,
+        r @ weights,
+        wf @ f.T + square @ weights,
+        r @ wf.T - spread,
+        (r * r) @ weights + jnp.sum(spread * a, 1) + jnp.sum(weights[None, :] - mass, 1),
     )
 
 

@@ -49,9 +49,9 @@ def _is_zero(tangent: Any) -> bool:
 residuals.defjvp(_residuals_jvp, symbolic_zeros=True)
 
 
-def log_normal(structure: Structure, w: Array, squares: Array, dim: int) -> Array:
-    """`log N(x; mean, Sigma)` (N,) from squared whitened distances (N,)."""
-    return structure.log_det(w, dim) - 0.5 * squares - 0.5 * dim * LOG_2PI
+def log_normal(log_det: Array, squares: Array, dim: Any) -> Array:
+    """`log N(x; mean, Sigma)` (N,) of D features, from `log|Sigma|^{-1/2}` and squared whitened distances (N,)."""
+    return log_det - 0.5 * squares - 0.5 * dim * LOG_2PI
 
 
 def expected_log_normal(
@@ -81,13 +81,14 @@ def recentre(
     return Moments(first + mass * b, structure.change(new_w, old_w, m.second) + crossed + mass * structure.outer(b))
 
 
-def log_student_t(structure: Structure, w: Array, square: Array, df: Array, dim: int) -> Array:
-    """Multivariate Student-t log-density (N,) from squared whitened distances (N,), `df` degrees of freedom."""
+def log_student_t(log_det: Array, square: Array, df: Array, dim: Any) -> Array:
+    """Multivariate Student-t log-density (N,) of D features and df degrees of freedom, from `log|Sigma|^{-1/2}` and squared
+    whitened distances (N,)."""
     constant = log_gamma_step(0.5 * df, 0.5 * dim) - 0.5 * dim * LOG_2PI
-    return structure.log_det(w, dim) + constant - 0.5 * (df + dim) * jnp.log1p(square / df)
+    return log_det + constant - 0.5 * (df + dim) * jnp.log1p(square / df)
 
 
-def log_gamma_step(a: Array, h: float) -> Array:
+def log_gamma_step(a: Array, h: Any) -> Array:
     """`gammaln(a + h) - gammaln(a) - h log(a)` to full precision also where a is large and the terms cancel (Stirling)."""
     low, high = jnp.minimum(a, _LARGE), jnp.maximum(a, _LARGE)
     series = (high + h - 0.5) * jnp.log1p(h / high) - h + _tail(high + h) - _tail(high)

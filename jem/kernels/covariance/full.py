@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
+from jem.kernels import holes
 from jem.kernels.covariance.structure import Moments, Structure
 from jem.kernels.linalg import cholesky_solve_lower, diagonal, safe_sqrt, solve_lower
 from jem.kernels.matrix_support import CholeskyFactor
@@ -38,6 +39,12 @@ class Full(Structure):
     def moments(self, z: Array, weights: Array) -> Moments:
         wz = weights[None, :] * z
         return Moments(jnp.sum(wz, 1), wz @ z.T)
+
+    def conditional(self, w: Array, d: Array, seen: Array) -> tuple[Array, Array]:
+        return holes.conditional(w, d, seen)
+
+    def spread(self, w: Array, seen: Array, weights: Array) -> Array:
+        return holes.spread(w, seen, weights)
 
     def restrict(self, s: Array) -> Array:
         return s

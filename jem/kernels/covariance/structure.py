@@ -60,6 +60,14 @@ class Structure(Documented):
         """`sum_n w_n z_n` and what the structure keeps of `sum_n w_n z_n z_n^T`, for z (D, N)."""
         raise TypeError(f"{type(self).__name__} does not define moments")
 
+    def conditional(self, w: Array, d: Array, seen: Array) -> tuple[Array, Array]:
+        """The mean of z given the seen cells (D, N) of each vector, d being 0 in the others, and `log|Sigma_ss|^{-1/2}` (N,)."""
+        raise TypeError(f"{type(self).__name__} does not define conditional: it takes no missing cells")
+
+    def spread(self, w: Array, seen: Array, weights: Array) -> Array:
+        """What the structure keeps of `sum_n w_n cov(z_n | seen cells)`."""
+        raise TypeError(f"{type(self).__name__} does not define spread: it takes no missing cells")
+
     def restrict(self, s: Array) -> Array:
         """What the structure keeps of second moments (D, D)."""
         raise TypeError(f"{type(self).__name__} does not define restrict")
@@ -177,6 +185,12 @@ class Separate(Structure):
 
     def solve(self, w: Array, z: Array) -> Array:
         return z / w
+
+    def conditional(self, w: Array, d: Array, seen: Array) -> tuple[Array, Array]:
+        return self.times(w, d), jnp.sum(jnp.where(seen, jnp.log(w), 0), 0)
+
+    def spread(self, w: Array, seen: Array, weights: Array) -> Array:
+        return self.pool((~seen).astype(weights.dtype) @ weights)
 
     def restrict(self, s: Array) -> Array:
         return self.pool(jnp.diagonal(s))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.data import Holed, without_holes
 from jem.families.scatter import (
     FeatureScale,
     InverseWishart,
@@ -23,7 +24,7 @@ from jem.kernels.covariance import Diagonal, Spherical
 from jem.kernels.factor import FactorMoments
 from jem.kernels.gaussian import LOG_2PI
 from jem.kernels.support import Real
-from jem.node import HELD, Node, flag, node, static
+from jem.node import CELLS, HELD, Node, flag, node, static
 from jem.settings import whole
 
 
@@ -58,7 +59,7 @@ class FactorParams(NamedTuple):
 class FactorPosterior(NamedTuple):
     """Posterior of the factors: `E[f | x]`, (N, q) from `jem.infer`, and a root of the covariance, (N, q, q).
 
-    The covariance is the same for every row; inside, both have the unit axis last.
+    The covariance is the same for every row of which the same is seen; inside, both have the unit axis last.
     """
 
     mean: Array
@@ -126,7 +127,13 @@ class FactorAnalysis(Node):
         mean, loadings = jnp.asarray(mean, float), jnp.asarray(loadings, float)
         return FactorParams(mean, loadings, whitening_of(self.noise, jnp.asarray(noise, float), mean.shape[-1]))
 
+    @property
+    def traits(self) -> frozenset[str]:
+        return frozenset({CELLS})
+
     def infer(self, params: FactorParams, x: Any) -> tuple[FactorPosterior, Array]:
+        if isinstance(x, Holed):
+            return self._infer_seen(params, x)
         w, dim = params.whitening, params.mean.shape[0]
         b = kernel.basis(w * params.loadings)
         f, r = kernel.posterior_mean(b, w * residual(x, params.mean))
@@ -134,7 +141,20 @@ class FactorAnalysis(Node):
         log_prob = constant - 0.5 * (jnp.sum(r * r, 0) + jnp.sum(f * f, 0))
         return FactorPosterior(f, jnp.broadcast_to(b.factors[:, :, None], (*b.factors.shape, f.shape[1]))), log_prob
 
+    def _infer_seen(self, params: FactorParams, x: Holed) -> tuple[FactorPosterior, Array]:
+        """`infer` from the cells that are seen: rows of features that are not are no part of the model of a unit."""
+        b = kernel.basis(jnp.where(x.seen[:, None], (params.whitening * params.loadings)[:, :, None], 0))
+        z = jnp.where(x.seen, params.whitening * residual(x.values, params.mean), 0)
+        f, r = kernel.posterior_mean_each(b, z)
+        of_cell = jnp.log(self.noise.diagonal(params.whitening, len(z)))[:, None] - 0.5 * LOG_2PI
+        constant = jnp.sum(jnp.where(x.seen, of_cell, 0), 0) + kernel.log_normaliser(b)
+        return FactorPosterior(f, b.factors), constant - 0.5 * (jnp.sum(r * r, 0) + jnp.sum(f * f, 0))
+
     def expect(self, params: FactorParams, posterior: FactorPosterior, x: Any, weights: Array) -> FactorMoments:
+        if isinstance(x, Holed):
+            a = jnp.broadcast_to(params.whitening * params.loadings, params.loadings.shape)
+            r = params.whitening * residual(x.values, params.mean) - a @ posterior.mean
+            return kernel.moments_seen(a, posterior.root, posterior.mean, jnp.where(x.seen, r, 0), x.seen, weights)
         a, root = params.whitening * params.loadings, posterior.root[:, :, 0]
         r = params.whitening * residual(x, params.mean) - a @ posterior.mean
         return kernel.moments(kernel.Basis(a @ root, root), posterior.mean, r, weights)
@@ -161,7 +181,9 @@ class FactorAnalysis(Node):
     def init(self, key: Array, x: Any, weights: Array) -> FactorParams:
         origin = jnp.mean(together(x), 1) if self.origin is None else self.origin
         d = residual(x, origin)
-        shift, deviation = weighted_moments(d, weights, self.scale)
+        cells = Holed(d, x.seen) if isinstance(x, Holed) else d
+        d = d if cells is d else jnp.where(x.seen, d, 0)
+        shift, deviation = weighted_moments(cells, weights, self.scale)
         unit = jnp.std(d, 1) if self.scale is None else self.scale.deviation
         rows = jnp.sum(weights) + 1  # the moments have one pseudo-row, of the unit
         pseudo = jnp.where(unit > 0, (unit / deviation) ** 2, 1) / rows
@@ -179,7 +201,7 @@ class FactorAnalysis(Node):
         return f, params.mean[:, None] + params.loadings @ f + noise
 
     def bind(self, x: Any, weights: Array) -> "FactorAnalysis":
-        origin, scale = mean_and_scale(together(x), weights)
+        origin, scale = mean_and_scale(x if isinstance(x, Holed) else together(x), weights)
         return FactorAnalysis(self.num_factors, self.noise, self.prior, scale, origin)
 
     def compress(self, total: Callable[..., Any], x: Array, weights: Array) -> tuple[Offset, Array] | None:
@@ -273,6 +295,7 @@ class FactorAnalysis(Node):
 
 def residual(x: Any, mean: Array) -> Array:
     """`x - mean` (D, N)."""
+    x = without_holes(x)[0]
     if isinstance(x, Offset):
         return (x.origin - mean[:, None]) + x.deviation
     return x - mean[:, None]
@@ -280,6 +303,7 @@ def residual(x: Any, mean: Array) -> Array:
 
 def together(x: Any) -> Array:
     """Data as one array (D, N)."""
+    x = without_holes(x)[0]
     return x.origin + x.deviation if isinstance(x, Offset) else x
 
 

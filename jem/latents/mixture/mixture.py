@@ -242,6 +242,9 @@ class Mixture(Composite):
         new = with_inputs(new, self.share("weights", x)) if self._takes_inputs_off else new
         return (labels, latents), with_labels(new, None if given is None else relabelled(given, labels))
 
+    def order(self, x: Data) -> Array | None:
+        return self.components.order(self.share("components", x))
+
     def features(self, x: Data) -> Array:
         return self.components.features(self.share("components", x))
 

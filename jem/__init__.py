@@ -32,6 +32,7 @@ from jem.ask.densities import num_parameters as num_parameters
 from jem.ask.densities import sample as sample
 from jem.ask.errors import standard_errors as standard_errors
 from jem.ask.explain import explain as explain
+from jem.ask.impute import impute as impute
 from jem.ask.selection import aic as aic
 from jem.ask.selection import bic as bic
 from jem.ask.selection import icl as icl
@@ -82,6 +83,8 @@ from jem.families.student_t import StudentT as StudentT
 from jem.families.von_mises import VonMises as VonMises
 from jem.families.von_mises_fisher import VonMisesFisher as VonMisesFisher
 from jem.families.weibull import Weibull as Weibull
+from jem.io.saved import load as load
+from jem.io.saved import save as save
 from jem.latents.chain.hmm import HMM as HMM
 from jem.latents.linear.factor import FactorAnalysis as FactorAnalysis
 from jem.latents.linear.factor import rows_with_moments as rows_with_moments

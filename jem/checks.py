@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jem.data import MISSING, Sequences, used_rows
+from jem.data import Sequences, used_rows
 from jem.reading import as_array
 from jem.settings import describe, whole
 
@@ -196,14 +196,13 @@ def check_data(node: Any, x: Any, weights: Array | None) -> None:
         raise ValueError(f"x has no entries, its shape is {leaves[0][1].shape}; give at least one column")
     check_weights(weights, num)
     node.validate(x if weights is None else only_used(x, weights))
-    looked_at = node.must_be_finite(x)
-    if not any(_may_be_wrong(leaf) for leaf in jax.tree.leaves(looked_at)):
+    if not any(_may_be_wrong(leaf) for leaf in jax.tree.leaves(x)):
         return
     with jax.ensure_compile_time_eval():
-        looked_at = _within_ends(looked_at)
+        looked_at = _within_ends(node.must_be_finite(x))
     for path, leaf in jax.tree_util.tree_leaves_with_path(looked_at):
         if _may_be_wrong(leaf):
-            _check_finite(leaf, weights, jax.tree_util.keystr(path), MISSING in node.traits)
+            _check_finite(leaf, weights, jax.tree_util.keystr(path))
 
 
 def _may_be_wrong(leaf: Array) -> bool:
@@ -226,25 +225,20 @@ def _sum_is_not_finite(x: Array) -> Array:
     return ~jnp.isfinite(jnp.sum(x))
 
 
-def _check_finite(x: Array, weights: Array | None, name: str, missing_ok: bool) -> None:
-    """No infinity, and no NaN unless it may stand for a missing value, in a row of positive weight."""
-    fault = _is_infinite if missing_ok else _is_not_finite
-    if found(fault, x, weights):
-        first = first_fault(fault, x, weights)
+def _check_finite(x: Array, weights: Array | None, name: str) -> None:
+    """No infinity and no NaN in a row of positive weight."""
+    if found(_is_not_finite, x, weights):
+        first = first_fault(_is_not_finite, x, weights)
         more = f" ({first.num_rows} such row{'s' if first.num_rows > 1 else ''})" if first.num_rows else ""
         raise ValueError(
-            f"x{name}: {first}{more}; remove the rows, or give them weight 0, where they say nothing; jem.Missing(node) takes "
-            "NaN for missing and leaves those rows out (around each part of a jem.Product those cells), and a density of your "
-            "own takes what is not finite with nonfinite_ok=True"
+            f"x{name}: {first}{more}; remove the rows, or give them weight 0, where they say nothing; jem.Missing around "
+            "the family takes NaN for a missing value, jem.Mixture(jem.Missing(jem.Gaussian()), 2), and a density of your own "
+            "takes what is not finite with nonfinite_ok=True"
         )
 
 
 def _is_not_finite(x: Array, weights: Array | None) -> Array:
     return _used(~jnp.isfinite(x), weights)
-
-
-def _is_infinite(x: Array, weights: Array | None) -> Array:
-    return _used(jnp.isinf(x), weights)
 
 
 def _used(bad: Array, weights: Array | None) -> Array:

@@ -119,7 +119,7 @@ class Composite(Node):
             part.validate(self.share(name, x))
 
     def must_be_finite(self, x: Data) -> Data:
-        return self.parts()[WHOLE].must_be_finite(x) if WHOLE in self.parts() else x
+        return self.parts()[WHOLE].must_be_finite(x) if WHOLE in self.parts() else super().must_be_finite(x)
 
 
 class Wrapper(Composite):
@@ -140,6 +140,9 @@ class Wrapper(Composite):
 
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         return self.child.infer(params, x)
+
+    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
+        return self.child.complete(params, posterior, x)
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect(params, posterior, x, weights)

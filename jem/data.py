@@ -143,6 +143,24 @@ def without_holes(x: Any) -> tuple[Any, Array | None]:
     return (x.values, x.seen) if isinstance(x, Holed) else (x, None)
 
 
+def averaged(each: Any, share: Array, like: Any) -> Any:
+    """`sum_k share_kn each_kn`, leaves (K, ..., N), by shares (K, N); what is no number with a fraction is as it was."""
+
+    def leaf(a: Array, old: Array) -> Array:
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return old
+        by = share.reshape(len(share), *(1,) * (a.ndim - 2), -1)
+        return jnp.sum(jnp.where(by > 0, by * a, 0), 0)
+
+    return jax.tree.map(leaf, each, like)
+
+
+def without_nan(x: Any) -> Any:
+    """The data with zeros for NaN."""
+    real = lambda a: jnp.issubdtype(a.dtype, jnp.floating)  # noqa: E731
+    return jax.tree.map(lambda a: jnp.where(jnp.isnan(a), jnp.zeros((), a.dtype), a) if real(a) else a, x)
+
+
 def within_lengths(values: Any, lengths: Array | None) -> Array:
     """(T, S) bool: the steps that lie within their sequence, of values with leaves (T, ..., S), units last."""
     leaf = jax.tree.leaves(values)[0]

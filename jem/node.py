@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jem.data import MISSING as MISSING
-from jem.data import num_units, with_gaps
+from jem.data import Holed, num_units, with_gaps, without_nan
 from jem.documented import Documented
 from jem.settings import Must, check_fields
 
@@ -249,6 +249,12 @@ class Node(Documented):
         """
         return None
 
+    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
+        """x with every value that was not seen in the place of its mean given what was, `E[x | what is seen]`."""
+        if MISSING in self.traits or isinstance(x, Holed):
+            raise TypeError(f"{type(self).__name__}: values that are missing cannot be imputed, as it does not say their mean")
+        return x
+
     def order(self, x: Data) -> Array | None:
         """An order of the units (N,) in which an E-step is less work, where that matters; a fit sorts them by it once."""
         return None
@@ -298,8 +304,8 @@ class Node(Documented):
         """Raises ValueError, naming the place, where `x` (rows **first**, as the user gave it) is not in the support."""
 
     def must_be_finite(self, x: Data) -> Data:
-        """`x` without the arrays that this node takes whatever they hold, () in their place; what is left is checked."""
-        return x
+        """What of `x` is checked to be finite: zeros for NaN that stands for a missing value, () for what may be anything."""
+        return without_nan(x) if MISSING in self.traits else x
 
     def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
         """The statistics from which `maximize` finds the other fields' optimum given `fields` as they are in `params`.

@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 FOUNDATION = {"documented", "series_checks", "tree", "settings", "reading", "checks", "data", "series"}
 MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates", "composite"}, {"families"}, {"combine"}, {"latents"}]
 MODELS = {"families", "combine", "latents"}
-ABOVE = {"ask", "doors", "testing"}
+ABOVE = {"ask", "doors", "io", "testing"}
 NAMESPACES = {
     "adjoints", "author", "covariance", "durations", "forms", "laws", "priors", "rotations", "schedules", "solvers", "spaces",
     "starts", "stop", "supports", "uncertainty",

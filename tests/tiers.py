@@ -24,7 +24,7 @@ SIBLINGS = {
     *("frozen_weights", "tied_frozen_mean", "mixture_poisson_prior", "mixture_bernoulli_prior"),
     *("factor_spherical_no_prior", "frozen_loadings"),
     *("mixture_zero_inflated", "mixture_geometric", "mixture_binomial", "mixture_beta_binomial", "mixture_multinomial"),
-    "mixture_dirichlet_multinomial",
+    *("mixture_dirichlet_multinomial", "mixture_missing_t", "factor_missing"),
     *("mixture_exponential", "mixture_rayleigh", "mixture_inverse_gamma", "mixture_log_normal", "mixture_weibull"),
     *("mixture_inverse_gaussian", "mixture_beta", "mixture_dirichlet", "mixture_von_mises", "mixture_directions"),
 }

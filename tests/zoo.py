@@ -120,6 +120,21 @@ def holed_bits(rng, dtype):
     return jnp.asarray(values)
 
 
+def holed_reals(rng, dtype):
+    """Reals, some cells of which are missing, and all of one row."""
+    values = np.array(reals(rng, dtype))
+    values[rng.random(values.shape) < 0.2] = np.nan
+    values[5] = np.nan
+    return jnp.asarray(values)
+
+
+def holed_factored(rng, dtype):
+    """What factors explain, some cells of which are missing."""
+    values = np.array(factored(rng, dtype))
+    values[rng.random(values.shape) < 0.1] = np.nan
+    return jnp.asarray(values)
+
+
 def symbols(rng, dtype):
     """Categories 0, 1, 2, whatever the dtype: integers."""
     return jnp.asarray(rng.choice(3, NUM, p=[0.5, 0.3, 0.2]), jnp.int32)
@@ -245,6 +260,9 @@ ZOO = [
     Row("mixture_bernoulli", jem.Mixture(jem.Bernoulli(), 2), bits),
     Row("mixture_bernoulli_prior", jem.Mixture(jem.Bernoulli(concentration=1.5), 2), bits),
     Row("mixture_missing_bits", jem.Mixture(jem.Missing(jem.Bernoulli(concentration=1.5)), 2), holed_bits),
+    Row("mixture_missing", jem.Mixture(jem.Missing(full), 2), holed_reals),
+    Row("mixture_missing_t", jem.Mixture(jem.Missing(jem.StudentT()), 2), holed_reals),
+    Row("factor_missing", jem.Missing(factors), holed_factored),
     Row("mixture_exponential", jem.Mixture(jem.Exponential(), 2), waits),
     Row("mixture_rayleigh", jem.Mixture(jem.Rayleigh(shape=1.5, inverse_scale=0.5), 2), waits),
     Row("mixture_gamma", jem.Mixture(jem.Gamma(), 2), waits),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.composite import WHOLE, Wrapper
-from jem.data import fill, num_units, observed, with_gaps, with_holes, without_holes
+from jem.data import fill, num_units, observed, with_gaps, with_holes, without_holes, without_nan
 from jem.node import (
     CELLS,
     MISSING,
@@ -23,12 +23,16 @@ from jem.settings import check_node
 
 @node
 class Missing(Wrapper):
-    """A node of which units, or cells, may be missing: NaN. What is missing contributes nothing, `log p = 0` and weight 0.
+    """A node of which cells, or units, may be missing: NaN. What is missing contributes nothing, `log p = 0` and weight 0.
 
-    Around a family of independent cells (`jem.Poisson`, `jem.Bernoulli`, any on `Factorising`) single cells are left out,
-    exactly. Around another node a unit with a NaN is dropped whole: around a Gaussian of several columns that loses the cells
-    that are there, and is biased where cells are missing because of what is in others. Around each part of a `Product` it
-    handles single missing cells there too, exactly, as the parts are independent.
+    The log-density of a unit is that of its cells that were seen, `log p(x_seen | params) = log int p(x | params) dx_missing`,
+    for Gaussian and Student-t of any structure, factor analysis, and families of independent cells (`jem.Poisson`,
+    `jem.Bernoulli`, any on `Factorising`); the M-step is the one of EM with the missing cells hidden. That is right as long as
+    which cells are missing depends on nothing but what was seen. `impute` puts expectations in their place. Write it around
+    the family: `Mixture(Missing(Gaussian()), 2)`, and around each part of a `Product`.
+
+    Around another node (a mixture, a family whose columns belong together) a unit with a NaN is dropped whole, which loses the
+    cells that are there. A covariance costs a product for each pattern of missing cells; a fit sorts rows by these.
 
     Args:
         child: the node.
@@ -42,8 +46,8 @@ class Missing(Wrapper):
         >>> jem.log_prob(jem.Missing(jem.Bernoulli()), even, [[1.0, jnp.nan], [jnp.nan, jnp.nan]]).tolist()
         [-0.693..., 0.0]
 
-    Source: Little and Rubin (2019), Statistical Analysis with Missing Data, section 3.2 for units, available-case analysis,
-    and section 6.2 for cells.
+    Source: Little and Rubin (2019), Statistical Analysis with Missing Data, section 11.2 for covariances, section 6.2 for
+    independent cells, section 3.2 for whole units.
     """
 
     child: Node = setting(must=check_node)
@@ -59,10 +63,16 @@ class Missing(Wrapper):
         ok = observed(x)
         return fill(x, ok), jnp.where(ok, weights, 0)
 
+    def must_be_finite(self, x: Data) -> Data:
+        return without_nan(self.child.must_be_finite(x))
+
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         seen, ok = self.see(WHOLE, x, jnp.ones(num_units(x)))
         posterior, log_prob = self.child.infer(params, seen)
         return posterior, jnp.where(ok > 0, log_prob, 0)
+
+    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
+        return self.child.complete(params, posterior, with_holes(x))
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect(params, posterior, *self.see(WHOLE, x, weights))

@@ -82,6 +82,10 @@ class OneOf(Composite):
         args = zip(self.children, params, posterior, self._rows(weights), strict=True)
         return tuple(c.expect(p, q, x, w) for c, p, q, w in args)
 
+    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
+        args = zip(self.children, params, posterior, strict=True)
+        return self._together([((), c.complete(p, q, x)) for c, p, q in args])[1]
+
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         keys = jax.random.split(key, len(self.children))
         return tuple(c.init(k, x, w) for c, k, w in zip(self.children, keys, self._rows(weights), strict=True))
@@ -107,4 +111,4 @@ class OneOf(Composite):
 
     def must_be_finite(self, x: Data) -> Data:
         left = [child.must_be_finite(x) for child in self.children]
-        return x if any(map(jax.tree.leaves, left)) else ()
+        return super().must_be_finite(x) if any(map(jax.tree.leaves, left)) else ()

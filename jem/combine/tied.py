@@ -101,6 +101,9 @@ class Tied(Composite):
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect_each(params, posterior, x, weights, self.axes(params))
 
+    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
+        return jax.vmap(self.child.complete, (self.axes(params), 0, None))(params, posterior, x)
+
     def maximize(self, params: Params, stats: Stats) -> Params:
         return self.child.tie(params, stats, self.fields or field_names(params))
 

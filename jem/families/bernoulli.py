@@ -51,6 +51,9 @@ class Bernoulli(Chances):
     def carrier(self, x: Array) -> Array:
         return jnp.where((x == 0) | (x == 1), 0.0, -jnp.inf).astype(x.dtype)
 
+    def mean(self, params: BernoulliParams) -> Array:
+        return params.probs
+
     def sample(self, key: Array, params: BernoulliParams, num: int) -> tuple[tuple[()], Array]:
         shape = (params.probs.shape[0], num)
         return (), jax.random.bernoulli(key, params.probs[:, None], shape).astype(jnp.int32)

@@ -75,6 +75,9 @@ class Beta(Centred):
     def tightness(self, params: BetaParams) -> Array:
         return params.concentration1 + params.concentration0
 
+    def mean(self, params: BetaParams) -> Array:
+        return params.concentration1 / (params.concentration1 + params.concentration0)
+
     def sample(self, key: Array, params: BetaParams, num: int) -> tuple[tuple[()], Array]:
         both = sample_gamma(key, jnp.concatenate(params)[:, None], num)
         ones, zeros = jnp.split(both, 2)

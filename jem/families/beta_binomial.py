@@ -89,6 +89,9 @@ class BetaBinomial(Overdispersed):
         p = (mean + 0.5 / num) / (num + 1 / num)
         return BetaBinomialParams(p, dispersed(variance / (num * p * (1 - p)), num))
 
+    def mean(self, params: BetaBinomialParams) -> Array:
+        return jnp.asarray(self.num_trials, params.probs.dtype) * params.probs
+
     def sample(self, key: Array, params: BetaBinomialParams, num: int) -> tuple[Array, Array]:
         chance_key, count_key = jax.random.split(key)
         (p, s), shape = params, (params.probs.shape[0], num)

@@ -63,6 +63,9 @@ class Binomial(Chances, Counted):
     def largest(self, x: Array) -> Array:
         return jnp.max(column(self.num_trials, x.dtype))
 
+    def mean(self, params: BinomialParams) -> Array:
+        return jnp.asarray(self.num_trials, params.probs.dtype) * params.probs
+
     def sample(self, key: Array, params: BinomialParams, num: int) -> tuple[tuple[()], Array]:
         p = params.probs[:, None]
         shape = (p.shape[0], num)

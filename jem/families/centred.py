@@ -9,6 +9,7 @@ from jax import Array
 
 from jem import checks
 from jem.data import float_dtype, without_holes
+from jem.families.factorising import completed
 from jem.kernels.shapes import tightest
 from jem.node import CELLS, HELD, Data, Node, Params, flag
 
@@ -57,6 +58,13 @@ class Centred(Node):
     def fit(self, old: Params, means: tuple[Array, ...]) -> Params:
         """The parameters of highest mean level, from means of the deviations from `old`."""
         raise TypeError(f"{type(self).__name__} does not define fit")
+
+    def mean(self, params: Params) -> Array:
+        """`E[x | params]`, (D,): what a cell that is missing is imputed by."""
+        raise TypeError(f"{type(self).__name__}: cells that are missing cannot be imputed, as it does not say their mean")
+
+    def complete(self, params: Params, posterior: Any, x: Data) -> Array:
+        return completed(self, params, x)
 
     def start(self, x: Array, mean: Callable[[Array], Array]) -> Params:
         """Parameters from which `fit` may be taken; `mean` is that over units, (D, N) to (D,)."""

@@ -68,6 +68,9 @@ class Exponential(Factorising):
     def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array]]:
         return jnp.asarray(self.shape, dtype) - 1, (jnp.asarray(self.inverse_scale, dtype),)
 
+    def mean(self, params: ExponentialParams) -> Array:
+        return 1 / params.rate
+
     def sample(self, key: Array, params: ExponentialParams, num: int) -> tuple[tuple[()], Array]:
         draws = jax.random.exponential(key, (params.rate.shape[0], num), params.rate.dtype)
         return (), draws / params.rate[:, None]

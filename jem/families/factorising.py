@@ -80,6 +80,13 @@ class Factorising(Node):
         a = jnp.abs(self.log_normaliser(params))
         return jnp.max(jnp.where(jnp.isfinite(a), a, 1), initial=1.0)
 
+    def complete(self, params: Params, posterior: Any, x: Data) -> Array:
+        return completed(self, params, x)
+
+    def mean(self, params: Params) -> Array:
+        """`E[x | params]`, (D,): what a cell that is missing is imputed by."""
+        raise TypeError(f"{type(self).__name__}: cells that are missing cannot be imputed, as it does not say their mean")
+
     def features(self, x: Array) -> Array:
         return jnp.concatenate(self.statistics(x.astype(float_dtype(x))))
 
@@ -139,6 +146,12 @@ class Factorising(Node):
     def _statistics(self, values: Array, seen: Array | None) -> tuple[Array, ...]:
         each = _several(self, "statistics", self.statistics(values))
         return tuple(t if seen is None else jnp.where(seen, t, 0) for t in each)
+
+
+def completed(family: Any, params: Params, x: Data) -> Array:
+    """The cells, and in the place of those that are not seen the family's mean (D,)."""
+    values, seen = without_holes(x)
+    return values if seen is None else jnp.where(seen, values, family.mean(params).astype(values.dtype)[:, None])
 
 
 def _several(family: Factorising, member: str, got: Any) -> tuple[Array, ...]:

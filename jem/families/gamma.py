@@ -76,6 +76,9 @@ class Gamma(CentredPositive):
         gap = jnp.log1p(away) - away - digamma_gap(params.concentration)
         return stats._replace(sums=(stats.sums[0], stats.count * gap))
 
+    def mean(self, params: GammaParams) -> Array:
+        return params.concentration / params.rate
+
     def sample(self, key: Array, params: GammaParams, num: int) -> tuple[tuple[()], Array]:
         c, rate = (p[:, None] for p in params)
         return (), sample_gamma(key, c, num) / rate

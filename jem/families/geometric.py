@@ -53,6 +53,9 @@ class Geometric(Chances):
     def carrier(self, x: Array) -> Array:
         return jnp.where(is_count(x), 0.0, -jnp.inf).astype(x.dtype)
 
+    def mean(self, params: GeometricParams) -> Array:
+        return (1 - params.probs) / params.probs
+
     def sample(self, key: Array, params: GeometricParams, num: int) -> tuple[tuple[()], Array]:
         p = params.probs[:, None]
         wait = jax.random.exponential(key, (p.shape[0], num), p.dtype) / -jnp.log1p(-p)

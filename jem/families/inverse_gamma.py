@@ -69,6 +69,9 @@ class InverseGamma(CentredPositive):
     def tightness(self, params: InverseGammaParams) -> Array:
         return params.concentration
 
+    def mean(self, params: InverseGammaParams) -> Array:
+        return jnp.where(params.concentration > 1, params.scale / (params.concentration - 1), jnp.inf)
+
     def sample(self, key: Array, params: InverseGammaParams, num: int) -> tuple[tuple[()], Array]:
         c, scale = (p[:, None] for p in params)
         return (), scale / sample_gamma(key, c, num)

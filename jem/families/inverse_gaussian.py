@@ -79,6 +79,9 @@ class InverseGaussian(CentredPositive):
         # Of deviations about a mean held there is no first moment to remove; the mean's own place depends on nothing.
         return stats._replace(sums=(jnp.zeros_like(stats.sums[0]), stats.sums[1])) if "loc" in fields else stats
 
+    def mean(self, params: InverseGaussianParams) -> Array:
+        return params.loc
+
     def sample(self, key: Array, params: InverseGaussianParams, num: int) -> tuple[tuple[()], Array]:
         normal, uniform = jax.random.split(key)
         loc, c = (p[:, None] for p in params)

@@ -72,6 +72,9 @@ class LogNormal(CentredPositive):
         # Of scales about a location held there is no first moment to remove.
         return stats._replace(sums=(jnp.zeros_like(stats.sums[0]), stats.sums[1])) if "loc" in fields else stats
 
+    def mean(self, params: LogNormalParams) -> Array:
+        return jnp.exp(params.loc + 0.5 * params.scale**2)
+
     def sample(self, key: Array, params: LogNormalParams, num: int) -> tuple[tuple[()], Array]:
         z = jax.random.normal(key, (params.loc.shape[0], num), params.loc.dtype)
         return (), jnp.exp(params.loc[:, None] + params.scale[:, None] * z)

@@ -84,6 +84,9 @@ class NegativeBinomial(Overdispersed):
         size = mean**2 / jnp.maximum(variance - mean, 1e-3 * mean + jnp.finfo(mean.dtype).tiny)
         return NegativeBinomialParams(mean, jnp.clip(size, 0.1, 100))
 
+    def mean(self, params: NegativeBinomialParams) -> Array:
+        return params.mean
+
     def sample(self, key: Array, params: NegativeBinomialParams, num: int) -> tuple[Array, Array]:
         rate_key, count_key = jax.random.split(key)
         m, r = params.mean[:, None], params.size[:, None]

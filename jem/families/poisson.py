@@ -72,6 +72,9 @@ class Poisson(Counted):
     def change(self, params: PoissonParams, stats: Totals, old: PoissonParams) -> Array:
         return jnp.sum(xlogy_ratio(stats.sums[0], params.rate, old.rate) - stats.count * (params.rate - old.rate))
 
+    def mean(self, params: PoissonParams) -> Array:
+        return params.rate
+
     def sample(self, key: Array, params: PoissonParams, num: int) -> tuple[tuple[()], Array]:
         return (), jax.random.poisson(key, params.rate[:, None], (params.rate.shape[0], num))
 

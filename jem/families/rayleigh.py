@@ -68,6 +68,9 @@ class Rayleigh(Factorising):
     def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array]]:
         return jnp.asarray(self.shape, dtype) - 1, (jnp.asarray(self.inverse_scale, dtype),)
 
+    def mean(self, params: RayleighParams) -> Array:
+        return params.scale * jnp.sqrt(0.5 * jnp.pi)
+
     def sample(self, key: Array, params: RayleighParams, num: int) -> tuple[tuple[()], Array]:
         scale = params.scale[:, None]
         return (), scale * jnp.sqrt(2 * jax.random.exponential(key, (len(scale), num), scale.dtype))

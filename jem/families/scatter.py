@@ -130,9 +130,9 @@ class LocationScale(Node):
         away = jnp.where(x.seen, x.values - params.mean[:, None], 0)
         return self.covariance.conditional(params.whitening, away, x.seen)
 
-    def complete(self, params: Params, x: Holed) -> Array:
-        """The cells (D, N), those that are not seen by their mean given those that are."""
-        return jnp.where(x.seen, x.values, self.coloured(params, self._conditional(params, x)[0]))
+    def complete(self, params: Params, posterior: Posterior, x: Data) -> Array:
+        values, seen = without_holes(x)
+        return values if seen is None else jnp.where(seen, values, self.coloured(params, self._conditional(params, x)[0]))
 
     def whitened(self, params: Params, x: Array) -> Array:
         """`W (x - mean)`, (D, N)."""

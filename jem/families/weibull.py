@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import gammaln
 
 from jem.families.centred import CentredPositive, CentredStats
 from jem.kernels.roots import falling_root
@@ -97,6 +98,9 @@ class Weibull(CentredPositive):
         # The mean logarithm at which the concentration held is the maximum: what is left is the scale.
         log = stats.count * (stats.sums[2] / jnp.where(stats.sums[1] > 0, stats.sums[1], 1) - 1)
         return stats._replace(sums=(log, *stats.sums[1:]))
+
+    def mean(self, params: WeibullParams) -> Array:
+        return params.scale * jnp.exp(gammaln(1 + 1 / params.concentration))
 
     def sample(self, key: Array, params: WeibullParams, num: int) -> tuple[tuple[()], Array]:
         scale, c = (p[:, None] for p in params)

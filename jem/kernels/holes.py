@@ -4,9 +4,8 @@ With `z = W (x - mean)` and the columns `W_u` of the unseen cells, `P = W_u (W_u
 Given what is seen, z has the mean `(I - P) W d`, d being x - mean with zeros for unseen cells, and the covariance P; what is
 seen has the squared distance `|(I - P) W d|^2` and `log|Sigma_ss|^{-1/2} = log|W| - 1/2 log|W_u^T W_u|`.
 
-Units are walked pattern by pattern, as many products as there are patterns, few where units were sorted by these (`order`). Where
-patterns are too many, and in derivatives, which such a loop has not, each unit is looked at by itself. D features, N units, units
-last.
+Units are walked pattern by pattern, a product for each, few where units were sorted by these (`order`). Where patterns are too
+many, and in derivatives, which such a loop has not, each unit is looked at by itself. D features, N units, units last.
 """
 
 from collections.abc import Callable

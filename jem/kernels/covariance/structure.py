@@ -61,7 +61,7 @@ class Structure(Documented):
         raise TypeError(f"{type(self).__name__} does not define moments")
 
     def conditional(self, w: Array, d: Array, seen: Array) -> tuple[Array, Array]:
-        """The mean of z given the seen cells (D, N) of each vector, d being 0 in the others, and `log|Sigma_ss|^{-1/2}` (N,)."""
+        """The mean (D, N) of z given the seen cells, d being 0 in the others, and `log|Sigma_ss|^{-1/2}` (N,)."""
         raise TypeError(f"{type(self).__name__} does not define conditional: it takes no missing cells")
 
     def spread(self, w: Array, seen: Array, weights: Array) -> Array:

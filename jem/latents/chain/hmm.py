@@ -9,7 +9,7 @@ from jax import Array
 from jem import series_checks
 from jem.combine.stack import Stack
 from jem.composite import Composite, Wrapper
-from jem.data import series_of, single_steps, with_inputs, with_values, without_inputs
+from jem.data import Holed, averaged, series_of, single_steps, with_inputs, with_values, without_inputs, without_nan
 from jem.kernels import chain
 from jem.kernels.assign import Exact
 from jem.kernels.moves import Move
@@ -22,6 +22,7 @@ from jem.latents.chain.transition import Cells, Law
 from jem.latents.mixture.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
 from jem.latents.mixture.weights import free_unless
 from jem.node import (
+    CELLS,
     DISCRETE,
     INPUTS,
     LEVELS,
@@ -278,6 +279,18 @@ class HMM(Composite):
         new = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], *path.shape), -2, 0), drawn)
         return with_values(x, new, None if labels is None else _known(labels, path))
 
+    def complete(self, params: HMMParams, posterior: HMMPosterior, x: Data) -> Data:
+        steps = self._steps(x)
+        flat = steps.flat
+        if CELLS in self.emission.traits:  # whole steps may be missing
+            flat = Holed(flat, jnp.broadcast_to(steps.seen.reshape(1, -1), flat.shape))
+        each = self.emission.complete(params.emission, posterior.emission, flat)
+        share = jnp.moveaxis(posterior.smoothed, 1, 0).reshape(posterior.smoothed.shape[1], -1)
+        new = averaged(each, share, steps.flat)
+        new = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], *steps.within.shape), -2, 0), new)
+        outputs = with_values(self.share("emission", x), new)
+        return with_inputs(outputs, self.share("transition", x)) if INPUTS in self.transition.traits else outputs
+
     def num_observations(self, x: Data) -> Array:
         steps = self._steps(x)
         each = self.emission.num_observations(steps.flat).reshape(steps.seen.shape)
@@ -314,7 +327,7 @@ class HMM(Composite):
 
     def must_be_finite(self, x: Data) -> Data:
         outputs = self.share("emission", x)
-        left = with_values(outputs, self.emission.must_be_finite(series_of(outputs).values))
+        left = with_values(outputs, without_nan(self.emission.must_be_finite(series_of(outputs).values)))
         return with_inputs(left, self.share("transition", x)) if INPUTS in self.transition.traits else left
 
     def decode(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
@@ -351,7 +364,7 @@ class HMM(Composite):
 
     def _steps(self, x: Data) -> Steps:
         inputs = self.share("transition", x) if INPUTS in self.transition.traits else None
-        return steps_of(self.share("emission", x), inputs, MISSING in self.emission.traits)
+        return steps_of(self.share("emission", x), inputs, self.emission.must_be_finite)
 
     def _log_emissions(self, params: HMMParams, steps: Steps) -> tuple[Posterior, Array]:
         """The emissions' posteriors and log-likelihoods (T, K, S): 0 where nothing was seen, -inf for states ruled out."""

@@ -1,7 +1,9 @@
 """What a chain makes of its data: sequences as single steps, and the inputs of its transitions."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -24,15 +26,15 @@ class Steps(NamedTuple):
     labels: Array | None
 
 
-def steps_of(x: Data, inputs: Any, missing_ok: bool) -> Steps:
-    """Sequences, units last, as single steps; those beyond an end or missing hold an observed value instead."""
+def steps_of(x: Data, inputs: Any, must_be_finite: Callable[[Data], Data]) -> Steps:
+    """Sequences, units last, as single steps; those beyond an end, or missing as the emission takes no NaN there, hold an
+    observed value instead."""
     values, lengths, labels = series_of(x)
     within, flat = within_lengths(values, lengths), single_steps(values)
     inputs = None if inputs is None else single_steps(_within(inputs, within)[1:])
     inside = jnp.reshape(within, -1)
-    if missing_ok:
-        return Steps(fill(flat, inside), within, within, inputs, labels)
-    seen = inside & observed(flat)
+    looked_at = must_be_finite(flat)
+    seen = inside & observed(looked_at) if jax.tree.leaves(looked_at) else inside
     return Steps(fill(flat, seen), within, seen.reshape(within.shape), inputs, labels)
 
 

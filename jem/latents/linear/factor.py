@@ -159,6 +159,11 @@ class FactorAnalysis(Node):
         r = params.whitening * residual(x, params.mean) - a @ posterior.mean
         return kernel.moments(kernel.Basis(a @ root, root), posterior.mean, r, weights)
 
+    def complete(self, params: FactorParams, posterior: FactorPosterior, x: Any) -> Array:
+        values, seen = without_holes(x)
+        mean = params.mean[:, None] + params.loadings @ posterior.mean
+        return values if seen is None else jnp.where(seen, values, mean)
+
     def maximize(self, params: FactorParams, stats: FactorMoments) -> FactorParams:
         empty = ~(stats.count > 0)
         c = kernel.centred(jnp.where(empty, 1, stats.count), stats)

@@ -9,7 +9,7 @@ from jax import Array
 from jem import series_checks
 from jem.combine.stack import Stack
 from jem.composite import Composite, Wrapper
-from jem.data import allowed, num_units, with_inputs, with_labels, without_inputs, without_labels
+from jem.data import allowed, averaged, num_units, with_inputs, with_labels, without_inputs, without_labels
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
 from jem.kernels.simplex import normalize_log
 from jem.latents.mixture.weights import free_unless
@@ -196,6 +196,13 @@ class Mixture(Composite):
 
     def assign(self, rule: Any) -> "AssignedMixture":
         return AssignedMixture(replaced(self, components=assign(self.components, rule.part(1))), rule.part(0))
+
+    def complete(self, params: MixtureParams, posterior: MixturePosterior, x: Data) -> Data:
+        values = self.share("components", x)
+        each = self.components.complete(params.components, posterior.components, values)
+        new = averaged(each, posterior.responsibilities, values)
+        new = with_inputs(new, self.share("weights", x)) if self._takes_inputs_off else new
+        return with_labels(new, without_labels(x)[1])
 
     def expect(self, params: MixtureParams, posterior: MixturePosterior, x: Data, weights: Array) -> MixtureStats:
         r = posterior.responsibilities * weights[None, :]

@@ -1,0 +1,1 @@
+"""Files: what goes out of jem and comes in again."""

@@ -32,7 +32,7 @@ SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "Source")
 
 # What is not there, and why: parts, names of what lacks them, the reason.
 EXCUSED = (
-    ({"equation", "source"}, "no mathematics of its own", """jem.bind jem.use_cores jem.explain jem.init jem.num_parameters
+    ({"equation", "source"}, "no mathematics of its own", """jem.bind jem.use_cores jem.explain jem.save jem.load jem.init jem.num_parameters
      jem.sweep jem.Frozen jem.constrain
      jem.unconstrain jem.flat_rows jem.sequences jem.author.node jem.author.static jem.author.setting"""),
     ({"equation", "source"}, "rules put together by `and`, by `or`", "jem.stop.AllOf jem.stop.AnyOf"),
@@ -44,6 +44,7 @@ EXCUSED = (
     ({"raises"}, "refuses fields out of the ranges that they are said to have, and nothing else", """jem.durations.Categorical
      jem.durations.NegativeBinomial jem.durations.Poisson jem.author.node jem.author.static jem.author.setting"""),
     ({"raises"}, "ends as the solver inside of it does", "jem.solvers.Anderson jem.solvers.SQUAREM"),
+    ({"returns"}, "writes a file", "jem.save"),
     ({"example"}, "its example is BlackJAX's, which is not installed with jem", "jem.solvers.MonteCarlo"),
 )  # fmt: skip
 

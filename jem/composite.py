@@ -165,6 +165,9 @@ class Wrapper(Composite):
     def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
         return self.child.hold(params, stats, fields)
 
+    def sharing(self, params: Params, fields: tuple[str, ...]) -> Params:
+        return self.child.sharing(params, fields)
+
     def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
         return self.child.tie(params, stats, fields)
 

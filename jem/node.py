@@ -140,6 +140,10 @@ def node(cls: C) -> C:
     return cls
 
 
+_PART = "; a covariance has it apart where its structure is jem.covariance.Eigen() or ScaledDiagonal()"
+_HINTS = {"covariance": "; a covariance is its whitening", "volume": _PART, "shape": _PART, "orientation": _PART}
+
+
 class Node(Documented):
     """A model, or a part of one: E-step, M-step and what they need, as pure functions of its parameters.
 
@@ -313,6 +317,18 @@ class Node(Documented):
         The default suits nodes whose Q function separates over their fields.
         """
         return stats
+
+    def sharing(self, params: Params, fields: tuple[str, ...]) -> Params:
+        """The axes of vmap over the parameters of K copies that share `fields`: None for what is shared, 0 for the rest.
+
+        Fields are those of the record; a node whose fields have parts that may be shared writes it for their names.
+        """
+        names = field_names(params)
+        for f in fields:
+            if f not in names:
+                hint = _HINTS.get(f, "") if "whitening" in names else ""
+                raise ValueError(f"Tied: {type(self).__name__} has no field {f!r}; its fields are {names}{hint}")
+        return set_fields(params, {f: None if f in fields else 0 for f in names})
 
     def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
         """The M-step of K copies that share `fields`: statistics and the other fields have a leading axis K.

@@ -3,6 +3,8 @@
 from jem.kernels.matrix_support import CholeskyFactor as CholeskyFactor
 from jem.kernels.matrix_support import Correlation as Correlation
 from jem.kernels.matrix_support import PositiveDefinite as PositiveDefinite
+from jem.kernels.rotation_support import Orientation as Orientation
+from jem.kernels.rotation_support import UnitProduct as UnitProduct
 from jem.kernels.support import Below as Below
 from jem.kernels.support import Bounded as Bounded
 from jem.kernels.support import ByGradient as ByGradient

@@ -11,6 +11,7 @@ import numpy as np
 import jem
 
 CHANCES = (jem.Bernoulli.Params, jem.Binomial.Params, jem.Geometric.Params, jem.BetaBinomial.Params)
+PARTS = (jem.covariance.EigenFactor, jem.covariance.ScaledFactor)
 REAL = {"mean", "offset", "effects", "loadings", "m0", "A", "B", "C", "D"}
 
 
@@ -40,7 +41,7 @@ def free_leaf(record, name, leaf):
     lib = library(leaf)
     if isinstance(record, jem.Point.Params):
         return 0 * leaf  # all mass at 0, whatever is drawn
-    if is_real(record, name) or name == "mean_direction":
+    if is_real(record, name) or name in ("mean_direction", "orientation"):
         return leaf
     if name == "probs" and isinstance(record, CHANCES):
         return lib.log(leaf) - lib.log1p(-leaf)
@@ -50,6 +51,18 @@ def free_leaf(record, name, leaf):
     return lib.log(leaf)
 
 
+def orthonormal(lib, columns):
+    """The columns (..., D, D), each with what lies along those before it taken off, of length one."""
+    done = []
+    for j in range(columns.shape[-1]):
+        column = columns[..., j]
+        for _ in range(2):  # once more for what rounding leaves
+            for other in done:
+                column = column - other * (other * column).sum(-1, keepdims=True)
+        done.append(column / lib.sqrt((column * column).sum(-1, keepdims=True)))
+    return lib.stack(done, -1)
+
+
 def bound_leaf(record, name, free):
     """One field from free coordinates."""
     lib = library(free)
@@ -57,6 +70,10 @@ def bound_leaf(record, name, free):
         return 0 * free
     if is_real(record, name):
         return free
+    if name == "orientation":
+        return orthonormal(lib, free)
+    if isinstance(record, PARTS) and name == "shape":
+        return lib.exp(free - free.mean(-1, keepdims=True))
     if name == "mean_direction":
         return free / lib.sqrt((free * free).sum(-1, keepdims=True))
     if name == "probs" and isinstance(record, CHANCES):
@@ -122,6 +139,11 @@ def check_valid(params):
             diagonal = np.diagonal(leaf, axis1=-2, axis2=-1) if is_matrix(leaf) else leaf
             assert (diagonal > 0).all(), leaf
             assert not is_matrix(leaf) or (np.triu(leaf, 1) == 0).all(), leaf
+        elif name == "orientation":
+            gram = np.swapaxes(leaf, -1, -2) @ leaf
+            np.testing.assert_allclose(gram, np.broadcast_to(np.eye(leaf.shape[-1]), gram.shape), atol=1e-5)
+        elif isinstance(record, PARTS):
+            assert (leaf > 0).all(), leaf
         elif name in ("weights", "probs"):
             assert (leaf >= 0).all() and (leaf <= 1).all(), leaf
             if name == "weights" or isinstance(record, jem.Categorical.Params):

@@ -32,8 +32,8 @@ SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "Source")
 
 # What is not there, and why: parts, names of what lacks them, the reason.
 EXCUSED = (
-    ({"equation", "source"}, "no mathematics of its own", """jem.bind jem.use_cores jem.explain jem.save jem.load jem.init jem.num_parameters
-     jem.sweep jem.Frozen jem.constrain
+    ({"equation", "source"}, "no mathematics of its own", """jem.bind jem.use_cores jem.explain jem.save jem.load
+     jem.init jem.num_parameters jem.sweep jem.Frozen jem.constrain
      jem.unconstrain jem.flat_rows jem.sequences jem.author.node jem.author.static jem.author.setting"""),
     ({"equation", "source"}, "rules put together by `and`, by `or`", "jem.stop.AllOf jem.stop.AnyOf"),
     ({"equation"}, "that of `jem.fit`", "jem.fit_restarts"),

@@ -12,10 +12,12 @@ NUM, DIM = 60, 3
 MEAN = np.array([0.5, -1.0, 2.0])
 ROOT = np.array([[1.0, 0.0, 0.0], [0.8, 0.7, 0.0], [-0.5, 0.3, 1.2]])
 VARIANCES = {"full": ROOT @ ROOT.T, "diagonal": np.array([1.0, 2.0, 0.5]), "spherical": np.array(1.5)}
+VARIANCES["eigen"] = VARIANCES["full"]
 STRUCTURES = {
     "full": jem.covariance.Full(),
     "diagonal": jem.covariance.Diagonal(),
     "spherical": jem.covariance.Spherical(),
+    "eigen": jem.covariance.Eigen(),
 }
 
 

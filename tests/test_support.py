@@ -22,6 +22,8 @@ CASES = {
     "cholesky": (jem.supports.CholeskyFactor(), np.linalg.cholesky(MATRIX), 6),
     "definite": (jem.supports.PositiveDefinite(), np.stack([MATRIX, 1e-4 * np.eye(3)]), 12),
     "correlation": (jem.supports.Correlation(), MATRIX / np.sqrt(np.diag(MATRIX)[:, None] * np.diag(MATRIX)), 3),
+    "proportions": (jem.supports.UnitProduct(), np.array([[4.0, 0.5, 0.5], [1e-3, 1e2, 10.0]]), 4),
+    "orientation": (jem.supports.Orientation(), np.stack([np.linalg.qr(MATRIX)[0], np.eye(3)[[1, 2, 0]], -np.eye(3)]), 9),
     "cells": (support.HeldCells(np.array([[True, False], [False, False]])), np.array([[1.0, 2.0], [3.0, 4.0]]), 3),
 }
 ROTATIONS = {"mixture_directions": 2, "factor": 1, "factor_spherical_no_prior": 1, "mixture_factor": 2, "tied_factor": 1}

@@ -21,6 +21,8 @@ IN_FLOAT64 = {
 }
 SIBLINGS = {
     *("gaussian_no_prior", "mixture_spherical", "mixture_no_prior", "tied_diagonal_no_prior", "tied_spherical"),
+    *("tied_scaled_volume", "mixture_eigen", "tied_eigen", "tied_volume", "tied_shape", "tied_volume_shape"),
+    *("tied_volume_orientation", "tied_shape_orientation", "tied_axes_student_t"),
     *("frozen_weights", "tied_frozen_mean", "mixture_poisson_prior", "mixture_bernoulli_prior"),
     *("factor_spherical_no_prior", "frozen_loadings"),
     *("mixture_zero_inflated", "mixture_geometric", "mixture_binomial", "mixture_beta_binomial", "mixture_multinomial"),

@@ -228,6 +228,7 @@ full, diagonal, spherical = jem.Gaussian(), jem.Gaussian(jem.covariance.Diagonal
 added = jem.Additive(full, 2, 2)
 stays = jem.laws.Durations(jem.durations.Poisson(4), moves=jem.laws.Cells())
 product = jem.Product(place=full, kind=jem.Categorical(3))
+axes, scaled = jem.Gaussian(jem.covariance.Eigen()), jem.Gaussian(jem.covariance.ScaledDiagonal())
 ZOO = [
     Row("gaussian", full, reals),
     Row("gaussian_diagonal", diagonal, reals),
@@ -242,6 +243,17 @@ ZOO = [
     Row("tied", jem.Mixture(jem.Tied(full, 3, "whitening")), reals),
     Row("tied_diagonal_no_prior", jem.Mixture(jem.Tied(jem.Gaussian(jem.covariance.Diagonal(), None), 3, "whitening")), reals),
     Row("tied_spherical", jem.Mixture(jem.Tied(spherical, 3, "whitening")), reals),
+    Row("tied_scaled_shape", jem.Mixture(jem.Tied(scaled, 2, "shape")), reals),
+    Row("tied_scaled_volume", jem.Mixture(jem.Tied(scaled, 2, "volume")), reals),
+    Row("mixture_eigen", jem.Mixture(axes, 2), reals),
+    Row("tied_eigen", jem.Mixture(jem.Tied(axes, 2, "whitening")), reals),
+    Row("tied_orientation", jem.Mixture(jem.Tied(axes, 2, "orientation")), reals),
+    Row("tied_volume", jem.Mixture(jem.Tied(axes, 2, "volume")), reals),
+    Row("tied_shape", jem.Mixture(jem.Tied(axes, 2, "shape")), reals),
+    Row("tied_volume_shape", jem.Mixture(jem.Tied(axes, 2, "volume", "shape")), reals),
+    Row("tied_volume_orientation", jem.Mixture(jem.Tied(axes, 2, "volume", "orientation")), reals),
+    Row("tied_shape_orientation", jem.Mixture(jem.Tied(axes, 2, "shape", "orientation")), reals),
+    Row("tied_axes_student_t", jem.Mixture(jem.Tied(jem.StudentT(jem.covariance.Eigen()), 2, "orientation", "df")), tails),
     Row("mixture_student_t", jem.Mixture(jem.StudentT(jem.covariance.Diagonal()), 2), tails),
     Row("tied_student_t", jem.Mixture(jem.Tied(jem.StudentT(), 2, "whitening", "df")), tails),
     Row("frozen_df", jem.Mixture(jem.Frozen(jem.StudentT(df=5.0), "df"), 2), tails, ("df",)),

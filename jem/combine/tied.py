@@ -18,10 +18,8 @@ from jem.node import (
     Posterior,
     Stats,
     field_names,
-    get_fields,
     node,
     replaced,
-    set_fields,
     set_once,
     setting,
     static,
@@ -35,7 +33,8 @@ class Tied(Composite):
 
     `p_k(x) = p(x | own[k], shared)`. Without field names everything is shared. A shared covariance is found in closed form
     from the pooled scatter; a shared part of a `Product`, and any node shared whole, from its summed statistics. Each copy
-    brings its prior, but a node shared whole has it once.
+    brings its prior, but a node shared whole has it once. Of covariances with parts, `jem.covariance.Eigen()` and
+    `ScaledDiagonal()`, "volume", "shape" and "orientation" may be shared one by one.
 
     Args:
         child: the node.
@@ -51,7 +50,7 @@ class Tied(Composite):
         >>> jem.Tied(jem.Gaussian(), 3, "whitening").fields
         ('whitening',)
 
-    Source: Celeux and Govaert (1995), Pattern Recognition 28, model EEE.
+    Source: Celeux and Govaert (1995), Pattern Recognition 28.
     """
 
     child: Node = setting(must=check_child)
@@ -66,14 +65,7 @@ class Tied(Composite):
 
     def axes(self, params: Params) -> Params:
         """vmap axes of the parameters: None for shared fields, 0 for the others."""
-        names = field_names(params)
-        for f in self.fields:
-            if f not in names:
-                hint = "; a covariance is its whitening" if f == "covariance" and "whitening" in names else ""
-                raise ValueError(f"Tied: {type(self.child).__name__} has no field {f!r}; its fields are {names}{hint}")
-        if not self.fields:
-            return None
-        return set_fields(params, {f: None if f in self.fields else 0 for f in names})
+        return self.child.sharing(params, self.fields) if self.fields else None
 
     def parts(self) -> dict[Any, Node]:
         return {WHOLE: self.child}
@@ -85,8 +77,7 @@ class Tied(Composite):
     def permute(self, params: Params, order: Array) -> Params:
         if not self.fields:
             return params
-        own = tuple(f for f in field_names(params) if f not in self.fields)
-        return set_fields(params, jax.tree.map(lambda leaf: leaf[order], get_fields(params, own)))
+        return self._split(params, lambda shared: shared, lambda own: own[order], params)
 
     def with_parts(self, parts: dict[Any, Node]) -> "Tied":
         return replaced(self, child=parts[WHOLE])
@@ -114,9 +105,15 @@ class Tied(Composite):
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         own_key, shared_key = jax.random.split(key)
         own = jax.vmap(self.child.init, (0, None, 0))(jax.random.split(own_key, self.size), x, weights)
-        self.axes(own)  # raises where a field is not one
         shared = self.child.init(shared_key, x, jnp.sum(weights, 0))
-        return set_fields(own, get_fields(shared, self.fields)) if self.fields else shared
+        if not self.fields:
+            return shared
+        return self._split(own, lambda own, shared: shared, lambda own, shared: own, own, shared)
+
+    def _split(self, params: Params, shared: Callable[..., Any], own: Callable[..., Any], *records: Params) -> Params:
+        """A record of what the one function says of the leaves that are shared, and the other of those that are not."""
+        part = lambda axis, *leaves: jax.tree.map(shared if axis is None else own, *leaves)  # noqa: E731
+        return jax.tree.map(part, self.axes(params), *records, is_leaf=lambda axis: axis is None)
 
     def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
         draw = jax.vmap(lambda k, p: self.child.sample(k, p, num), (0, self.axes(params)))
@@ -137,9 +134,10 @@ class Tied(Composite):
         return super().degenerate(params, mean)
 
     def gauge(self, params: Params) -> dict[str, int]:
-        own = [n for n in field_names(params) if self.fields and n not in self.fields]
-        one = set_fields(params, {n: tree.unstack_shape(p) for n, p in get_fields(params, tuple(own)).items()})
-        return {name: num * (self.size if name in own else 1) for name, num in self.child.gauge(one).items()}
+        if not self.fields:
+            return self.child.gauge(params)
+        one = self._split(params, lambda shared: shared, tree.unstack_shape, params)
+        return {name: num * (1 if name in self.fields else self.size) for name, num in self.child.gauge(one).items()}
 
     def hold(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Stats:
         return jax.vmap(lambda s: self.child.hold(params, s, fields))(stats)

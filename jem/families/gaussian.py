@@ -15,8 +15,8 @@ from jem.node import Data, node, setting, static
 class GaussianParams(NamedTuple):
     """Mean (D,) and whitening W of a Gaussian, `W Sigma W^T = I`.
 
-    W is (D, D) lower triangular for a full covariance, (D, 1) for a diagonal one, (1, 1) for a spherical one. Leading
-    axes batch both fields.
+    W is (D, D) lower triangular for a full covariance, (D, 1) for a diagonal one, (1, 1) for a spherical one, and a record of
+    parts for `jem.covariance.Eigen()` and `ScaledDiagonal()`. Leading axes batch both fields.
     """
 
     mean: Array
@@ -48,7 +48,8 @@ class Gaussian(LocationScale):
     and a covariance with `params`, read the covariance with `.covariance`.
 
     Attributes:
-        covariance: `jem.covariance.Full()`, `jem.covariance.Diagonal()` or `jem.covariance.Spherical()`.
+        covariance: `jem.covariance.Full()`, `Diagonal()` or `Spherical()`; or, for `jem.Tied` to share volume, shape or
+            orientation, `jem.covariance.Eigen()` or `ScaledDiagonal()`.
         prior: an `InverseWishart`, or None for maximum likelihood. A component that collapses is kept finite by the resolution
             of the data's numbers whatever the prior, and its fit ends as DEGENERATE.
         scale: filled in by binding to data.

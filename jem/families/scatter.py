@@ -19,7 +19,7 @@ from jem.kernels.support import Real
 from jem.node import CELLS, HELD, Data, Node, Params, Posterior, Stats, flag, node, replaced, setting
 from jem.settings import a, number, optional
 
-STRUCTURE = a("from_diagonal", "jem.covariance.Full(), jem.covariance.Diagonal() or jem.covariance.Spherical()")
+STRUCTURE = a("from_diagonal", "jem.covariance.Full(), jem.covariance.Diagonal() or another of jem.covariance")
 PRIOR = a("strength", "a jem.priors.InverseWishart(strength=...), or None", optional=True)
 
 
@@ -106,20 +106,20 @@ class LocationScale(Node):
             return self.gather(posterior, weights, self.covariance.moments(self.whitened(params, values), mass))
         # A scale u of the precision leaves the covariance of what is not seen, times u, as it is.
         moments = self.covariance.moments(self._conditional(params, x)[0], mass)
-        unseen = self.covariance.spread(params.whitening, seen, weights)
+        unseen = self.covariance.plain.spread(self.covariance.flat(params.whitening), seen, weights)
         return self.gather(posterior, weights, moments._replace(second=moments.second + unseen))
 
     def infer_each(self, params: Params, x: Data, axes: Any, size: int) -> tuple[Posterior, Array]:
         if params.mean.ndim == 1 or isinstance(x, Holed):
             return super().infer_each(params, x, axes, size)
-        squares = plates.squares(self.covariance, params.whitening, params.mean, x)
+        squares = plates.squares(self.covariance.plain, self._flat(params, axes), params.mean, x)
         return jax.vmap(lambda p, s: self._of_squares(p, s, x.shape[0]), (axes, 0))(params, squares)
 
     def expect_each(self, params: Params, posterior: Posterior, x: Data, weights: Array, axes: Any) -> Stats:
         if params.mean.ndim == 1 or isinstance(x, Holed):
             return super().expect_each(params, posterior, x, weights, axes)
         mass = jax.vmap(self.mass)(posterior, weights)
-        moments = plates.moments(self.covariance, params.whitening, params.mean, x, mass)
+        moments = plates.moments(self.covariance.plain, self._flat(params, axes), params.mean, x, mass)
         return jax.vmap(self.gather)(posterior, weights, moments)
 
     def _of_squares(self, params: Params, squares: Array, dim: int) -> tuple[Posterior, Array]:
@@ -127,12 +127,20 @@ class LocationScale(Node):
 
     def _conditional(self, params: Params, x: Holed) -> tuple[Array, Array]:
         """The mean of z given what is seen, (D, N), and `log|Sigma|^{-1/2}` of what is seen, (N,)."""
+        structure, w, dim = self.covariance, params.whitening, params.mean.shape[0]
         away = jnp.where(x.seen, x.values - params.mean[:, None], 0)
-        return self.covariance.conditional(params.whitening, away, x.seen)
+        z, log_unseen = structure.plain.conditional(structure.flat(w), away, x.seen)
+        return z, jnp.where(jnp.any(x.seen, 0), structure.log_det(w, dim) - log_unseen, 0)
 
     def complete(self, params: Params, posterior: Posterior, x: Data) -> Array:
         values, seen = without_holes(x)
         return values if seen is None else jnp.where(seen, values, self.coloured(params, self._conditional(params, x)[0]))
+
+    def _flat(self, params: Params, axes: Any) -> Array:
+        """The whitenings of copies as arrays, with a leading axis K unless there is one for all."""
+        w_axes = axes if isinstance(axes, int) else axes.whitening
+        own = bool(jax.tree.leaves(w_axes))
+        return jax.vmap(self.covariance.flat, (w_axes,))(params.whitening) if own else self.covariance.flat(params.whitening)
 
     def whitened(self, params: Params, x: Array) -> Array:
         """`W (x - mean)`, (D, N)."""
@@ -155,6 +163,13 @@ class LocationScale(Node):
         """The M-step of all but the mean, from the scatter about the mean there will be, of so many units."""
         w = self.covariance.maximize(params.whitening, count, scatter, prior_of(self), dim)
         return params._replace(whitening=w, **self.maximize_others(params, stats))
+
+    def sharing(self, params: Params, fields: tuple[str, ...]) -> Params:
+        parts = getattr(params.whitening, "_fields", ())
+        if not set(fields) & set(parts):
+            return super().sharing(params, fields)
+        axes = super().sharing(params, tuple(f for f in fields if f not in parts))
+        return axes._replace(whitening=self.covariance.axes(tuple(f for f in fields if f in parts)))
 
     def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
         if "mean" in fields:
@@ -216,13 +231,13 @@ def check_rows(x: Any, name: str) -> None:
         raise ValueError(f"{name}: x must have at least one feature; got shape {x.shape}")
 
 
-def whitening_of(structure: Structure, covariance: Array, dim: int) -> Array:
+def whitening_of(structure: Structure, covariance: Array, dim: int) -> Any:
     """Whitenings from a user's covariances, batched over leading axes."""
     inner = structure.covariance_shape(dim)
     checks.check_covariance(covariance, inner)
     batch = covariance.shape[: covariance.ndim - len(inner)]
     flat = jax.vmap(lambda c: structure.whitening(c, dim))(covariance.reshape(-1, *inner))
-    return flat.reshape(*batch, *flat.shape[1:])
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), flat)
 
 
 def mean_and_scale(x: Data, weights: Array) -> tuple[Array, FeatureScale]:

@@ -60,7 +60,8 @@ class StudentT(LocationScale):
     Params: `StudentTParams(mean (D,), whitening, df ())`.
 
     Attributes:
-        covariance: structure of the scale matrix, one of `jem.covariance`: `Full()`, `Diagonal()` or `Spherical()`.
+        covariance: structure of the scale matrix, one of `jem.covariance`: `Full()`, `Diagonal()`, `Spherical()`,
+            `Eigen()` or `ScaledDiagonal()`.
         df: degrees of freedom at the start.
         prior: an `InverseWishart` on the scale matrix, or None.
         scale: filled in by binding to data.

@@ -2,7 +2,7 @@
 
 With `z = W (x - mean)` and the columns `W_u` of the unseen cells, `P = W_u (W_u^T W_u)^{-1} W_u^T` is the projection onto them.
 Given what is seen, z has the mean `(I - P) W d`, d being x - mean with zeros for unseen cells, and the covariance P; what is
-seen has the squared distance `|(I - P) W d|^2` and `log|Sigma_ss|^{-1/2} = log|W| - 1/2 log|W_u^T W_u|`.
+seen has the squared distance `|(I - P) W d|^2` and `log|Sigma_ss|^{-1/2} = log|W| - 1/2 log|W_u^T W_u|`. W is any square root.
 
 Units are walked pattern by pattern, a product for each, few where units were sorted by these (`order`). Where patterns are too
 many, and in derivatives, which such a loop has not, each unit is looked at by itself. D features, N units, units last.
@@ -15,26 +15,24 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jem.kernels.linalg import diagonal
-
 _BLOCK = 512  # units that are looked at one by one at a time
 _WORD = 31  # features in a key to sort by
 
 
 @jax.custom_jvp
 def conditional(w: Array, d: Array, seen: Array) -> tuple[Array, Array]:
-    """The mean (D, N) of z given the seen cells, and `log|Sigma_ss|^{-1/2}` (N,).
+    """The mean (D, N) of z given the seen cells, and `1/2 log|W_u^T W_u|` (N,).
 
     Args:
-        w: (D, D), lower triangular.
+        w: (D, D).
         d: (D, N), `x - mean`, 0 in unseen cells.
         seen: (D, N) bool.
     """
 
     def pattern(p: Array, mine: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        q, log_det = _basis(w, p)
+        q, log_size = _basis(w, p)
         z = (w - q @ (q.T @ w)) @ d
-        return jnp.where(mine[None, :], z, found[0]), jnp.where(mine, log_det, found[1])
+        return jnp.where(mine[None, :], z, found[0]), jnp.where(mine, log_size, found[1])
 
     def block(start: Array, fresh: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
         new = _unit_by_unit(w, _slice(d, start), _slice(seen, start))
@@ -50,9 +48,9 @@ def _conditional_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> t
 
 
 def _unit_by_unit(w: Array, d: Array, seen: Array) -> tuple[Array, Array]:
-    q, log_det = _bases(w, seen)
+    q, log_size = _bases(w, seen)
     z = w @ d
-    return z - jnp.einsum("nij,nj->in", q, jnp.einsum("nij,in->nj", q, z)), log_det
+    return z - jnp.einsum("nij,nj->in", q, jnp.einsum("nij,in->nj", q, z)), log_size
 
 
 @jax.custom_jvp
@@ -117,23 +115,21 @@ def _each(
 
 def _basis(w: Array, seen: Array) -> tuple[Array, Array]:
     """An orthonormal basis (D, D) of the columns of W of the cells that are not seen (D,), zero for the others, and
-    `log|Sigma_ss|^{-1/2}`. By Gram-Schmidt, twice, which is as good as orthogonal to rounding.
+    `1/2 log|W_u^T W_u|`. By Gram-Schmidt, twice, which is as good as orthogonal to rounding.
 
     Source: Giraud, Langou and Rozloznik (2005), Computers and Mathematics with Applications 50.
     """
     size = lax.stop_gradient(jnp.max(jnp.abs(w), 0))  # a unit, which cancels
 
     def column(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        q, log_det = carry
+        q, log_size = carry
         v = jnp.where(seen[j], 0, w[:, j] / size[j])
         for _ in range(2):
             v = v - q @ (v @ q)
         length = jnp.sqrt(jnp.where(seen[j], 1, jnp.sum(v * v)))
-        return q.at[:, j].set(v / length), log_det - jnp.where(seen[j], 0, jnp.log(length) + jnp.log(size[j]))
+        return q.at[:, j].set(v / length), log_size + jnp.where(seen[j], 0, jnp.log(length) + jnp.log(size[j]))
 
-    start = (jnp.zeros_like(w), jnp.sum(jnp.log(diagonal(w))))
-    q, log_det = lax.fori_loop(0, len(w), column, start)
-    return q, jnp.where(jnp.any(seen), log_det, 0)
+    return lax.fori_loop(0, len(w), column, (jnp.zeros_like(w), jnp.zeros((), w.dtype)))
 
 
 _bases = jax.vmap(_basis, (None, 1))

@@ -40,6 +40,15 @@ class Structure(Documented):
 
     separate = False  # whether a factor is numbers for one feature at a time
 
+    @property
+    def plain(self) -> "Structure":
+        """The structure whose factors are arrays that whiten as those of this one do: itself, but for factors of parts."""
+        return self
+
+    def flat(self, w: Any) -> Array:
+        """W as an array, a factor of `plain`."""
+        return w
+
     def diagonal(self, w: Array, dim: int) -> Array:
         """The diagonal of the factor, (D,)."""
         raise TypeError(f"{type(self).__name__} does not define diagonal")
@@ -61,7 +70,7 @@ class Structure(Documented):
         raise TypeError(f"{type(self).__name__} does not define moments")
 
     def conditional(self, w: Array, d: Array, seen: Array) -> tuple[Array, Array]:
-        """The mean (D, N) of z given the seen cells, d being 0 in the others, and `log|Sigma_ss|^{-1/2}` (N,)."""
+        """The mean (D, N) of z given the seen cells, d being 0 in the others, and `1/2 log|W_u^T W_u|` of these (N,)."""
         raise TypeError(f"{type(self).__name__} does not define conditional: it takes no missing cells")
 
     def spread(self, w: Array, seen: Array, weights: Array) -> Array:
@@ -187,7 +196,7 @@ class Separate(Structure):
         return z / w
 
     def conditional(self, w: Array, d: Array, seen: Array) -> tuple[Array, Array]:
-        return self.times(w, d), jnp.sum(jnp.where(seen, jnp.log(w), 0), 0)
+        return self.times(w, d), jnp.sum(jnp.where(seen, 0, jnp.log(w)), 0)
 
     def spread(self, w: Array, seen: Array, weights: Array) -> Array:
         return self.pool((~seen).astype(weights.dtype) @ weights)
@@ -211,8 +220,10 @@ class Separate(Structure):
         return jnp.ones((), w.dtype)
 
 
-def covariance_of(whitening: Array, dim: int) -> Array:
-    """Covariance matrices (..., D, D) from whitenings (..., D, D), (..., D, 1) or (..., 1, 1)."""
+def covariance_of(whitening: Any, dim: int) -> Array:
+    """Covariance matrices (..., D, D) from whitenings (..., D, D), (..., D, 1) or (..., 1, 1), or of parts."""
+    if not hasattr(whitening, "ndim"):
+        return whitening.covariance()
     if whitening.shape[-2:] != (dim, dim):
         variances = jnp.broadcast_to((1 / whitening) ** 2, (*whitening.shape[:-2], dim, 1))
         return jnp.where(jnp.eye(dim, dtype=bool), variances, 0)

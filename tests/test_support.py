@@ -26,7 +26,10 @@ CASES = {
     "orientation": (jem.supports.Orientation(), np.stack([np.linalg.qr(MATRIX)[0], np.eye(3)[[1, 2, 0]], -np.eye(3)]), 9),
     "cells": (support.HeldCells(np.array([[True, False], [False, False]])), np.array([[1.0, 2.0], [3.0, 4.0]]), 3),
 }
-ROTATIONS = {"mixture_directions": 2, "factor": 1, "factor_spherical_no_prior": 1, "mixture_factor": 2, "tied_factor": 1}
+ROTATIONS = {
+    **{"factor": 1, "factor_spherical_no_prior": 1, "factor_missing": 1, "mixture_factor": 2, "tied_factor": 1},
+    "mixture_directions": 2,
+}
 
 
 @pytest.mark.parametrize("name", CASES)

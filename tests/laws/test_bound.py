@@ -27,6 +27,8 @@ from jem.node import keep_units, node
 def divergence(model, params, old, units, weights):
     """KL divergence between the posteriors at `old` and at `params`, weighted and summed."""
     q, p = model.infer(old, units)[0], model.infer(params, units)[0]
+    if model_has_holes(model):
+        return jnp.sum(weights * kl_with_cells(q, p, old, params, units))
     if isinstance(q, LDSPosterior):
         return jnp.sum(weights * kl_trajectories(old, params, steps_of(units, weights.dtype)))
     return jnp.sum(weights * kl(q, p, old, params))
@@ -55,6 +57,54 @@ def kl(q, p, old, params):
         return sum((kl(q[n], p[n], old[n], params[n]) for n in q), start=jnp.zeros(()))
     assert q == () or isinstance(q, CountPosterior)
     return jnp.zeros(())
+
+
+def model_has_holes(model):
+    """Whether cells that depend on each other may be missing: what is missing is hidden, too."""
+    inside = model.components.child if isinstance(model, jem.Mixture) and hasattr(model.components, "child") else model
+    return isinstance(inside, jem.Missing) and isinstance(inside.child, jem.Gaussian | jem.StudentT | jem.FactorAnalysis)
+
+
+def kl_with_cells(q, p, old, params, x):
+    """KL(q || p) of what is hidden of each unit and of its cells that are missing, which are normal, given a scale or alone."""
+    if isinstance(q, MixturePosterior):
+        r, s = q.responsibilities, p.responsibilities
+        inner = jax.vmap(kl_with_cells, (0, 0, 0, 0, None))(q.components, p.components, old.components, params.components, x)
+        return jnp.sum(xlogy(r, r) - xlogy(r, s), 0) + jnp.sum(r * inner, 0)
+    seen = ~jnp.isnan(x)
+    scale, of_scale = jnp.ones(x.shape[1]), 0
+    if isinstance(q, StudentTPosterior):
+        a, c = (0.5 * (t.df + jnp.sum(seen, 0)) for t in (old, params))
+        b, d = a / q.scale, c / p.scale
+        of_scale = (a - c) * digamma(a) - gammaln(a) + gammaln(c) + c * (jnp.log(b) - jnp.log(d)) + a * (d - b) / b
+        scale = q.scale
+
+    def one(x, seen, scale):
+        _, q_root, q_mean = hidden_normal(old, x, seen)
+        p_precision, p_root, p_mean = hidden_normal(params, x, seen)
+        return kl_normal(p_root @ p_precision, q_root.T, (jnp.sqrt(scale) * (q_mean - p_mean))[:, None], len(q_mean))[0]
+
+    # A unit of which nothing was seen has no weight with its component.
+    return jnp.where(jnp.any(seen, 0), jax.vmap(one, (1, 1, 0))(x, seen, scale) + of_scale, 0)
+
+
+def hidden_normal(params, x, seen):
+    """Precision C C^T, `C^{-1}` and mean of (factors, cells) given the cells seen; those are independent and standard."""
+    mean = params.mean
+    if isinstance(params, jem.FactorAnalysis.Params):
+        loadings, noise = params.loadings, 1 / params.noise
+        num = loadings.shape[1]
+        corner = jnp.eye(num) + loadings.T @ (noise[:, None] * loadings)
+        cross = -loadings.T * noise[None, :]
+        precision = jnp.block([[corner, cross], [cross.T, jnp.diag(noise)]])
+        mean, x, seen = (jnp.concatenate([jnp.full(num, v), a]) for v, a in ((0, mean), (jnp.nan, x), (False, seen)))
+    else:
+        precision = params.whitening.T @ params.whitening
+    given = jnp.where(seen, jnp.where(seen, x, 0) - mean, 0)
+    pull = jnp.where(seen, 0, -precision @ given)
+    precision = jnp.where(seen[:, None] | seen[None, :], jnp.eye(len(mean), dtype=mean.dtype), precision)
+    root = inverse_root(precision)
+    return precision, root, jnp.where(seen, 0, mean + root.T @ (root @ pull))
 
 
 def kl_groups(q, old, params):

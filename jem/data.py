@@ -138,6 +138,13 @@ def with_holes(x: Array) -> Holed:
     return Holed(jnp.where(seen, x, jnp.where(jnp.isnan(first), 0, first)), seen)
 
 
+def at_means(x: Array) -> Array:
+    """Cells (D, N), NaN at the mean of those of its feature that are seen."""
+    seen = ~jnp.isnan(x)
+    mean = jnp.sum(jnp.where(seen, x, 0), 1) / jnp.maximum(jnp.sum(seen, 1), 1)
+    return jnp.where(seen, x, mean[:, None].astype(x.dtype))
+
+
 def without_holes(x: Any) -> tuple[Any, Array | None]:
     """The cells, and which of them are seen; None for all."""
     return (x.values, x.seen) if isinstance(x, Holed) else (x, None)

@@ -172,6 +172,18 @@ def test_factor_analysis(noise):
 
 
 @pytest.mark.usefixtures("x64")
+def test_around_a_mixture_is_around_its_components(rows):
+    inside, around = jem.Mixture(jem.Missing(jem.Gaussian()), 2), jem.Missing(jem.Mixture(jem.Gaussian(), 2))
+    rows = rows[~np.isnan(rows).all(1)]  # a row of which nothing was seen is hidden inside, and not there around
+    params = jem.init(inside, jax.random.key(0), rows)
+    for x in (rows, jem.Labelled(rows, jnp.where(jnp.arange(len(rows)) % 3 == 0, 1, -1))):
+        a, b = (jem.fit(model, params, x, max_steps=5) for model in (inside, around))
+        np.testing.assert_allclose(a.params.components.mean, b.params.components.mean, rtol=1e-9)
+    jem.init(around, jax.random.key(0), rows)
+    np.testing.assert_allclose(jem.impute(around, params, rows), jem.impute(inside, params, rows), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
 def test_impute_of_a_mixture(rows):
     """Each component's conditional means, by the responsibilities that the cells seen give."""
     g = jem.Gaussian()
@@ -238,6 +250,9 @@ def test_mean_is_that_of_draws(name):
 
 def test_what_has_no_mean_is_refused():
     x, directions = np.array([[1.0], [np.nan]], "float32"), jem.VonMises.Params(jnp.array([1.0]), jnp.array([2.0]))
+    whole = jem.Missing(jem.Dirichlet())
+    with pytest.raises(TypeError, match="Missing: values that are missing cannot be imputed"):
+        jem.impute(whole, jem.Dirichlet.Params(jnp.array([1.0, 2.0])), np.array([[0.5, 0.5], [np.nan, 0.1]], "float32"))
     with pytest.raises(TypeError, match="VonMises: cells that are missing cannot be imputed"):
         jem.impute(jem.Missing(jem.VonMises()), directions, x)
     level = jem.LDS(1, 1)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem.composite import WHOLE, Wrapper
-from jem.data import fill, num_units, observed, with_gaps, with_holes, without_holes, without_nan
+from jem.data import at_means, fill, num_units, observed, with_gaps, with_holes, with_labels, without_labels, without_nan
 from jem.node import (
     CELLS,
     MISSING,
@@ -31,8 +31,9 @@ class Missing(Wrapper):
     which cells are missing depends on nothing but what was seen. `impute` puts expectations in their place. Write it around
     the family: `Mixture(Missing(Gaussian()), 2)`, and around each part of a `Product`.
 
-    Around another node (a mixture, a family whose columns belong together) a unit with a NaN is dropped whole, which loses the
-    cells that are there. A covariance costs a product for each pattern of missing cells; a fit sorts rows by these.
+    Around a mixture it is the same as around its components. Around another node (a chain, a family whose columns belong
+    together) a unit with a NaN is dropped whole, which loses the cells that are there. A covariance costs a product for each
+    pattern of missing cells; a fit sorts rows by these.
 
     Args:
         child: the node.
@@ -58,8 +59,9 @@ class Missing(Wrapper):
 
     def see(self, name: Any, x: Data, weights: Array) -> tuple[Data, Array]:
         if CELLS in self.child.traits:
-            cells = with_holes(x)
-            return cells, jnp.where(jnp.any(cells.seen, 0), weights, 0)
+            values, labels = without_labels(x)
+            cells = with_holes(values)
+            return with_labels(cells, labels), jnp.where(jnp.any(cells.seen, 0), weights, 0)
         ok = observed(x)
         return fill(x, ok), jnp.where(ok, weights, 0)
 
@@ -72,7 +74,9 @@ class Missing(Wrapper):
         return posterior, jnp.where(ok > 0, log_prob, 0)
 
     def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
-        return self.child.complete(params, posterior, with_holes(x))
+        if CELLS not in self.child.traits:
+            return Node.complete(self, params, posterior, x)  # which says that it cannot be done
+        return self.child.complete(params, posterior, self.see(WHOLE, x, jnp.ones(num_units(x)))[0])
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect(params, posterior, *self.see(WHOLE, x, weights))
@@ -88,8 +92,11 @@ class Missing(Wrapper):
         return self.child.order(self.see(WHOLE, x, jnp.ones(num_units(x)))[0])
 
     def num_observations(self, x: Data) -> Array:
-        ok = ~jnp.all(jnp.isnan(x), 0) if CELLS in self.child.traits else observed(x)
+        ok = self.see(WHOLE, x, jnp.ones(num_units(x)))[1] > 0
         return jnp.where(ok, self.child.num_observations(fill(x, ok)), 0)
 
     def features(self, x: Data) -> Array:
-        return self.child.features(without_holes(self.see(WHOLE, x, jnp.ones(num_units(x)))[0])[0])
+        if CELLS not in self.child.traits:
+            return self.child.features(self.see(WHOLE, x, jnp.ones(num_units(x)))[0])
+        values, labels = without_labels(x)
+        return self.child.features(with_labels(at_means(values), labels))

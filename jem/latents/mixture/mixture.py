@@ -9,11 +9,12 @@ from jax import Array
 from jem import series_checks
 from jem.combine.stack import Stack
 from jem.composite import Composite, Wrapper
-from jem.data import allowed, averaged, num_units, with_inputs, with_labels, without_inputs, without_labels
+from jem.data import allowed, averaged, num_units, with_inputs, with_labels, without_holes, without_inputs, without_labels
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
 from jem.kernels.simplex import normalize_log
 from jem.latents.mixture.weights import free_unless
 from jem.node import (
+    CELLS,
     DISCRETE,
     EMPTY,
     INPUTS,
@@ -157,7 +158,8 @@ class Mixture(Composite):
     @property
     def traits(self) -> frozenset[str]:
         alike = self.components.traits & self.weights.traits & {ORDERLESS}
-        return (self.components.traits & {MISSING}) | alike | {DISCRETE}
+        passed = {MISSING, CELLS} if self.weights.traits.isdisjoint({INPUTS}) else {MISSING}
+        return (self.components.traits & passed) | alike | {DISCRETE}
 
     def memberships(self, posterior: MixturePosterior, weights: Array) -> Array:
         """How much of each unit is each component's, (K, N)."""
@@ -216,7 +218,7 @@ class Mixture(Composite):
         seed_key, child_key = jax.random.split(key)
         law_key, child_key = jax.random.split(child_key) if INPUTS in self.weights.traits else (child_key, child_key)
         size = self.components.size
-        r = self.seeding.responsibilities(seed_key, self.components, values, weights, size)
+        r = self.seeding.responsibilities(seed_key, self.components, without_holes(values)[0], weights, size)
         if labels is not None:
             # Where the seeds contradict the labels, the labels win: mass is spread over what is allowed.
             ok = allowed(labels, size)

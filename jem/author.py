@@ -16,8 +16,10 @@ from jem.kernels.linalg import solve_lower as solve_lower
 from jem.kernels.roots import falling_root as falling_root
 from jem.latents.chain.durations import StayLaw as StayLaw
 from jem.node import BOUNDARY as BOUNDARY
+from jem.node import DISCRETE as DISCRETE
 from jem.node import EMPTY as EMPTY
 from jem.node import HELD as HELD
+from jem.node import MISSING as MISSING
 from jem.node import Node as Node
 from jem.node import node as node
 from jem.node import setting as setting

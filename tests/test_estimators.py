@@ -165,6 +165,23 @@ def test_an_outlier_counts_less():
     assert drawn.shape == (50, 2) and set(labels) == {0}
 
 
+def test_missing_cells():
+    """Of Gaussians, Student-t and factors: the likelihood of what was seen, as jem says."""
+    x = np.concatenate([clusters()[:40], clusters()[:40] ** 2], 1)
+    x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
+    leaf = jem.Missing(jem.Gaussian())
+    for model, node in (
+        (GaussianMixture(2, random_state=0, reg_covar=0), jem.Mixture(leaf, 2)),
+        (StudentTMixture(2, random_state=0), jem.Mixture(jem.Missing(jem.StudentT()), 2)),
+        (FactorAnalysis(1, random_state=0), jem.Missing(jem.FactorAnalysis(1))),
+    ):
+        fitted = model.fit(x)
+        with jax.enable_x64(True):
+            want = np.asarray(jem.log_prob(node, fitted.fit_.params, x))
+        np.testing.assert_allclose(fitted.score_samples(x), want, rtol=1e-9)
+        assert fitted.score_samples(x[:3, :]).shape == (3,)
+
+
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (2, 3, 4)])
 def test_latent_classes(sizes):
     """Answers that are missing at random leave the classes where they are; binary items are a Bernoulli's."""

@@ -15,8 +15,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 import jem
 
-# Families in which a single missing cell is left out exactly, inside of `jem.Missing`; estimators of these take NaN.
-EXACT_CELLS = (jem.Bernoulli, jem.Categorical, jem.Poisson)
+# Families in which single cells may be missing, exactly, inside of `jem.Missing`; estimators of these take NaN.
+EXACT_CELLS = (jem.Bernoulli, jem.Categorical, jem.FactorAnalysis, jem.Gaussian, jem.Poisson, jem.StudentT)
 
 _FEWEST, _DOUBLING = 32, 1024  # rows; up to where their number is padded to a power of two
 _SEQUENCES = 1, 8  # the same of sequences, each of which may be long

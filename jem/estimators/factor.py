@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 import jem
-from jem.estimators.base import JemEstimator, draw, precision
+from jem.estimators.base import JemEstimator, draw, precision, with_gaps
 
 
 class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, JemEstimator):
@@ -66,6 +66,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, JemEstim
     }
 
     components_: Any
+    _family = jem.FactorAnalysis
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, JemEstim
         return most_factors(self.n_features_in_) if self.n_components is None else self.n_components
 
     def _node(self, gaps: bool) -> Any:
-        return jem.FactorAnalysis(self._num_factors())
+        return with_gaps(jem.FactorAnalysis(self._num_factors()), gaps)
 
     def _params(self) -> Any:
         whitening: Any = 1 / np.sqrt(self.noise_variance_)[:, None]

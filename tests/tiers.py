@@ -35,6 +35,10 @@ EVERY_ROW = ("laws/test_converged.py", "laws/test_score.py")
 LONG = {
     "laws/test_ascent.py": ("fit_is_those_steps[lds_level]",),
     "oracles/test_cases.py": ("[gmm_iris-9-VII]", "[gmm_iris-9-VVI]", "[gmm_iris-9-VVV]"),
+    "oracles/test_estimator_peers.py": (
+        *("test_same_mixture[iris-tied]", "test_same_mixture[iris-diag]", "test_same_mixture[iris-spherical]"),
+        *("test_same_mixture[wine-full]", "test_same_chain[gaussian]", "test_same_climb_of_a_chain", "test_same_regression"),
+    ),
     "oracles/test_factor_cases.py": ("test_fa_ability[prior1]",),
     "oracles/test_logjoint_cases.py": ("test_poisson_hmm",),
     "oracles/test_written_cases.py": (
@@ -66,6 +70,11 @@ LONG = {
         *("[float32-binomial]", "[float32-geometric]", "[float32-beta_binomial]", "[float32-multinomial]"),
         *("test_all_rows_alike[beta_binomial]", "test_all_rows_alike[binomial]", "test_all_rows_alike[geometric]"),
         *("test_all_rows_alike[multinomial]", "test_missing_cells[beta_binomial]", "test_litters"),
+    ),
+    "test_estimators.py": (
+        *("test_latent_classes[sizes1]", "test_given_starts", "test_regression_of_one_component_is_least_squares"),
+        *("test_a_component_that_collapses", "test_answers_have_weights", "test_the_page_runs"),
+        "test_any_node_has_an_estimator",
     ),
     "test_failures.py": (
         *("test_scales_of_1e30[float64-100]", "test_scales_of_1e30[float32--100]", "test_steps_run_out[float64]"),

@@ -262,3 +262,8 @@ def floats(value: Any) -> np.ndarray:
     """An array of float32 or float64 of what a user set."""
     value = np.asarray(value)
     return value if value.dtype.kind == "f" else value.astype(np.float64)
+
+
+def hold(leaf: Any, fields: tuple[str, ...] | None) -> Any:
+    """The emission with these fields of its record held."""
+    return jem.Frozen(leaf, *fields) if fields else leaf

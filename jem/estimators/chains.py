@@ -8,7 +8,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 import jem
 from jem.estimators.base import with_gaps
-from jem.estimators.chain import CHAIN, BaseHMM, floats
+from jem.estimators.chain import CHAIN, BaseHMM, floats, hold
 from jem.estimators.covariances import STRUCTURES, covariances_of, plate_of, scatter_prior, whitenings_from
 
 
@@ -120,8 +120,7 @@ class GaussianHMM(BaseHMM):
 
     def _emission(self, gaps: bool, held: tuple[str, ...] | None) -> Any:
         leaf = jem.Gaussian(STRUCTURES[self.covariance_type], scatter_prior(self.covars_prior))
-        leaf = with_gaps(jem.Frozen(leaf, *held) if held else leaf, gaps)
-        return plate_of(leaf, self.covariance_type, self.n_components)
+        return plate_of(hold(with_gaps(leaf, gaps), held), self.covariance_type, self.n_components)
 
     def _record(self) -> Any:
         return jem.Gaussian.Params
@@ -239,7 +238,7 @@ class CategoricalHMM(BaseHMM):
     def _emission(self, gaps: bool, held: tuple[str, ...] | None) -> Any:
         num = len(self.emissionprob_[0]) if held is None else self._num_symbols
         leaf = jem.Categorical(num, self.emissionprob_prior)
-        return jem.Stack(jem.Frozen(leaf, *held) if held else leaf, self.n_components)
+        return jem.Stack(hold(leaf, held), self.n_components)
 
     def _record(self) -> Any:
         return jem.Categorical.Params
@@ -330,8 +329,7 @@ class PoissonHMM(BaseHMM):
         self.init_params = init_params
 
     def _emission(self, gaps: bool, held: tuple[str, ...] | None) -> Any:
-        leaf = with_gaps(jem.Poisson(), gaps)
-        return jem.Stack(jem.Frozen(leaf, *held) if held else leaf, self.n_components)
+        return jem.Stack(hold(with_gaps(jem.Poisson(), gaps), held), self.n_components)
 
     def _record(self) -> Any:
         return jem.Poisson.Params

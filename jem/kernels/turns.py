@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-# From K matrices and their entries `t_ii, t_ij, t_jj` (K, P) at P pairs to the tangents of the turns (K or 1, P).
-Choice = Callable[[Array, Array, Array, Array], Array]
+from jem.kernels.linalg import diagonal
+
+# From K matrices (K, D, D) and P pairs of axes i and j to the tangents of their turns (K or 1, P).
+Choice = Callable[[Array, Array, Array], Array]
 
 
 def rounds(dim: int) -> np.ndarray:
@@ -54,7 +56,7 @@ def sweep(t: Array, turned: Array, choose: Choice) -> tuple[Array, Array]:
     Args:
         t: the matrices in coordinates of the axes.
         turned: axes in columns.
-        choose: says the tangents of the turns, as many as there are axes, from the matrices and their entries at the pairs.
+        choose: says the tangents of the turns of pairs, as many as there are axes.
 
     Returns:
         t and the axes after it.
@@ -68,7 +70,7 @@ def sweep(t: Array, turned: Array, choose: Choice) -> tuple[Array, Array]:
     def turn(r: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         t, turned = carry
         i, j = lax.dynamic_index_in_dim(table, r, keepdims=False)
-        tan = choose(t, t[:, i, i], t[:, i, j], t[:, j, j])
+        tan = choose(t, i, j)
         cos = 1 / jnp.sqrt(1 + tan * tan)
         sin = tan * cos
         move = jnp.broadcast_to(eye, turned.shape)
@@ -79,18 +81,17 @@ def sweep(t: Array, turned: Array, choose: Choice) -> tuple[Array, Array]:
     return lax.fori_loop(0, len(table), turn, (t, turned))
 
 
-def each(t: Array, t_ii: Array, t_ij: Array, t_jj: Array) -> Array:
+def each(t: Array, i: Array, j: Array) -> Array:
     """Every matrix has axes of its own: its eigenvectors (Jacobi)."""
-    return tangent(t_ij, t_jj - t_ii)
+    return tangent(t[:, i, j], t[:, j, j] - t[:, i, i])
 
 
 def pooled(weights: Array) -> Choice:
     """The axes of all are the eigenvectors of `sum_k weights_k t_k`."""
-    total = lambda a: jnp.sum(weights[:, None] * a, 0, keepdims=True)  # noqa: E731
-    return lambda t, t_ii, t_ij, t_jj: tangent(total(t_ij), total(t_jj - t_ii))
+    return lambda t, i, j: each(jnp.sum(weights[:, None, None] * t, 0, keepdims=True), i, j)
 
 
-def common(weights: Callable[[Array], Array], growth: Callable[[Array], Array]) -> Choice:
+def common(weights: Callable[[Array], Array], growth: Callable[[Array], Array], least: Array) -> Choice:
     """The axes of all make `sum_k f_k(log prod_i t_kii)` small, f rising: those of matrices that share nothing but them.
 
     Tried for each pair are the turn that minimises the majoriser `sum_k v_k (t_kii / old t_kii + t_kjj / old t_kjj)`, those
@@ -99,20 +100,24 @@ def common(weights: Callable[[Array], Array], growth: Callable[[Array], Array]) 
     Args:
         weights: `v (K,)`, the slopes f_k, from the diagonals (K, D).
         growth: of each term `v_k growth(log(t_kii t_kjj / old))`, a bound of how the objective changes.
+        least: (K, D) below which a diagonal is noise.
 
     Source: Flury and Gautschi (1986), SIAM J. Sci. Stat. Comput. 7; Browne and McNicholas (2014), Adv. Data Anal. Classif. 8.
     """
 
-    def choose(t: Array, t_ii: Array, t_ij: Array, t_jj: Array) -> Array:
-        least = jnp.sqrt(jnp.finfo(t.dtype).tiny)
-        v = weights(jnp.diagonal(t, axis1=1, axis2=2))[:, None]
-        t_ii, t_jj = (jnp.where(v > 0, jnp.maximum(a, least), 1) for a in (t_ii, t_jj))
+    def choose(t: Array, i: Array, j: Array) -> Array:
+        b = jnp.maximum(diagonal(t), least)
+        v = weights(b)[:, None]
+        b = jnp.where(v > 0, b, 1)
+        t_ii, t_ij, t_jj = b[:, i], t[:, i, j], b[:, j]
         q = v * (1 / t_ii - 1 / t_jj)
         total = lambda a: jnp.sum(a, 0, keepdims=True)  # noqa: E731
         best = tangent(total(q * t_ij), total(q * (t_jj - t_ii)))
         tried = jnp.concatenate([jnp.zeros_like(best), best, tangent(t_ij, t_jj - t_ii)])  # (2 + K, P)
-        new_ii, new_jj = (jnp.maximum(a, least) for a in after(t_ii[None], t_ij[None], t_jj[None], tried[:, None]))
-        value = jnp.sum(v[None] * growth(jnp.log(new_ii / t_ii[None]) + jnp.log(new_jj / t_jj[None])), 1)
+        new_ii, new_jj = after(t_ii[None], t_ij[None], t_jj[None], tried[:, None])
+        low_i, low_j = (jnp.where(v > 0, least[:, at], 1)[None] for at in (i, j))
+        ratio = jnp.log(jnp.maximum(new_ii, low_i) / t_ii[None]) + jnp.log(jnp.maximum(new_jj, low_j) / t_jj[None])
+        value = jnp.sum(v[None] * growth(ratio), 1)
         return jnp.take_along_axis(tried, jnp.argmin(value, 0)[None], 0)
 
     return choose

@@ -107,16 +107,20 @@ class Eigen(Parts):
         elif "shape" in shared:
             choose = turns.pooled(jnp.broadcast_to(1 / sizes.volume, s.count.shape))
         elif "volume" in shared:
-            choose = turns.common(lambda b: jnp.where(s.count > 0, _mean(b), 0), lambda log: jnp.exp(0.5 * log))
+            choose = turns.common(lambda b: jnp.where(s.count > 0, _mean(b), 0), lambda log: jnp.exp(0.5 * log), self._least(s))
         else:
-            choose = turns.common(lambda b: s.count, lambda log: log)
+            choose = turns.common(lambda b: s.count, lambda log: log, self._least(s))
         old = turned
         second, turned = turns.sweep(s.second, turned, choose)
         move = jnp.broadcast_to(jnp.swapaxes(old, 1, 2) @ turned, s.floor.shape)
         return s._replace(second=second, floor=jnp.swapaxes(move, 1, 2) @ s.floor @ move), turned
 
     def variances(self, s: Scatter) -> Array:
-        return jnp.maximum(diagonal(s.second), s.count[:, None] * diagonal(s.floor))
+        return jnp.maximum(diagonal(s.second), self._least(s))
+
+    def _least(self, s: Scatter) -> Array:
+        """The least variances, (K, D)."""
+        return s.count[:, None] * diagonal(s.floor)
 
     def turn_axes(self, w: EigenFactor, turned: Array) -> EigenFactor:
         return w._replace(orientation=orthogonal(w.orientation @ turned))
@@ -124,7 +128,7 @@ class Eigen(Parts):
 
 def _mean(b: Array) -> Array:
     """Geometric means (K,) of variances (K, D)."""
-    return jnp.exp(jnp.mean(jnp.log(jnp.maximum(b, jnp.sqrt(jnp.finfo(b.dtype).tiny))), 1))
+    return jnp.exp(jnp.mean(jnp.log(jnp.where(b > 0, b, 1)), 1))
 
 
 def _in_order(s: Scatter, sizes: Sizes, turned: Array) -> tuple[Scatter, Array]:

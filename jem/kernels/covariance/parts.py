@@ -142,15 +142,15 @@ class Parts(Structure):
 
     def _scatter(self, w: Any, count: Array, scatter: Array, prior: Pseudo | None, unit: Array) -> Scatter:
         """Along the axes of each copy, every one with its prior."""
-        if prior is None:
-            # Without data to set a floor: a collapsing deviation shrinks by at most 1/eps a step.
-            floor = jax.vmap(lambda w: jnp.finfo(unit.dtype).eps ** 2 * self.pool(jnp.ones_like(w.shape)))(w)
-        else:
+        # What is left of a variance below its rounding is noise: a step shrinks to there, the next one sees more.
+        rounding = 8 * w.shape.shape[-1] * jnp.finfo(unit.dtype).eps
+        floor = rounding * jax.vmap(lambda w: self.pool(jnp.ones_like(w.shape)))(w)
+        if prior is not None:
             seen = jax.vmap(self.seen, (0, None))
             strength = jnp.where(count > 0, prior.strength, 0)
             own = seen(w, prior.deviation)
             count, scatter = count + strength, scatter + jnp.reshape(strength, (-1,) + (1,) * (own.ndim - 1)) * own
-            floor = seen(w, prior.floor)
+            floor = floor + seen(w, prior.floor)
         total = jnp.sum(count)
         total = jnp.where(total > 0, total, 1)
         along = jax.vmap(self.along, (0, 0, None))

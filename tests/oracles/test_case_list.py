@@ -7,8 +7,6 @@ from conftest import BESIDE, CASES, ONLY_BESIDE
 TESTS = Path(__file__).resolve().parents[1]
 WAITING = {
     "dawid_skene_anaesthetist": "observers with error rates of their own",
-    "gmm_missing_pima": "Gaussians with missing cells",
-    "missing_airquality": "Gaussians with missing cells",
     "turnbull_cosmesis": "a distribution without a form, from interval-censored data",
 }
 

@@ -1,0 +1,1 @@
+"""Pictures of fits and models; `jem.plot` is their door."""

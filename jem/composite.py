@@ -141,8 +141,8 @@ class Wrapper(Composite):
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
         return self.child.infer(params, x)
 
-    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
-        return self.child.complete(params, posterior, x)
+    def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
+        return self.child.complete(params, posterior, x, key)
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect(params, posterior, x, weights)

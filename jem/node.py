@@ -253,8 +253,9 @@ class Node(Documented):
         """
         return None
 
-    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
-        """x with every value that was not seen in the place of its mean given what was, `E[x | what is seen]`."""
+    def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
+        """x with every value that was not seen in the place of its mean given what was, `E[x | what is seen]`; with a key, of
+        a draw from what it may be, given the posterior."""
         if MISSING in self.traits or isinstance(x, Holed):
             raise TypeError(f"{type(self).__name__}: values that are missing cannot be imputed, as it does not say their mean")
         return x

@@ -223,6 +223,54 @@ def test_impute_of_independent_cells():
     np.testing.assert_array_equal(got["kind"], x["kind"])
 
 
+def drawn(model, params, x, num=3000):
+    """So many imputations, (num, N, D)."""
+    keys = jax.random.split(jax.random.key(0), num)
+    return np.asarray(jax.jit(jax.vmap(lambda key: jem.impute(model, params, x, key=key)))(keys))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["gaussian", "student_t", "factor"])
+def test_draws_are_about_the_expectation(name):
+    """Their mean is the imputation, and their covariance what is left of it given what was seen."""
+    x = np.array([[0.3, np.nan, np.nan], [np.nan, -2.0, 1.0]])
+    full = ROOT @ ROOT.T
+    family = {"gaussian": jem.Gaussian(), "student_t": jem.StudentT(), "factor": jem.FactorAnalysis(1)}[name]
+    if name == "factor":
+        params = family.params(MEAN, np.array([[1.0], [0.5], [-0.8]]), np.array([0.5, 1.0, 0.3]))
+        full = np.asarray(params.covariance)
+    else:
+        params = family.params(MEAN, full) if name == "gaussian" else family.params(MEAN, full, 9.0)
+    model = jem.Missing(family)
+    draws = drawn(model, params, x)
+    want = np.asarray(jem.impute(model, params, x))
+    for row, hole, seen in ((0, [1, 2], [0]), (1, [0], [1, 2])):
+        inverse = np.linalg.inv(full[np.ix_(seen, seen)])
+        left = full[np.ix_(hole, hole)] - full[np.ix_(hole, seen)] @ inverse @ full[np.ix_(seen, hole)]
+        if name == "student_t":
+            gap = x[row, seen] - MEAN[seen]
+            left = left * (9 + gap @ inverse @ gap) / (9 + len(seen) - 2)
+        error = np.sqrt(np.diag(left) / len(draws))
+        assert np.all(np.abs(draws[:, row, hole].mean(0) - want[row, hole]) < 4 * error)
+        np.testing.assert_allclose(np.cov(draws[:, row, hole].T).reshape(left.shape), left, rtol=0.15, atol=0.15 * left.max())
+        np.testing.assert_array_equal(draws[:, row, seen], np.broadcast_to(x[row, seen], (len(draws), len(seen))))
+
+
+def test_draws_of_a_mixture_and_a_chain_come_from_one_component():
+    """Between components that are far apart nothing is drawn, though the expectation lies there."""
+    parts = jem.Poisson.Params(jnp.array([[1.0, 1.0], [200.0, 200.0]]))
+    x = np.array([[np.nan, np.nan], [np.nan, 190.0]], "float32")
+    mixture, even = jem.Mixture(jem.Missing(jem.Poisson()), 2), jnp.array([0.5, 0.5])
+    draws = drawn(mixture, jem.Mixture.Params(even, parts), x, 200)
+    low, high = draws[:, 0] < 20, draws[:, 0] > 120
+    assert np.all(low | high) and np.all(low[:, 0] == low[:, 1]) and 60 < low[:, 0].sum() < 140
+    assert np.all(draws[:, 1, 0] > 120) and np.all(draws[:, 1, 1] == 190)
+    chain = jem.HMM(jem.Missing(jem.Poisson()), 2)
+    stay = jem.init(chain, jax.random.key(0), np.nan_to_num(x)[None]).transition._replace(probs=jnp.array([[1.0, 0], [0, 1.0]]))
+    draws = drawn(chain, jem.HMM.Params(even, stay, parts), x[None], 50)
+    assert np.all(draws[:, 0, 0] > 120)
+
+
 MEANS = {  # the families whose mean no other test knows
     "bernoulli": (jem.Bernoulli(), {"probs": 0.3}),
     "binomial": (jem.Binomial(10), {"probs": 0.3}),
@@ -246,6 +294,12 @@ def test_mean_is_that_of_draws(name):
     params = family.Params(**{field: jnp.array([value]) for field, value in values.items()})
     x = np.asarray(family.sample(jax.random.key(0), params, 20_000)[1], float)[0]
     assert float(family.mean(params)[0]) == pytest.approx(x.mean(), abs=4 * x.std() / len(x) ** 0.5)
+
+
+def test_a_key_is_a_key(rows):
+    g = jem.Gaussian()
+    with pytest.raises((TypeError, ValueError), match="key"):
+        jem.impute(jem.Missing(g), g.params(MEAN, VARIANCES["full"]), rows.astype("float32"), key=0)
 
 
 def test_what_has_no_mean_is_refused():

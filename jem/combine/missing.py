@@ -73,10 +73,10 @@ class Missing(Wrapper):
         posterior, log_prob = self.child.infer(params, seen)
         return posterior, jnp.where(ok > 0, log_prob, 0)
 
-    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
+    def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
         if CELLS not in self.child.traits:
-            return Node.complete(self, params, posterior, x)  # which says that it cannot be done
-        return self.child.complete(params, posterior, self.see(WHOLE, x, jnp.ones(num_units(x)))[0])
+            return Node.complete(self, params, posterior, x, key)  # which says that it cannot be done
+        return self.child.complete(params, posterior, self.see(WHOLE, x, jnp.ones(num_units(x)))[0], key)
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect(params, posterior, *self.see(WHOLE, x, weights))

@@ -82,9 +82,10 @@ class OneOf(Composite):
         args = zip(self.children, params, posterior, self._rows(weights), strict=True)
         return tuple(c.expect(p, q, x, w) for c, p, q, w in args)
 
-    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
-        args = zip(self.children, params, posterior, strict=True)
-        return self._together([((), c.complete(p, q, x)) for c, p, q in args])[1]
+    def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
+        keys = [None] * len(self.children) if key is None else jax.random.split(key, len(self.children))
+        args = zip(self.children, params, posterior, keys, strict=True)
+        return self._together([((), c.complete(p, q, x, k)) for c, p, q, k in args])[1]
 
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         keys = jax.random.split(key, len(self.children))

@@ -66,8 +66,9 @@ class Product(Composite):
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return {n: c.expect(params[n], posterior[n], x[n], weights) for n, c in self.children.items()}
 
-    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
-        return {n: c.complete(params[n], posterior[n], x[n]) for n, c in self.children.items()}
+    def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
+        keys = dict.fromkeys(self.children) if key is None else split_key(key, self.children)
+        return {n: c.complete(params[n], posterior[n], x[n], keys[n]) for n, c in self.children.items()}
 
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         keys = split_key(key, self.children)

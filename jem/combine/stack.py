@@ -69,8 +69,9 @@ class Stack(Composite):
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect_each(params, posterior, x, weights, 0)
 
-    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
-        return jax.vmap(self.child.complete, (0, 0, None))(params, posterior, x)
+    def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
+        keys = None if key is None else jax.random.split(key, self.size)
+        return jax.vmap(self.child.complete, (0, 0, None, 0))(params, posterior, x, keys)
 
     def maximize(self, params: Params, stats: Stats) -> Params:
         return jax.vmap(self.child.maximize)(params, stats)

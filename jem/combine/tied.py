@@ -92,8 +92,9 @@ class Tied(Composite):
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect_each(params, posterior, x, weights, self.axes(params))
 
-    def complete(self, params: Params, posterior: Posterior, x: Data) -> Data:
-        return jax.vmap(self.child.complete, (self.axes(params), 0, None))(params, posterior, x)
+    def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
+        keys = None if key is None else jax.random.split(key, self.size)
+        return jax.vmap(self.child.complete, (self.axes(params), 0, None, 0))(params, posterior, x, keys)
 
     def maximize(self, params: Params, stats: Stats) -> Params:
         return self.child.tie(params, stats, self.fields or field_names(params))

@@ -63,8 +63,8 @@ class Centred(Node):
         """`E[x | params]`, (D,): what a cell that is missing is imputed by."""
         raise TypeError(f"{type(self).__name__}: cells that are missing cannot be imputed, as it does not say their mean")
 
-    def complete(self, params: Params, posterior: Any, x: Data) -> Array:
-        return completed(self, params, x)
+    def complete(self, params: Params, posterior: Any, x: Data, key: Array | None = None) -> Array:
+        return completed(self, params, x, key)
 
     def start(self, x: Array, mean: Callable[[Array], Array]) -> Params:
         """Parameters from which `fit` may be taken; `mean` is that over units, (D, N) to (D,)."""

@@ -80,8 +80,8 @@ class Factorising(Node):
         a = jnp.abs(self.log_normaliser(params))
         return jnp.max(jnp.where(jnp.isfinite(a), a, 1), initial=1.0)
 
-    def complete(self, params: Params, posterior: Any, x: Data) -> Array:
-        return completed(self, params, x)
+    def complete(self, params: Params, posterior: Any, x: Data, key: Array | None = None) -> Array:
+        return completed(self, params, x, key)
 
     def mean(self, params: Params) -> Array:
         """`E[x | params]`, (D,): what a cell that is missing is imputed by."""
@@ -148,10 +148,13 @@ class Factorising(Node):
         return tuple(t if seen is None else jnp.where(seen, t, 0) for t in each)
 
 
-def completed(family: Any, params: Params, x: Data) -> Array:
-    """The cells, and in the place of those that are not seen the family's mean (D,)."""
+def completed(family: Any, params: Params, x: Data, key: Array | None) -> Array:
+    """The cells, and in the place of those that are not seen the family's mean (D,), or draws."""
     values, seen = without_holes(x)
-    return values if seen is None else jnp.where(seen, values, family.mean(params).astype(values.dtype)[:, None])
+    if seen is None:
+        return values
+    new = family.mean(params)[:, None] if key is None else family.sample(key, params, values.shape[1])[1]
+    return jnp.where(seen, values, new.astype(values.dtype))
 
 
 def _several(family: Factorising, member: str, got: Any) -> tuple[Array, ...]:

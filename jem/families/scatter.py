@@ -132,9 +132,24 @@ class LocationScale(Node):
         z, log_unseen = structure.plain.conditional(structure.flat(w), away, x.seen)
         return z, jnp.where(jnp.any(x.seen, 0), structure.log_det(w, dim) - log_unseen, 0)
 
-    def complete(self, params: Params, posterior: Posterior, x: Data) -> Array:
+    def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Array:
         values, seen = without_holes(x)
-        return values if seen is None else jnp.where(seen, values, self.coloured(params, self._conditional(params, x)[0]))
+        if seen is None:
+            return values
+        new = self.coloured(params, self._conditional(params, x)[0])
+        if key is None:
+            return jnp.where(seen, values, new)
+        # What a draw of all cells has beside its own mean given those that were seen is as it would be beside any other.
+        scale_key, noise_key = jax.random.split(key)
+        noise = self.covariance.solve(params.whitening, jax.random.normal(noise_key, values.shape, values.dtype))
+        about = Holed(params.mean[:, None] + noise, seen)
+        beside = about.values - self.coloured(params, self._conditional(params, about)[0])
+        scale = self.draw_scale(scale_key, params, posterior, jnp.sum(seen, 0, dtype=values.dtype))
+        return jnp.where(seen, values, new + beside * jnp.sqrt(scale))
+
+    def draw_scale(self, key: Array, params: Params, posterior: Posterior, dim: Array) -> Array:
+        """A draw of what each unit's covariance is multiplied by given its seen cells, so many (N,): () or (1, N)."""
+        return jnp.ones((), dim.dtype)
 
     def _flat(self, params: Params, axes: Any) -> Array:
         """The whitenings of copies as arrays, with a leading axis K unless there is one for all."""

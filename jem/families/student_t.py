@@ -106,6 +106,10 @@ class StudentT(LocationScale):
         u, gap = posterior
         return StudentTStats(jnp.sum(weights), weights @ u, weights @ gap, moments)
 
+    def draw_scale(self, key: Array, params: StudentTParams, posterior: StudentTPosterior, dim: Array) -> Array:
+        shape = 0.5 * (params.df + dim)  # of the gamma distribution of the precision's scale, whose mean is the posterior's
+        return (shape / (posterior.scale * jax.random.gamma(key, shape)))[None]
+
     def maximize_others(self, params: StudentTParams, stats: StudentTStats) -> dict[str, Array]:
         empty = ~(stats.count > 0)
         target = stats.gap / jnp.where(empty, 1, stats.count)

@@ -279,12 +279,12 @@ class HMM(Composite):
         new = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], *path.shape), -2, 0), drawn)
         return with_values(x, new, None if labels is None else _known(labels, path))
 
-    def complete(self, params: HMMParams, posterior: HMMPosterior, x: Data) -> Data:
+    def complete(self, params: HMMParams, posterior: HMMPosterior, x: Data, key: Array | None = None) -> Data:
         steps = self._steps(x)
         flat = steps.flat
         if CELLS in self.emission.traits:  # whole steps may be missing
             flat = Holed(flat, jnp.broadcast_to(steps.seen.reshape(1, -1), flat.shape))
-        each = self.emission.complete(params.emission, posterior.emission, flat)
+        each = self.emission.complete(params.emission, posterior.emission, flat, key)
         share = jnp.moveaxis(posterior.smoothed, 1, 0).reshape(posterior.smoothed.shape[1], -1)
         new = averaged(each, share, steps.flat)
         new = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], *steps.within.shape), -2, 0), new)

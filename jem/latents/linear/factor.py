@@ -159,10 +159,17 @@ class FactorAnalysis(Node):
         r = params.whitening * residual(x, params.mean) - a @ posterior.mean
         return kernel.moments(kernel.Basis(a @ root, root), posterior.mean, r, weights)
 
-    def complete(self, params: FactorParams, posterior: FactorPosterior, x: Any) -> Array:
+    def complete(self, params: FactorParams, posterior: FactorPosterior, x: Any, key: Array | None = None) -> Array:
         values, seen = without_holes(x)
-        mean = params.mean[:, None] + params.loadings @ posterior.mean
-        return values if seen is None else jnp.where(seen, values, mean)
+        if seen is None:
+            return values
+        factors, noise = posterior.mean, jnp.zeros_like(values)
+        if key is not None:
+            factor_key, noise_key = jax.random.split(key)
+            f = jax.random.normal(factor_key, factors.shape, factors.dtype)
+            factors = factors + jnp.sum(posterior.root * f[None], 1)
+            noise = jax.random.normal(noise_key, values.shape, values.dtype) / params.whitening
+        return jnp.where(seen, values, params.mean[:, None] + params.loadings @ factors + noise)
 
     def maximize(self, params: FactorParams, stats: FactorMoments) -> FactorParams:
         empty = ~(stats.count > 0)

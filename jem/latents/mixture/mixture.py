@@ -199,9 +199,9 @@ class Mixture(Composite):
     def assign(self, rule: Any) -> "AssignedMixture":
         return AssignedMixture(replaced(self, components=assign(self.components, rule.part(1))), rule.part(0))
 
-    def complete(self, params: MixtureParams, posterior: MixturePosterior, x: Data) -> Data:
+    def complete(self, params: MixtureParams, posterior: MixturePosterior, x: Data, key: Array | None = None) -> Data:
         values = self.share("components", x)
-        each = self.components.complete(params.components, posterior.components, values)
+        each = self.components.complete(params.components, posterior.components, values, key)
         new = averaged(each, posterior.responsibilities, values)
         new = with_inputs(new, self.share("weights", x)) if self._takes_inputs_off else new
         return with_labels(new, without_labels(x)[1])

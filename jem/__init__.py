@@ -20,6 +20,8 @@ from jem import uncertainty as uncertainty
 from jem.ask.bootstrap import bootstrap as bootstrap
 from jem.ask.chains import decode as decode
 from jem.ask.chains import predict as predict
+from jem.ask.columns import condition as condition
+from jem.ask.columns import marginal as marginal
 from jem.ask.densities import bind as bind
 from jem.ask.densities import e_step as e_step
 from jem.ask.densities import elbo as elbo

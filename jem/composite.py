@@ -144,6 +144,15 @@ class Wrapper(Composite):
     def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
         return self.child.complete(params, posterior, x, key)
 
+    def part(self, columns: tuple[int, ...]) -> Node:
+        return self.child.part(columns)
+
+    def marginal(self, params: Params, columns: tuple[int, ...]) -> Params:
+        return self.child.marginal(params, columns)
+
+    def conditional(self, params: Params, given: tuple[int, ...], rest: tuple[int, ...], values: Array) -> tuple[Params, Array]:
+        return self.child.conditional(params, given, rest, values)
+
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect(params, posterior, x, weights)
 

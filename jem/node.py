@@ -260,6 +260,19 @@ class Node(Documented):
             raise TypeError(f"{type(self).__name__}: values that are missing cannot be imputed, as it does not say their mean")
         return x
 
+    def part(self, columns: tuple[int, ...]) -> "Node":
+        """The node of some columns of the data alone, whose parameters are what `marginal` and `conditional` give."""
+        raise TypeError(f"{type(self).__name__}: does not say how some of its columns are distributed")
+
+    def marginal(self, params: Params, columns: tuple[int, ...]) -> Params:
+        """The parameters of the distribution of some columns."""
+        raise TypeError(f"{type(self).__name__}: does not say how some of its columns are distributed")
+
+    def conditional(self, params: Params, given: tuple[int, ...], rest: tuple[int, ...], values: Array) -> tuple[Params, Array]:
+        """The parameters of the distribution of the columns `rest` where those `given` have these values (G,), and the
+        log-density of these."""
+        raise TypeError(f"{type(self).__name__}: does not say how some of its columns are distributed given others")
+
     def order(self, x: Data) -> Array | None:
         """An order of the units (N,) in which an E-step is less work, where that matters; a fit sorts them by it once."""
         return None

@@ -78,6 +78,9 @@ class Missing(Wrapper):
             return Node.complete(self, params, posterior, x, key)  # which says that it cannot be done
         return self.child.complete(params, posterior, self.see(WHOLE, x, jnp.ones(num_units(x)))[0], key)
 
+    def part(self, columns: tuple[int, ...]) -> Node:
+        return Missing(self.child.part(columns))
+
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect(params, posterior, *self.see(WHOLE, x, weights))
 

@@ -73,6 +73,15 @@ class Stack(Composite):
         keys = None if key is None else jax.random.split(key, self.size)
         return jax.vmap(self.child.complete, (0, 0, None, 0))(params, posterior, x, keys)
 
+    def part(self, columns: tuple[int, ...]) -> "Stack":
+        return Stack(self.child.part(columns), self.size)
+
+    def marginal(self, params: Params, columns: tuple[int, ...]) -> Params:
+        return jax.vmap(lambda p: self.child.marginal(p, columns))(params)
+
+    def conditional(self, params: Params, given: tuple[int, ...], rest: tuple[int, ...], values: Array) -> tuple[Params, Array]:
+        return jax.vmap(lambda p: self.child.conditional(p, given, rest, values))(params)
+
     def maximize(self, params: Params, stats: Stats) -> Params:
         return jax.vmap(self.child.maximize)(params, stats)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import tree
+from jem.combine.stack import Stack
 from jem.composite import WHOLE, Composite
 from jem.node import (
     ORDERLESS,
@@ -95,6 +96,17 @@ class Tied(Composite):
     def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
         keys = None if key is None else jax.random.split(key, self.size)
         return jax.vmap(self.child.complete, (self.axes(params), 0, None, 0))(params, posterior, x, keys)
+
+    def part(self, columns: tuple[int, ...]) -> Stack:
+        return Stack(self.child.part(columns), self.size)  # what copies share they need not share in part
+
+    def marginal(self, params: Params, columns: tuple[int, ...]) -> Params:
+        of = lambda p: self.child.marginal(p, columns)  # noqa: E731
+        return jax.vmap(of, (self.axes(params),), axis_size=self.size)(params)
+
+    def conditional(self, params: Params, given: tuple[int, ...], rest: tuple[int, ...], values: Array) -> tuple[Params, Array]:
+        of = lambda p: self.child.conditional(p, given, rest, values)  # noqa: E731
+        return jax.vmap(of, (self.axes(params),), axis_size=self.size)(params)
 
     def maximize(self, params: Params, stats: Stats) -> Params:
         return self.child.tie(params, stats, self.fields or field_names(params))

@@ -9,9 +9,9 @@ from jax import Array
 
 from jem import checks
 from jem.data import float_dtype, without_holes
-from jem.families.factorising import completed
+from jem.families.cells import Cells
 from jem.kernels.shapes import tightest
-from jem.node import CELLS, HELD, Data, Node, Params, flag
+from jem.node import HELD, Data, Params, flag
 
 
 class CentredPosterior(NamedTuple):
@@ -28,7 +28,7 @@ class CentredStats(NamedTuple):
     log_prob: Array
 
 
-class Centred(Node):
+class Centred(Cells):
     """Cells with `log p(x) = level(params, about(params, x)) + carrier(x)`; x has rows (N, D).
 
     What is `about` are deviations of x from the parameters, (D, N) each, small where the density is large: nothing cancels, as
@@ -59,13 +59,6 @@ class Centred(Node):
         """The parameters of highest mean level, from means of the deviations from `old`."""
         raise TypeError(f"{type(self).__name__} does not define fit")
 
-    def mean(self, params: Params) -> Array:
-        """`E[x | params]`, (D,): what a cell that is missing is imputed by."""
-        raise TypeError(f"{type(self).__name__}: cells that are missing cannot be imputed, as it does not say their mean")
-
-    def complete(self, params: Params, posterior: Any, x: Data, key: Array | None = None) -> Array:
-        return completed(self, params, x, key)
-
     def start(self, x: Array, mean: Callable[[Array], Array]) -> Params:
         """Parameters from which `fit` may be taken; `mean` is that over units, (D, N) to (D,)."""
         raise TypeError(f"{type(self).__name__} does not define start")
@@ -81,10 +74,6 @@ class Centred(Node):
     def tightness(self, params: Params) -> Array:
         """About the mean over the variance, squared: what must not exceed `tightest`."""
         return jnp.ones((), jax.tree.leaves(params)[0].dtype)
-
-    @property
-    def traits(self) -> frozenset[str]:
-        return frozenset({CELLS})
 
     def infer(self, params: Params, x: Data) -> tuple[CentredPosterior, Array]:
         values, seen, possible = self._cells(x, params)

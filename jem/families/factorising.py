@@ -8,7 +8,8 @@ from jax import Array
 
 from jem import checks, tree
 from jem.data import float_dtype, without_holes
-from jem.node import CELLS, Data, Node, Params
+from jem.families.cells import Cells
+from jem.node import Data, Params
 
 _NEVER = {4: -1e30, 8: -1e200}  # by the bytes of a number: minus infinity in a product, as is what is below half of it
 
@@ -21,7 +22,7 @@ class Totals(NamedTuple):
     carrier: Array
 
 
-class Factorising(Node):
+class Factorising(Cells):
     """D independent cells, `log p(x) = sum_d sum_i eta_i(theta_d) t_i(x_d) - A(theta_d) + h(x_d)`; x has rows (N, D).
 
     Write `natural`, `statistics`, `from_means`, `supports`, where they are not zero `log_normaliser` and `carrier`, for a
@@ -57,10 +58,6 @@ class Factorising(Node):
         zero = jnp.zeros((), dtype)
         return zero, (zero,) * len(self.statistics(jnp.zeros((1, 1), dtype)))
 
-    @property
-    def traits(self) -> frozenset[str]:
-        return frozenset({CELLS})
-
     def infer(self, params: Params, x: Data) -> tuple[tuple[()], Array]:
         values, seen = self._cells(x, params)
         eta, a, carrier = self._natural(params), self.log_normaliser(params), self.carrier(values)
@@ -79,13 +76,6 @@ class Factorising(Node):
         # log p is the difference of eta t and A, which rounds as these do.
         a = jnp.abs(self.log_normaliser(params))
         return jnp.max(jnp.where(jnp.isfinite(a), a, 1), initial=1.0)
-
-    def complete(self, params: Params, posterior: Any, x: Data, key: Array | None = None) -> Array:
-        return completed(self, params, x, key)
-
-    def mean(self, params: Params) -> Array:
-        """`E[x | params]`, (D,): what a cell that is missing is imputed by."""
-        raise TypeError(f"{type(self).__name__}: cells that are missing cannot be imputed, as it does not say their mean")
 
     def features(self, x: Array) -> Array:
         return jnp.concatenate(self.statistics(x.astype(float_dtype(x))))
@@ -146,15 +136,6 @@ class Factorising(Node):
     def _statistics(self, values: Array, seen: Array | None) -> tuple[Array, ...]:
         each = _several(self, "statistics", self.statistics(values))
         return tuple(t if seen is None else jnp.where(seen, t, 0) for t in each)
-
-
-def completed(family: Any, params: Params, x: Data, key: Array | None) -> Array:
-    """The cells, and in the place of those that are not seen the family's mean (D,), or draws."""
-    values, seen = without_holes(x)
-    if seen is None:
-        return values
-    new = family.mean(params)[:, None] if key is None else family.sample(key, params, values.shape[1])[1]
-    return jnp.where(seen, values, new.astype(values.dtype))
 
 
 def _several(family: Factorising, member: str, got: Any) -> tuple[Array, ...]:

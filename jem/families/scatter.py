@@ -5,13 +5,14 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jem import checks
 from jem.data import Holed, without_holes
 from jem.kernels import gaussian as kernel
 from jem.kernels import plates
-from jem.kernels.covariance import Moments, Pseudo, Structure
+from jem.kernels.covariance import Moments, Pseudo, Structure, covariance_of
 from jem.kernels.holes import order
 from jem.kernels.linalg import safe_sqrt
 from jem.kernels.sums import over_rows
@@ -150,6 +151,28 @@ class LocationScale(Node):
     def draw_scale(self, key: Array, params: Params, posterior: Posterior, dim: Array) -> Array:
         """A draw of what each unit's covariance is multiplied by given its seen cells, so many (N,): () or (1, N)."""
         return jnp.ones((), dim.dtype)
+
+    def part(self, columns: tuple[int, ...]) -> Node:
+        return replaced(self, covariance=self.covariance.plain, prior=None, scale=None)
+
+    def marginal(self, params: Params, columns: tuple[int, ...]) -> Params:
+        some, structure = np.array(columns, int), self.covariance.plain
+        covariance = covariance_of(params.whitening, params.mean.shape[0])[some][:, some]
+        as_given = (lambda c: c[0, 0], jnp.diagonal, lambda c: c)[len(structure.covariance_shape(len(some)))]
+        return params._replace(mean=params.mean[some], whitening=structure.whitening(as_given(covariance), len(some)))
+
+    def conditional(self, params: Params, given: tuple[int, ...], rest: tuple[int, ...], values: Array) -> tuple[Params, Array]:
+        dim, some = params.mean.shape[0], np.array(rest, int)
+        known = jnp.zeros(dim, params.mean.dtype).at[np.array(given, int)].set(values)
+        unit = Holed(known[:, None], jnp.asarray(np.isin(np.arange(dim), given))[:, None])
+        posterior, log_prob = self.infer(params, unit)
+        mean = self.complete(params, posterior, unit)[some, 0]
+        w = self.covariance.plain.among(self.covariance.flat(params.whitening), some)
+        return self.after(params._replace(mean=mean, whitening=w), posterior, len(given)), log_prob[0]
+
+    def after(self, params: Params, posterior: Posterior, num_seen: int) -> Params:
+        """The parameters of the cells that are left, from those that they have where a unit's scale is one."""
+        return params
 
     def _flat(self, params: Params, axes: Any) -> Array:
         """The whitenings of copies as arrays, with a leading axis K unless there is one for all."""

@@ -110,6 +110,10 @@ class StudentT(LocationScale):
         shape = 0.5 * (params.df + dim)  # of the gamma distribution of the precision's scale, whose mean is the posterior's
         return (shape / (posterior.scale * jax.random.gamma(key, shape)))[None]
 
+    def after(self, params: StudentTParams, posterior: StudentTPosterior, num_seen: int) -> StudentTParams:
+        w = params.whitening * jnp.sqrt(posterior.scale[0])
+        return params._replace(whitening=w, df=params.df + num_seen)
+
     def maximize_others(self, params: StudentTParams, stats: StudentTStats) -> dict[str, Array]:
         empty = ~(stats.count > 0)
         target = stats.gap / jnp.where(empty, 1, stats.count)

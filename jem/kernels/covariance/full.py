@@ -1,13 +1,14 @@
 """Unrestricted covariances."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from jem.kernels import holes
 from jem.kernels.covariance.structure import Moments, Structure
-from jem.kernels.linalg import cholesky_solve_lower, diagonal, safe_sqrt, solve_lower
+from jem.kernels.linalg import cholesky, cholesky_solve_lower, diagonal, safe_sqrt, solve_lower
 from jem.kernels.matrix_support import CholeskyFactor
 from jem.kernels.support import Support
 
@@ -45,6 +46,11 @@ class Full(Structure):
 
     def spread(self, w: Array, seen: Array, weights: Array) -> Array:
         return holes.spread(w, seen, weights)
+
+    def among(self, w: Array, some: Any) -> Array:
+        # The precision of these, W_s^T W_s = V^T V with V lower triangular: a Cholesky factor from the other end.
+        columns = w[:, some[::-1]]
+        return cholesky(columns.T @ columns).T[::-1, ::-1]
 
     def restrict(self, s: Array) -> Array:
         return s

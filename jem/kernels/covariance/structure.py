@@ -77,6 +77,10 @@ class Structure(Documented):
         """What the structure keeps of `sum_n w_n cov(z_n | seen cells)`."""
         raise TypeError(f"{type(self).__name__} does not define spread: it takes no missing cells")
 
+    def among(self, w: Array, some: Any) -> Array:
+        """The whitening of some features given all the others."""
+        raise TypeError(f"{type(self).__name__} does not define among")
+
     def restrict(self, s: Array) -> Array:
         """What the structure keeps of second moments (D, D)."""
         raise TypeError(f"{type(self).__name__} does not define restrict")
@@ -200,6 +204,9 @@ class Separate(Structure):
 
     def spread(self, w: Array, seen: Array, weights: Array) -> Array:
         return self.pool((~seen).astype(weights.dtype) @ weights)
+
+    def among(self, w: Array, some: Any) -> Array:
+        return w if w.shape[0] == 1 else w[some]
 
     def restrict(self, s: Array) -> Array:
         return self.pool(jnp.diagonal(s))

@@ -291,6 +291,12 @@ class HMM(Composite):
         outputs = with_values(self.share("emission", x), new)
         return with_inputs(outputs, self.share("transition", x)) if INPUTS in self.transition.traits else outputs
 
+    def part(self, columns: tuple[int, ...]) -> "HMM":
+        return replaced(self, emission=self.emission.part(columns))
+
+    def marginal(self, params: HMMParams, columns: tuple[int, ...]) -> HMMParams:
+        return params._replace(emission=self.emission.marginal(params.emission, columns))
+
     def num_observations(self, x: Data) -> Array:
         steps = self._steps(x)
         each = self.emission.num_observations(steps.flat).reshape(steps.seen.shape)

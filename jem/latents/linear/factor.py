@@ -9,6 +9,7 @@ from jax import Array
 
 from jem import checks
 from jem.data import Holed, without_holes
+from jem.families.gaussian import Gaussian, GaussianParams
 from jem.families.scatter import (
     FeatureScale,
     InverseWishart,
@@ -20,7 +21,7 @@ from jem.families.scatter import (
     whitening_of,
 )
 from jem.kernels import factor as kernel
-from jem.kernels.covariance import Diagonal, Spherical
+from jem.kernels.covariance import Diagonal, Full, Spherical
 from jem.kernels.factor import FactorMoments
 from jem.kernels.gaussian import LOG_2PI
 from jem.kernels.support import Real
@@ -171,6 +172,17 @@ class FactorAnalysis(Node):
             noise = jax.random.normal(noise_key, values.shape, values.dtype) / params.whitening
         return jnp.where(seen, values, params.mean[:, None] + params.loadings @ factors + noise)
 
+    def part(self, columns: tuple[int, ...]) -> Gaussian:
+        return Gaussian()  # so few columns may be left that fewer factors would do
+
+    def marginal(self, params: FactorParams, columns: tuple[int, ...]) -> GaussianParams:
+        return Gaussian().marginal(_as_gaussian(params), columns)
+
+    def conditional(
+        self, params: FactorParams, given: tuple[int, ...], rest: tuple[int, ...], values: Array
+    ) -> tuple[GaussianParams, Array]:
+        return Gaussian().conditional(_as_gaussian(params), given, rest, values)
+
     def maximize(self, params: FactorParams, stats: FactorMoments) -> FactorParams:
         empty = ~(stats.count > 0)
         c = kernel.centred(jnp.where(empty, 1, stats.count), stats)
@@ -303,6 +315,11 @@ class FactorAnalysis(Node):
         scatter = jax.vmap(self.noise.pool)(stats.count[:, None] * scatter)
         whitening = self.noise.tie(w, stats.count, scatter, prior_of(self), params.mean.shape[1], ("whitening",))
         return FactorParams(jnp.where(empty[:, None], params.mean, params.mean + shift), loadings, whitening)
+
+
+def _as_gaussian(params: FactorParams) -> GaussianParams:
+    """The same distribution of x, without factors."""
+    return GaussianParams(params.mean, Full().whitening(params.covariance, params.mean.shape[0]))
 
 
 def residual(x: Any, mean: Array) -> Array:

@@ -10,6 +10,7 @@ from jem import series_checks
 from jem.combine.stack import Stack
 from jem.composite import Composite, Wrapper
 from jem.data import allowed, averaged, num_units, with_inputs, with_labels, without_holes, without_inputs, without_labels
+from jem.kernels.rings import safe_log
 from jem.kernels.seeding import assign_nearest, kmeans_plus_plus
 from jem.kernels.simplex import normalize_log
 from jem.latents.mixture.weights import free_unless
@@ -205,6 +206,21 @@ class Mixture(Composite):
         new = averaged(each, posterior.responsibilities, values)
         new = with_inputs(new, self.share("weights", x)) if self._takes_inputs_off else new
         return with_labels(new, without_labels(x)[1])
+
+    def part(self, columns: tuple[int, ...]) -> Node:
+        if INPUTS in self.weights.traits:
+            return super().part(columns)  # which says that it cannot be done
+        return replaced(self, components=self.components.part(columns))
+
+    def marginal(self, params: MixtureParams, columns: tuple[int, ...]) -> MixtureParams:
+        return params._replace(components=self.components.marginal(params.components, columns))
+
+    def conditional(
+        self, params: MixtureParams, given: tuple[int, ...], rest: tuple[int, ...], values: Array
+    ) -> tuple[MixtureParams, Array]:
+        components, log_prob = self.components.conditional(params.components, given, rest, values)
+        weights, evidence = normalize_log((safe_log(params.weights) + log_prob)[:, None])
+        return MixtureParams(weights[:, 0], components), evidence[0]
 
     def expect(self, params: MixtureParams, posterior: MixturePosterior, x: Data, weights: Array) -> MixtureStats:
         r = posterior.responsibilities * weights[None, :]

@@ -146,7 +146,7 @@ def test_example_of_the_readme_prints_what_it_says():
     assert done.stdout == blocks("text")[0]
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/authors.md", "docs/sklearn.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p}.md" for p in ("authors", "models", "sklearn"))]
 PAGES += [str(p.relative_to(ROOT)) for p in ROOT.glob("jem/*/README.md")]
 
 

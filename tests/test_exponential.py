@@ -70,5 +70,5 @@ def test_code_of_the_readmes_runs(page, capsys):
     text = (Path(jem.__file__).parent / page / "README.md").read_text()
     code = [block for block in re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S) if "jem" in block]
     exec("\n".join(code), {})
-    printed = {"families": "(2, 1)", "engine": "CONVERGED 1 True"}
+    printed = {"families": "VVE 2 (2, 1)", "engine": "CONVERGED 1 True"}
     assert " ".join(capsys.readouterr().out.split()) == printed[page]

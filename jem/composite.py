@@ -104,8 +104,8 @@ class Composite(Node):
     def enter(self, params: Params) -> Params:
         return with_each(params, self.each(lambda part, p: part.enter(p), (params,)))
 
-    def order(self, x: Data) -> Array | None:
-        return self.parts()[WHOLE].order(x) if WHOLE in self.parts() else None
+    def sorting(self, x: Data) -> Array | None:
+        return self.parts()[WHOLE].sorting(x) if WHOLE in self.parts() else None
 
     def features(self, x: Data) -> Array:
         return jnp.concatenate([part.features(self.share(name, x)) for name, part in self.parts().items()])
@@ -144,8 +144,8 @@ class Wrapper(Composite):
     def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
         return self.child.complete(params, posterior, x, key)
 
-    def part(self, columns: tuple[int, ...]) -> Node:
-        return self.child.part(columns)
+    def of_columns(self, columns: tuple[int, ...]) -> Node:
+        return self.child.of_columns(columns)
 
     def marginal(self, params: Params, columns: tuple[int, ...]) -> Params:
         return self.child.marginal(params, columns)

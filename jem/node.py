@@ -260,7 +260,7 @@ class Node(Documented):
             raise TypeError(f"{type(self).__name__}: values that are missing cannot be imputed, as it does not say their mean")
         return x
 
-    def part(self, columns: tuple[int, ...]) -> "Node":
+    def of_columns(self, columns: tuple[int, ...]) -> "Node":
         """The node of some columns of the data alone, whose parameters are what `marginal` and `conditional` give."""
         raise TypeError(f"{type(self).__name__}: does not say how some of its columns are distributed")
 
@@ -273,7 +273,7 @@ class Node(Documented):
         log-density of these."""
         raise TypeError(f"{type(self).__name__}: does not say how some of its columns are distributed given others")
 
-    def order(self, x: Data) -> Array | None:
+    def sorting(self, x: Data) -> Array | None:
         """An order of the units (N,) in which an E-step is less work, where that matters; a fit sorts them by it once."""
         return None
 

@@ -39,7 +39,7 @@ def marginal(node: Node, params: Params, columns: Sequence[int]) -> tuple[Node, 
     Source: Anderson (2003), An Introduction to Multivariate Statistical Analysis, section 2.4.
     """
     chosen = _columns(node, params, columns, "marginal")
-    return node.part(chosen), _marginal(node, params, chosen)
+    return node.of_columns(chosen), _marginal(node, params, chosen)
 
 
 def condition(node: Node, params: Params, columns: Sequence[int], values: Any) -> tuple[Node, Params]:
@@ -79,7 +79,7 @@ def condition(node: Node, params: Params, columns: Sequence[int], values: Any) -
         raise ValueError(f"condition: values: expected shape ({len(given)},), one for each column; got {values.shape}")
     if checks.is_concrete(values) and not bool(jnp.isfinite(values).all()):
         raise ValueError(f"condition: values: expected finite numbers; got {values.tolist()}")
-    return node.part(rest), _conditional(node, params, given, rest, values)
+    return node.of_columns(rest), _conditional(node, params, given, rest, values)
 
 
 @functools.partial(jax.jit, static_argnames="columns")

@@ -78,8 +78,8 @@ class Missing(Wrapper):
             return Node.complete(self, params, posterior, x, key)  # which says that it cannot be done
         return self.child.complete(params, posterior, self.see(WHOLE, x, jnp.ones(num_units(x)))[0], key)
 
-    def part(self, columns: tuple[int, ...]) -> Node:
-        return Missing(self.child.part(columns))
+    def of_columns(self, columns: tuple[int, ...]) -> Node:
+        return Missing(self.child.of_columns(columns))
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect(params, posterior, *self.see(WHOLE, x, weights))
@@ -91,8 +91,8 @@ class Missing(Wrapper):
         latents, new = self.child.sample_like(key, params, fill(x, observed(x)))
         return latents, with_gaps(new, x)
 
-    def order(self, x: Data) -> Array | None:
-        return self.child.order(self.see(WHOLE, x, jnp.ones(num_units(x)))[0])
+    def sorting(self, x: Data) -> Array | None:
+        return self.child.sorting(self.see(WHOLE, x, jnp.ones(num_units(x)))[0])
 
     def num_observations(self, x: Data) -> Array:
         ok = self.see(WHOLE, x, jnp.ones(num_units(x)))[1] > 0

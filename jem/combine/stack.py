@@ -73,8 +73,8 @@ class Stack(Composite):
         keys = None if key is None else jax.random.split(key, self.size)
         return jax.vmap(self.child.complete, (0, 0, None, 0))(params, posterior, x, keys)
 
-    def part(self, columns: tuple[int, ...]) -> "Stack":
-        return Stack(self.child.part(columns), self.size)
+    def of_columns(self, columns: tuple[int, ...]) -> "Stack":
+        return Stack(self.child.of_columns(columns), self.size)
 
     def marginal(self, params: Params, columns: tuple[int, ...]) -> Params:
         return jax.vmap(lambda p: self.child.marginal(p, columns))(params)

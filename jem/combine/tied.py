@@ -97,8 +97,8 @@ class Tied(Composite):
         keys = None if key is None else jax.random.split(key, self.size)
         return jax.vmap(self.child.complete, (self.axes(params), 0, None, 0))(params, posterior, x, keys)
 
-    def part(self, columns: tuple[int, ...]) -> Stack:
-        return Stack(self.child.part(columns), self.size)  # what copies share they need not share in part
+    def of_columns(self, columns: tuple[int, ...]) -> Stack:
+        return Stack(self.child.of_columns(columns), self.size)  # what copies share they need not share in part
 
     def marginal(self, params: Params, columns: tuple[int, ...]) -> Params:
         of = lambda p: self.child.marginal(p, columns)  # noqa: E731

@@ -66,7 +66,7 @@ def solve(task: Task, starts: Params, keys: Array | None = None, probing: bool =
 def _sorted(model: Node, task: Task, units: Data) -> tuple[Data, Array]:
     """Rows and weights in the order in which an E-step is less work, where a sum over them is all that matters."""
     apart = task.mesh is not None and task.mesh[1] is not None
-    order = None if apart or SUMS not in task.solver.traits else model.order(units)
+    order = None if apart or SUMS not in task.solver.traits else model.sorting(units)
     return jax.tree.map(lambda leaf: leaf if order is None else leaf[order], (task.x, task.weights))
 
 

@@ -32,16 +32,16 @@ class Cells(Node):
         new = self.mean(params)[:, None] if key is None else self.sample(key, params, values.shape[1])[1]
         return jnp.where(seen, values, new.astype(values.dtype))
 
-    def part(self, columns: tuple[int, ...]) -> Node:
+    def of_columns(self, columns: tuple[int, ...]) -> Node:
         if CELLS not in self.traits:
-            return super().part(columns)
+            return super().of_columns(columns)
         return jax.tree.map(lambda setting: _of_columns(setting, columns) if np.ndim(setting) == 1 else setting, self)
 
     def marginal(self, params: Params, columns: tuple[int, ...]) -> Params:
         return jax.tree.map(lambda leaf: _of_columns(leaf, columns), params)
 
     def conditional(self, params: Params, given: tuple[int, ...], rest: tuple[int, ...], values: Array) -> tuple[Params, Array]:
-        known = self.part(given).infer(self.marginal(params, given), values[:, None])[1][0]
+        known = self.of_columns(given).infer(self.marginal(params, given), values[:, None])[1][0]
         return self.marginal(params, rest), known
 
 

@@ -152,7 +152,7 @@ class LocationScale(Node):
         """A draw of what each unit's covariance is multiplied by given its seen cells, so many (N,): () or (1, N)."""
         return jnp.ones((), dim.dtype)
 
-    def part(self, columns: tuple[int, ...]) -> Node:
+    def of_columns(self, columns: tuple[int, ...]) -> Node:
         return replaced(self, covariance=self.covariance.plain, prior=None, scale=None)
 
     def marginal(self, params: Params, columns: tuple[int, ...]) -> Params:
@@ -252,7 +252,7 @@ class LocationScale(Node):
     def bind(self, x: Data, weights: Array) -> Self:
         return replaced(self, scale=mean_and_scale(x, weights)[1])
 
-    def order(self, x: Data) -> Array | None:
+    def sorting(self, x: Data) -> Array | None:
         return order(x.seen) if isinstance(x, Holed) and not self.covariance.separate else None
 
     def features(self, x: Array) -> Array:

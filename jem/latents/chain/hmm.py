@@ -291,8 +291,8 @@ class HMM(Composite):
         outputs = with_values(self.share("emission", x), new)
         return with_inputs(outputs, self.share("transition", x)) if INPUTS in self.transition.traits else outputs
 
-    def part(self, columns: tuple[int, ...]) -> "HMM":
-        return replaced(self, emission=self.emission.part(columns))
+    def of_columns(self, columns: tuple[int, ...]) -> "HMM":
+        return replaced(self, emission=self.emission.of_columns(columns))
 
     def marginal(self, params: HMMParams, columns: tuple[int, ...]) -> HMMParams:
         return params._replace(emission=self.emission.marginal(params.emission, columns))

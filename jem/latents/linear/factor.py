@@ -172,7 +172,7 @@ class FactorAnalysis(Node):
             noise = jax.random.normal(noise_key, values.shape, values.dtype) / params.whitening
         return jnp.where(seen, values, params.mean[:, None] + params.loadings @ factors + noise)
 
-    def part(self, columns: tuple[int, ...]) -> Gaussian:
+    def of_columns(self, columns: tuple[int, ...]) -> Gaussian:
         return Gaussian()  # so few columns may be left that fewer factors would do
 
     def marginal(self, params: FactorParams, columns: tuple[int, ...]) -> GaussianParams:

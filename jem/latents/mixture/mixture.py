@@ -207,10 +207,10 @@ class Mixture(Composite):
         new = with_inputs(new, self.share("weights", x)) if self._takes_inputs_off else new
         return with_labels(new, without_labels(x)[1])
 
-    def part(self, columns: tuple[int, ...]) -> Node:
+    def of_columns(self, columns: tuple[int, ...]) -> Node:
         if INPUTS in self.weights.traits:
-            return super().part(columns)  # which says that it cannot be done
-        return replaced(self, components=self.components.part(columns))
+            return super().of_columns(columns)  # which says that it cannot be done
+        return replaced(self, components=self.components.of_columns(columns))
 
     def marginal(self, params: MixtureParams, columns: tuple[int, ...]) -> MixtureParams:
         return params._replace(components=self.components.marginal(params.components, columns))
@@ -267,8 +267,8 @@ class Mixture(Composite):
         new = with_inputs(new, self.share("weights", x)) if self._takes_inputs_off else new
         return (labels, latents), with_labels(new, None if given is None else relabelled(given, labels))
 
-    def order(self, x: Data) -> Array | None:
-        return self.components.order(self.share("components", x))
+    def sorting(self, x: Data) -> Array | None:
+        return self.components.sorting(self.share("components", x))
 
     def features(self, x: Data) -> Array:
         return self.components.features(self.share("components", x))

@@ -41,6 +41,9 @@ QUESTIONS = {
     "leave_one_out": lambda p, x: jem.uncertainty.leave_one_out(MODEL, p, x),
     "profile_interval": lambda p, x: jem.uncertainty.profile_interval(FIRST, MODEL, p, x),
     "log_density": lambda p, x: jem.uncertainty.log_density(MODEL, p, x),
+    "impute": lambda p, x: jem.impute(MODEL, p, x),
+    "marginal": lambda p, x: jem.marginal(MODEL, p, [0]),
+    "condition": lambda p, x: jem.condition(MODEL, p, [0], [1.0]),
     "fit_stream": lambda p, x: jem.fit_stream(MODEL, p, [x], total_weight=12),
 }
 CHAIN_QUESTIONS = {
@@ -86,7 +89,7 @@ def test_wrong_parameters_are_refused(question):
         with pytest.raises(ValueError, match=match):
             QUESTIONS[question](params, X)
             pytest.fail(name)
-    if question == "sample":
+    if question in ("sample", "marginal", "condition"):  # of no data
         return
     for params, x in ((GOOD, X[:, :1]), (ONE_FEATURE, X), (GOOD, jnp.concatenate([X, X], 1))):
         with pytest.raises(ValueError, match="probs.*expected shape"):

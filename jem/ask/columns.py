@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
-from jem.ask.asking import check_no_fit
+from jem.ask.asking import check_drawn, check_no_fit
 from jem.node import Node, Params
 from jem.settings import check_node, describe
 
@@ -27,7 +27,7 @@ def marginal(node: Node, params: Params, columns: Sequence[int]) -> tuple[Node, 
 
     Raises:
         TypeError: a node that does not say how some of its columns are distributed; columns that are no integers.
-        ValueError: columns that are not there, or come twice.
+        ValueError: parameters that do not fit the model; columns that are not there, or come twice.
 
     Example:
         >>> import jem
@@ -59,7 +59,8 @@ def condition(node: Node, params: Params, columns: Sequence[int], values: Any) -
 
     Raises:
         TypeError: as for `marginal`.
-        ValueError: columns that are not there, come twice, or are all there are; values of another shape, or not finite.
+        ValueError: parameters that do not fit the model; columns that are not there, come twice, or are all there are; values
+            of another shape, or not finite.
 
     Example:
         >>> import jem
@@ -103,6 +104,7 @@ def _width(node: Node, params: Params) -> int:
 def _columns(node: Node, params: Params, columns: Any, name: str) -> tuple[int, ...]:
     check_node(node, f"{name}: node")
     check_no_fit(params)
+    check_drawn(node, jax.random.key(0), params, 1)
     chosen = [columns] if isinstance(columns, int) else list(columns)
     if not all(hasattr(i, "__index__") and not isinstance(i, bool) for i in chosen):
         raise TypeError(f"{name}: columns: expected integers; got {describe(columns)}")

@@ -20,6 +20,14 @@ def fits():
         return found._replace(status=found.status.at[3:].set(jnp.array([1, 1, 2], found.status.dtype)))
 
 
+def test_a_status_is_looked_up_by_an_array():
+    for code in (jnp.int32(4), np.int32(4), 4):
+        assert jem.Status(code) is jem.Status.DEGENERATE
+    for wrong in (jnp.int32(99), 99, "4", None):
+        with pytest.raises(ValueError, match="is not a valid Status"):
+            jem.Status(wrong)
+
+
 def test_one_fit(fits):
     """Its status in words, figures, and covariances in place of whitenings."""
     printed = str(fits.best())

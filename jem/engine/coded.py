@@ -2,7 +2,8 @@
 
 import enum
 import inspect
-from typing import Any, Self
+import operator
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 
@@ -33,6 +34,12 @@ class Coded(enum.IntEnum):
         member._value_ = code
         member.prose = prose
         return member
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        """The member of a code that is an array (), which Python 3.12 and later do not look up by themselves."""
+        code = operator.index(value) if isinstance(value, SupportsIndex) else None
+        return None if code is None else next((member for member in cls if member.value == code), None)
 
     def __init_subclass__(cls) -> None:
         """Adds what the members mean to the docstring."""

@@ -212,15 +212,24 @@ class LocationScale(Node):
     def tie(self, params: Params, stats: Stats, fields: tuple[str, ...]) -> Params:
         if "mean" in fields:
             return super().tie(params, stats, fields)
-        others = params._fields[2:]
-        shared = tuple(f for f in fields if f not in others)  # of the covariance, which knows what of it may be
-        w_axes = self.covariance.axes(shared)
+        w_axes = self.covariance.axes(self._of_covariance(params, fields))
         mean, scatter = jax.vmap(self._move, (0, w_axes, 0))(params.mean, params.whitening, stats)
-        w = self.covariance.tie(params.whitening, stats.count, scatter, prior_of(self), mean.shape[1], shared)
+        return self.tied(params, stats, mean, stats.count, scatter, fields)
+
+    def tied(self, params: Params, stats: Stats, mean: Array, count: Array, scatter: Array, fields: tuple[str, ...]) -> Params:
+        """The M-step of K copies that share fields but have these means (K, D) of their own, from the scatter about these."""
+        shared, others = self._of_covariance(params, fields), params._fields[2:]
+        w = self.covariance.tie(params.whitening, count, scatter, prior_of(self), mean.shape[1], shared)
+        w_axes = self.covariance.axes(shared)
         axes = params._replace(mean=0, whitening=w_axes, **{f: None if f in fields else 0 for f in others})
         each = jax.vmap(self.maximize_others, (axes, 0))(params, stats)
         pooled = self.maximize_others(params, jax.tree.map(lambda s: jnp.sum(s, 0), stats))
         return params._replace(mean=mean, whitening=w, **{f: (pooled if f in fields else each)[f] for f in others})
+
+    @staticmethod
+    def _of_covariance(params: Params, fields: tuple[str, ...]) -> tuple[str, ...]:
+        """Which fields are the covariance's, which knows what of it may be shared."""
+        return tuple(f for f in fields if f not in params._fields[2:])
 
     def _move(self, mean: Array, w: Array, stats: Stats) -> tuple[Array, Array]:
         """The M-step of the mean, and the scatter about it in the coordinates of w."""

@@ -11,16 +11,17 @@ from jem.families.poisson import Poisson
 from jem.families.regression.inputs import InputScale, centre_of, check_given, deviation, in_units, pulls, scale_of
 from jem.families.regression.responses import RESPONSES, Response
 from jem.kernels.linalg import diagonal, solve_psd
+from jem.kernels.newton import bounded_gain, bounded_step, length_of_moves
 from jem.kernels.support import Held, Real
-from jem.node import INPUTS, SEPARATED, Data, Node, flag, node, replaced, setting
+from jem.node import INPUTS, SEPARATED, Data, Node, flag, node, replaced, setting, static
 from jem.settings import number, optional
 
 _UNKNOWN = 400.0  # variance of a coefficient for inputs of deviation one: of a linear predictor that may be anything
 
 
 class GLMParams(NamedTuple):
-    """Coefficients (D, p); linear predictors (D,) where the inputs are at their centre; concentrations (D,) of a family that
-    has them, else (); and the centre (p,), which stays as it is."""
+    """Coefficients (D, p); linear predictors (D,) where the inputs are at their centre; concentrations (D,) of gamma outputs,
+    sizes of negative binomial ones, else (); and the centre (p,), which stays as it is. Of M categories D = M - 1."""
 
     coef: Array
     level: Array
@@ -46,8 +47,8 @@ class GLMStats(NamedTuple):
         count: () of weights.
         log_prob: () of log-densities.
         gram: (p + 1, p + 1) of products of inputs.
-        slope: (D, p + 1) of slopes of log-densities in the coefficients, over the concentration.
-        curvature: (D, p + 1, p + 1) of their curvatures, likewise.
+        slope: (D, p + 1) of slopes of log-densities in the coefficients, over the response's scale.
+        curvature: (D, p + 1, p + 1) of their curvatures, likewise; (1, D (p + 1), D (p + 1)) of predictors that hang together.
         spread: (D,) what a concentration needs.
     """
 
@@ -69,19 +70,24 @@ def _must(family: Any, name: str) -> None:
 class GLM(Node):
     """A generalised linear model, `y ~ family` with `g(E[y]) = coef u + intercept`; x is `jem.Given(y (N, D), u (N, p))`.
 
-    `g` is the logarithm for `jem.Poisson()` and `jem.Gamma()`, the logit for `jem.Bernoulli()` and `jem.Binomial(n)`. Columns
-    of y are independent given u, each with coefficients of its own.
+    `g` is the logarithm for `jem.Poisson()`, `jem.NegativeBinomial()` and `jem.Gamma()`, the logit for `jem.Bernoulli()` and
+    `jem.Binomial(n)`. Columns of y are independent given u, each with coefficients of its own. Of one among M categories,
+    `jem.Categorical(M)` with y (N,), or counts of each, `jem.Multinomial()` with y (N, M), `log(p_k / p_0) = coef_k u +
+    intercept_k`: multinomial logistic regression, D = M - 1 rows of coefficients, none for the first category.
 
     The M-step is a Newton step with decrement l, shortened to `log(1 + r) / r` of itself, `r = rho l`: no curvature changes by
     more than a factor `e^s` where eta moves by s, so that Q is at least its second-order model with `(e^r - 1 - r) / r^2` in
-    place of 1/2, and the step is the maximum of that bound. It climbs always, and becomes Newton's.
+    place of 1/2, and the step is the maximum of that bound. It climbs always, and becomes Newton's. Negative binomial counts
+    are Poisson with a hidden gamma-distributed factor: the step is that of EM.
 
     Params: `GLMParams(coef (D, p), level (D,), concentration, centre (p,))`; make them with `params`, read `.intercept`.
 
     Attributes:
-        family: `jem.Poisson()`, `jem.Bernoulli()`, `jem.Binomial(n)` or `jem.Gamma()`; priors that it has are not used.
+        family: one of those above, made; priors that it has are not used.
         ridge: precision of a normal prior on each coefficient, `-ridge / 2 coef^2`; the intercept has none. None is
             maximum likelihood.
+        offset: whether the last column of u is added to the linear predictor as it is, as the logarithm of an exposure; it has
+            no coefficient.
         inputs: filled in by binding to data.
 
     Raises:
@@ -104,6 +110,7 @@ class GLM(Node):
 
     family: Any = setting(default=Poisson(), must=_must)
     ridge: Any = setting(default=None, must=optional(number(least=0.0)))
+    offset: bool = static(default=False)
     inputs: InputScale | None = None
 
     @property
@@ -122,57 +129,109 @@ class GLM(Node):
         return GLMParams(coef, level, concentration, jnp.zeros((*coef.shape[:-2], coef.shape[-1]), coef.dtype))
 
     def bind(self, x: Given, weights: Array) -> "GLM":
-        return replaced(self, inputs=scale_of(x.inputs, weights))
+        return replaced(self, inputs=scale_of(self.taken(x.inputs)[0], weights))
 
     def infer(self, params: GLMParams, x: Given) -> tuple[GLMPosterior, Array]:
-        eta, _ = self._predictors(params, x)
-        log_prob = jnp.sum(self.response.log_prob(eta, x.outputs.astype(eta.dtype), params.concentration), 0)
+        eta, _ = self.predictors(params, x.inputs)
+        y = self.response.numbers(x.outputs, eta.dtype)
+        log_prob = jnp.sum(self.response.log_prob(eta, y, params.concentration), 0)
         return GLMPosterior(log_prob), log_prob
 
     def expect(self, params: GLMParams, posterior: GLMPosterior, x: Given, weights: Array) -> GLMStats:
-        eta, u = self._predictors(params, x)
-        y = x.outputs.astype(eta.dtype)
-        bent = self.response.curvature(eta, y) * weights[None]
+        return self.gather(params, posterior.log_prob, self.response.numbers(x.outputs, weights.dtype), x.inputs, weights)
+
+    def gather(self, params: GLMParams, log_prob: Array, y: Array, inputs: Array, weights: Array) -> GLMStats:
+        """The statistics of outputs as numbers y, which have such log-densities (N,)."""
+        eta, u = self.predictors(params, inputs)
+        slope, curvature, spread = (
+            of(eta, y, params.concentration) for of in (self.response.slope, self.response.curvature, self.response.spread)
+        )
+        squares = lambda v: (u * (v * weights)[None]) @ u.T  # noqa: E731
+        if curvature.ndim == 3:
+            blocks = jnp.swapaxes(jax.vmap(jax.vmap(squares))(curvature), 1, 2)
+            curvature = blocks.reshape(1, blocks.shape[0] * blocks.shape[1], -1)
+        else:
+            curvature = jax.vmap(squares)(curvature)
         return GLMStats(
             count=jnp.sum(weights),
-            log_prob=jnp.where(weights > 0, posterior.log_prob, 0) @ weights,
+            log_prob=jnp.where(weights > 0, log_prob, 0) @ weights,
             gram=(u * weights[None]) @ u.T,
-            slope=(self.response.slope(eta, y) * weights[None]) @ u.T,
-            curvature=jax.vmap(lambda v: (u * v[None]) @ u.T)(bent),
-            spread=self.response.spread(eta, y) @ weights,
+            slope=(slope * weights[None]) @ u.T,
+            curvature=curvature,
+            spread=spread @ weights,
         )
 
     def maximize(self, params: GLMParams, stats: GLMStats) -> GLMParams:
-        pulled = self._pulled(params, stats, params.concentration)
-        step = jax.vmap(lambda *each: self._step(params.centre, *each))(*pulled)
+        slope, curvature = self._pulled(params, stats, params.concentration)
+        step = jax.vmap(lambda g, h: bounded_step(g, h, self._rho(params.centre, h)))(slope, curvature)
+        step = step.reshape(stats.slope.shape)
         coef, level = params.coef + step[:, :-1] / self._deviation(params)[None], params.level + step[:, -1]
-        # The step is the same for every concentration, and each Q is one of its own times the same gain.
+        # The step is the same for every scale, and each Q is one of its own times the same gain.
         concentration = self.response.concentration(params.concentration, stats.count, stats.spread)
         return GLMParams(coef, level, concentration, params.centre)
 
     def expected_log_prob(self, params: GLMParams, stats: GLMStats, old: GLMParams) -> Array:
         scaled = (params.coef - old.coef) * self._deviation(old)[None]
         step = jnp.concatenate([scaled, (params.level - old.level)[:, None]], 1)
-        pulled = self._pulled(old, stats, params.concentration)
-        gain = jnp.sum(jax.vmap(lambda *each: self._gain(old.centre, *each))(step, *pulled))
+        slope, curvature = self._pulled(old, stats, params.concentration)
+        gain = lambda d, g, h: bounded_gain(d, g, h, self._rho(old.centre, h))  # noqa: E731
+        gains = jnp.sum(jax.vmap(gain)(step.reshape(slope.shape), slope, curvature))
         own = self.response.change(params.concentration, old.concentration, stats.count, stats.spread)
         prior = 0.0 if self.ridge is None else 0.5 * self.ridge * jnp.sum(params.coef**2 - old.coef**2)
-        return stats.log_prob + gain + own + prior
+        return stats.log_prob + gains + own + prior
+
+    def tie(self, params: GLMParams, stats: GLMStats, fields: tuple[str, ...]) -> GLMParams:
+        if "level" in fields or not {"coef", "concentration"} & set(fields):
+            return super().tie(params, stats, fields)
+        each = jax.vmap(self.maximize, (self.sharing(params, fields), 0))(params, stats)
+        new = self._together(params, stats, fields) if "coef" in fields else each
+        if "concentration" in fields:
+            pooled = self.response.concentration(params.concentration, jnp.sum(stats.count), jnp.sum(stats.spread, 0))
+            return new._replace(concentration=pooled, centre=params.centre)
+        return new._replace(concentration=each.concentration, centre=params.centre)
+
+    def _together(self, params: GLMParams, stats: GLMStats, fields: tuple[str, ...]) -> GLMParams:
+        """The step of copies that share coefficients, each with a level of its own."""
+        (size, num), (rows, p) = params.level.shape, params.coef.shape
+        pulled = lambda at, each: self._pulled(at, each, at.concentration)  # noqa: E731
+        slope, curvature = jax.vmap(pulled, (self.sharing(params, fields), 0))(params, stats)
+        # Copy k has the shared coefficients and the k-th level.
+        own = jnp.zeros((size, p + size, p + 1)).at[:, jnp.arange(p), jnp.arange(p)].set(1)
+        own = own.at[jnp.arange(size), p + jnp.arange(size), p].set(1).astype(slope.dtype)
+        own = jax.vmap(lambda e: jnp.kron(jnp.eye(slope.shape[-1] // (p + 1), dtype=e.dtype), e))(own)
+        joint = jnp.einsum("kmj,kbj->bm", own, slope), jnp.einsum("kmi,kbij,knj->bmn", own, curvature, own)
+        rho = jnp.max(jax.vmap(lambda c, each: jax.vmap(lambda h: self._rho(c, h))(each))(params.centre, curvature), 0)
+        step = jax.vmap(bounded_step)(*joint, rho).reshape(rows, p + size)
+        coef = params.coef + step[:, :p] / deviation(self.inputs, params.coef[0])[None]
+        return params._replace(coef=coef, level=params.level + step[:, p:].T.reshape(size, num))
+
+    def hold(self, params: GLMParams, stats: GLMStats, fields: tuple[str, ...]) -> GLMStats:
+        moves = jnp.array(["coef" not in fields] * params.coef.shape[1] + ["level" not in fields])
+        slope = jnp.where(moves[None], stats.slope, 0)
+        moves = jnp.tile(moves, stats.curvature.shape[-1] // len(moves))
+        return stats._replace(slope=slope, curvature=jnp.where(moves[:, None] & moves[None], stats.curvature, 0))
 
     def init(self, key: Array, x: Given, weights: Array) -> GLMParams:
-        response, centre = self.response, centre_of(self.inputs, x.inputs, weights)
-        u = self._with_one(centre, x.inputs)
-        y = x.outputs.astype(weights.dtype)
-        eta = response.start(y)
+        y = self.response.numbers(x.outputs, weights.dtype)
+        return self.start(y, x.inputs, weights)
+
+    def start(self, y: Array, inputs: Array, weights: Array) -> GLMParams:
+        """Least squares of rough predictors of outputs as numbers y."""
+        inputs, offset = self.taken(inputs)
+        centre = centre_of(self.inputs, inputs, weights)
+        u = self._with_one(centre, inputs)
+        eta = self.response.start(y) - offset
         coef = solve_psd((u * weights[None]) @ u.T, (u * weights[None]) @ eta.T).T
-        return GLMParams(coef[:, :-1] / deviation(self.inputs, centre)[None], coef[:, -1], response.first(y), centre)
+        first = self.response.first(y)
+        return GLMParams(coef[:, :-1] / deviation(self.inputs, centre)[None], coef[:, -1], first, centre)
 
     def sample(self, key: Array, params: GLMParams, num: int) -> tuple[Any, Data]:
         raise TypeError("GLM: inputs are given, not drawn; draw like data with inputs, sample(..., like=x)")
 
     def sample_like(self, key: Array, params: GLMParams, x: Given) -> tuple[tuple[()], Given]:
-        drawn = self.response.sample(key, self._predictors(params, x)[0], params.concentration)
-        return (), Given(with_gaps(drawn, x.outputs), x.inputs)
+        eta, _ = self.predictors(params, x.inputs)
+        like = self.response.numbers(x.outputs, eta.dtype)
+        return (), Given(with_gaps(self.response.sample(key, eta, params.concentration, like), x.outputs), x.inputs)
 
     def supports(self, params: GLMParams) -> GLMParams:
         return params._replace(coef=Real(), level=Real(), concentration=self.response.support(), centre=Held())
@@ -191,14 +250,23 @@ class GLM(Node):
 
         unknown = jax.vmap(variances)(self._pulled(params, stats, params.concentration)[1]) > _UNKNOWN
         told = variances(stats.gram) < 1
+        unknown = unknown.reshape(-1, len(told))
         return flag(SEPARATED, jnp.any(unknown & told[None]))
 
     def features(self, x: Given) -> Array:
-        return pulls(self.inputs, x.inputs, self.response.start(x.outputs.astype(float_dtype(x.outputs))))
+        inputs, offset = self.taken(x.inputs)
+        y = self.response.numbers(x.outputs, float_dtype(x.outputs))
+        return pulls(self.inputs, inputs, self.response.start(y) - offset)
 
     def validate(self, x: Any) -> None:
         check_given(x, "GLM")
         self.family.validate(x.outputs)
+        if self.offset and x.inputs.shape[1] == 0:
+            raise ValueError("GLM: offset=True takes the last column of inputs for the offset; there is no column")
+
+    def taken(self, inputs: Array) -> tuple[Array, Any]:
+        """The inputs (p, N) that have coefficients, and what is added to every predictor, (N,)."""
+        return (inputs[:-1], inputs[-1:]) if self.offset else (inputs, 0.0)
 
     def _deviation(self, params: GLMParams) -> Array:
         return deviation(self.inputs, params.coef[0])
@@ -208,21 +276,24 @@ class GLM(Node):
         u = in_units(self.inputs, centre, inputs)
         return jnp.concatenate([u, jnp.ones_like(u[:1])])
 
-    def _predictors(self, params: GLMParams, x: Given) -> tuple[Array, Array]:
+    def predictors(self, params: GLMParams, inputs: Array) -> tuple[Array, Array]:
         """eta (D, N), and the inputs it was made of, (p + 1, N)."""
-        u = self._with_one(params.centre, x.inputs)
+        inputs, offset = self.taken(inputs)
+        u = self._with_one(params.centre, inputs)
         scaled = params.coef * self._deviation(params)[None]
-        return jnp.concatenate([scaled, params.level[:, None]], 1) @ u, u
+        return jnp.concatenate([scaled, params.level[:, None]], 1) @ u + offset, u
 
     def _pulled(self, params: GLMParams, stats: GLMStats, concentration: Any) -> tuple[Array, Array]:
-        """Slopes and curvatures with the prior's, of outputs with such a concentration."""
-        c = jnp.ones_like(params.level) if isinstance(concentration, tuple) else concentration
-        slope, curvature = stats.slope * c[:, None], stats.curvature * c[:, None, None]
-        if self.ridge is None:
-            return slope, curvature
-        pull = jnp.where(stats.count > 0, self.ridge / self._deviation(params), 0)
-        more = jnp.pad(pull / self._deviation(params), (0, 1))
-        return slope - jnp.pad(pull[None] * params.coef, ((0, 0), (0, 1))), curvature + jnp.diag(more)[None]
+        """Slopes (B, m) and curvatures (B, m, m) with the prior's, of outputs with such a concentration."""
+        c = self.response.scale(concentration, params.level)
+        slope = stats.slope * c[:, None]
+        curvature = stats.curvature * (c[:, None, None] if len(stats.curvature) == len(c) else 1)
+        if self.ridge is not None:
+            pull = jnp.where(stats.count > 0, self.ridge / self._deviation(params), 0)
+            more = jnp.tile(jnp.pad(pull / self._deviation(params), (0, 1)), curvature.shape[-1] // slope.shape[1])
+            slope = slope - jnp.pad(pull[None] * params.coef, ((0, 0), (0, 1)))
+            curvature = curvature + jnp.diag(more)[None]
+        return slope.reshape(curvature.shape[:-1]), curvature
 
     def _rho(self, centre: Array, curvature: Array) -> Array:
         """By how much eta can move where the step has length one, measured by the curvature."""
@@ -230,23 +301,4 @@ class GLM(Node):
             raise ValueError("GLM: its step depends on how far the inputs reach; bind the model with jem.bind(model, x)")
         away = (self.inputs.centre - centre) / self.inputs.deviation
         reach = self.inputs.reach + jnp.sqrt(jnp.sum(away * away))
-        return reach * jnp.sqrt(jnp.trace(solve_psd(curvature, jnp.eye(len(curvature), dtype=curvature.dtype))))
-
-    def _step(self, centre: Array, slope: Array, curvature: Array) -> Array:
-        newton = solve_psd(curvature, slope[:, None])[:, 0]
-        r = self._rho(centre, curvature) * jnp.sqrt(jnp.maximum(newton @ slope, 0))
-        return newton * jnp.where(r > 0, jnp.log1p(r) / jnp.where(r > 0, r, 1), 1)
-
-    def _gain(self, centre: Array, step: Array, slope: Array, curvature: Array) -> Array:
-        square = step @ curvature @ step
-        r2 = self._rho(centre, curvature) ** 2 * square
-        return step @ slope - square * _growth(r2)
-
-
-def _growth(square: Array) -> Array:
-    """`(e^r - 1 - r) / r^2` from `r^2`, by its series where that is small."""
-    small = square < 0.1
-    low, r = jnp.where(small, square, 0), jnp.sqrt(jnp.where(small, 1, square))
-    root = jnp.sqrt(jnp.where(low > 0, low, 1)) * (low > 0)
-    series = 1 / 2 + root / 6 + low / 24 + low * root / 120 + low**2 / 720 + low**2 * root / 5040 + low**3 / 40320
-    return jnp.where(small, series, (jnp.expm1(jnp.minimum(r, 80)) - r) / jnp.where(small, 1, square))
+        return self.response.reach * reach * length_of_moves(curvature)

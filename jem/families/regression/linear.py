@@ -115,8 +115,13 @@ class Linear(Node):
         return LinearStats(self.noise.expect(noise, posterior, left, weights), z @ vu.T, jnp.sum(vu, 1), vu @ u.T)
 
     def maximize(self, params: LinearParams, stats: LinearStats) -> LinearParams:
-        shape, w, old = self.noise.covariance, params.whitening, self._noise(params)
-        second, dim = stats.noise.moments.second, params.coef.shape[0]
+        coef, level, scatter, count = self._least_squares(params, stats)
+        new = self.noise.scattered(self._noise(params), stats.noise, count, scatter, params.coef.shape[0])
+        return self._record(coef, new._replace(mean=level), params.centre)
+
+    def _least_squares(self, params: LinearParams, stats: LinearStats) -> tuple[Array, Array, Array, Array]:
+        """Coefficients and level, and the scatter about them in the coordinates of the whitening, of so many units."""
+        shape, w = self.noise.covariance, params.whitening
         cross, gram = _with_intercept(stats)
         scaled = self._scaled(params)
         shrunk, pull = jnp.pad(shape.times(w, scaled), ((0, 0), (0, 1))), self._pull(params)
@@ -127,8 +132,20 @@ class Linear(Node):
         step = shape.solve(w, change)
         coef = (scaled + step[:, :-1]) / deviation(self.inputs, params.coef[0])[None]
         more = 0 if self.ridge is None else jnp.where(stats.noise.count > 0, params.coef.shape[1], 0)
-        new = self.noise.scattered(old, stats.noise, stats.noise.count + more, second + shape.restrict(rest), dim)
-        return self._record(coef, new._replace(mean=old.mean + step[:, -1]), params.centre)
+        return coef, params.level + step[:, -1], stats.noise.moments.second + shape.restrict(rest), stats.noise.count + more
+
+    def sharing(self, params: LinearParams, fields: tuple[str, ...]) -> LinearParams:
+        own = super().sharing(params, tuple(f for f in fields if f in params._fields))
+        others = tuple(f for f in fields if f not in LinearParams._fields or f in ("whitening", "df"))
+        return own._replace(**self._record(0, self.noise.sharing(self._noise(params), others), 0)._asdict())
+
+    def tie(self, params: LinearParams, stats: LinearStats, fields: tuple[str, ...]) -> LinearParams:
+        if {"coef", "level"} & set(fields):
+            return super().tie(params, stats, fields)
+        axes = self.sharing(params, fields)
+        coef, level, scatter, count = jax.vmap(self._least_squares, (axes, 0))(params, stats)
+        new = self.noise.tied(self._noise(params), stats.noise, level, count, scatter, fields)
+        return self._record(coef, new, params.centre)
 
     def expected_log_prob(self, params: LinearParams, stats: LinearStats, old: LinearParams) -> Array:
         here = self._noise(params)

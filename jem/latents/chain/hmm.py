@@ -178,7 +178,18 @@ class HMM(Composite):
         if INPUTS not in self.transition.traits:
             return x
         outputs, inputs = without_inputs(x)
-        return inputs if name == "transition" else outputs
+        if name == "transition":
+            return inputs
+        return outputs if self._takes_inputs_off else x
+
+    @property
+    def _takes_inputs_off(self) -> bool:
+        """Whether inputs are the transitions' alone."""
+        return INPUTS in self.transition.traits and INPUTS not in self.emission.traits
+
+    def _with_inputs(self, outputs: Data, x: Data) -> Data:
+        """Outputs like what the emission sees of x, as the chain's own x."""
+        return with_inputs(outputs, self.share("transition", x)) if self._takes_inputs_off else outputs
 
     def see(self, name: str, x: Data, weights: Array) -> tuple[Data, Array]:
         steps = self._steps(x)
@@ -269,7 +280,7 @@ class HMM(Composite):
         first, move = self._law(params, steps)
         path = self.transition.draw(path_key, first, move, steps.within)
         new = self.emit(emission_key, params, path, self.share("emission", x))
-        return path, with_inputs(new, self.share("transition", x)) if INPUTS in self.transition.traits else new
+        return path, self._with_inputs(new, x)
 
     def emit(self, key: Array, params: HMMParams, path: Array, x: Data) -> Data:
         """Sequences like x that the states (T, S) emit, with its gaps; states that are known there are the path's."""
@@ -289,7 +300,7 @@ class HMM(Composite):
         new = averaged(each, share, steps.flat)
         new = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], *steps.within.shape), -2, 0), new)
         outputs = with_values(self.share("emission", x), new)
-        return with_inputs(outputs, self.share("transition", x)) if INPUTS in self.transition.traits else outputs
+        return self._with_inputs(outputs, x)
 
     def of_columns(self, columns: tuple[int, ...]) -> "HMM":
         return replaced(self, emission=self.emission.of_columns(columns))
@@ -334,7 +345,7 @@ class HMM(Composite):
     def must_be_finite(self, x: Data) -> Data:
         outputs = self.share("emission", x)
         left = with_values(outputs, without_nan(self.emission.must_be_finite(series_of(outputs).values)))
-        return with_inputs(left, self.share("transition", x)) if INPUTS in self.transition.traits else left
+        return self._with_inputs(left, x)
 
     def decode(self, params: HMMParams, x: Data) -> tuple[Array, Array]:
         """The most probable states (T, S), -1 beyond a sequence's end, and their joint log-probability (S,)."""

@@ -43,7 +43,7 @@ def flat_inputs(x: Data, lengths: Array | None) -> Array:
     inputs, values = without_inputs(x)[1], series_of(x).values
     if inputs is None:
         raise ValueError(
-            "HMM: x must be jem.Given(outputs, inputs (S, T, p)), as its transitions are jem.laws.Driven; got "
+            "HMM: x must be jem.Given(outputs, inputs (S, T, p)), as its transitions depend on inputs; got "
             f"{type(values).__name__}"
         )
     series_checks.check_sequences(values, lengths, "HMM")

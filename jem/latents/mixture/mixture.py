@@ -284,7 +284,7 @@ class Mixture(Composite):
         values, labels = without_labels(x)
         if INPUTS in self.weights.traits and without_inputs(values)[1] is None:
             got = type(values).__name__
-            raise ValueError(f"Mixture: x must be jem.Given(outputs, inputs), as the weights are a jem.laws.Gate; got {got}")
+            raise ValueError(f"Mixture: x must be jem.Given(outputs, inputs), as its weights depend on inputs; got {got}")
         if labels is not None:
             series_checks.check_labels(labels, self.components.size, jax.tree.leaves(values)[0].shape[:1])
         super().validate(x)

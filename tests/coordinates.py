@@ -12,7 +12,7 @@ import jem
 
 CHANCES = (jem.Bernoulli.Params, jem.Binomial.Params, jem.Geometric.Params, jem.BetaBinomial.Params)
 PARTS = (jem.covariance.EigenFactor, jem.covariance.ScaledFactor)
-REAL = {"mean", "offset", "effects", "loadings", "m0", "A", "B", "C", "D"}
+REAL = {"mean", "offset", "effects", "loadings", "m0", "A", "B", "C", "D", "coef", "level", "centre"}
 
 
 def is_factor(name):
@@ -117,7 +117,7 @@ def noise_like(rng, params, size, held=()):
     """Random free coordinates; fields named in `held` stay at zero."""
 
     def draw(record, name, leaf):
-        scale = 0.0 if name in held else size
+        scale = 0.0 if name == "centre" or name in held else size  # where a regression has its level: always held
         return np.asarray(scale * rng.standard_normal(np.shape(leaf)), leaf.dtype)
 
     return walk(draw, params, params)

@@ -192,6 +192,42 @@ def driven(rng, dtype):
     return jem.Given(cells(rng, dtype)[..., :1], jnp.asarray(rng.standard_normal((NUM, 3, 1)), dtype))
 
 
+def lines(rng, dtype):
+    """Two outputs on two inputs, along two planes."""
+    u = rng.standard_normal((NUM, 2)) + np.array([0.5, -1.0])
+    plane = rng.random(NUM) < 1 / (1 + np.exp(-u[:, 0]))
+    y = np.where(plane, 2 + u @ [1.0, -0.5], -1 + u @ [-0.5, 0.5])[:, None] + 0.4 * rng.standard_normal((NUM, 2))
+    return jem.Given(jnp.asarray(y, dtype), jnp.asarray(u, dtype))
+
+
+def count_lines(rng, dtype):
+    """Counts on two inputs, of two kinds."""
+    u = rng.standard_normal((NUM, 2))
+    rate = np.exp(np.where(rng.random(NUM) < 0.5, 0.3 + u @ [0.4, -0.2], 2.0 - u @ [0.3, 0.1])) * rng.gamma(4.0, 0.25, NUM)
+    return jem.Given(jnp.asarray(rng.poisson(rate)[:, None], dtype), jnp.asarray(u, dtype))
+
+
+def choices(rng, dtype):
+    """Categories on two inputs."""
+    u = rng.standard_normal((NUM, 2))
+    eta = u @ np.array([[0.0, 0.6, -0.4], [0.0, -0.3, 0.5]]) + np.array([0.0, 0.2, -0.3])
+    chances = np.exp(eta) / np.exp(eta).sum(1, keepdims=True)
+    return jem.Given(jnp.asarray([rng.choice(3, p=p) for p in chances], jnp.int32), jnp.asarray(u, dtype))
+
+
+def wait_lines(rng, dtype):
+    """Waiting times on two inputs."""
+    u = rng.standard_normal((NUM, 2))
+    return jem.Given(jnp.asarray(rng.gamma(2.5, np.exp(u @ [0.4, -0.2]) / 2.5)[:, None], dtype), jnp.asarray(u, dtype))
+
+
+def driven_counts(rng, dtype):
+    """Short sequences of counts with an input, in two states."""
+    u = rng.standard_normal((NUM, 4, 1))
+    state = np.cumsum(rng.random((NUM, 4, 1)) < 0.3, 1) % 2
+    return jem.Given(jnp.asarray(rng.poisson(np.exp(0.3 + 2 * state + 0.3 * u)), dtype), jnp.asarray(u, dtype))
+
+
 D = jem.covariance.Diagonal()
 level = jem.LDS(1, 1, 1, Q=D, R=D, P0=D, fixed={"A": [[1]], "B": [[0]]})
 factors = jem.FactorAnalysis(2)
@@ -308,6 +344,13 @@ ZOO = [
     Row("tied_factor", jem.Mixture(jem.Tied(factors, 2, "loadings", "whitening")), factored),
     Row("lds", jem.LDS(2, 2), cells),
     Row("lds_level", level, driven, ("A", "B")),
+    Row("mixture_linear", jem.Mixture(jem.Linear(), 2, weights=jem.laws.Logistic(ridge=1.0)), lines),
+    Row("tied_linear_t", jem.Mixture(jem.Tied(jem.Linear(jem.StudentT(), ridge=0.5), 2, "whitening", "df")), lines),
+    Row("mixture_glm", jem.Mixture(jem.GLM(jem.Poisson()), 2), count_lines),
+    Row("tied_glm", jem.Mixture(jem.Tied(jem.GLM(jem.NegativeBinomial(), ridge=0.5), 2, "concentration")), count_lines),
+    Row("glm_categorical", jem.GLM(jem.Categorical(3), ridge=0.5), choices),
+    Row("glm_gamma", jem.GLM(jem.Gamma(), offset=True), wait_lines),
+    Row("hmm_logistic", jem.HMM(jem.GLM(jem.Poisson()), 2, transition=jem.laws.LogisticCells(ridge=1.0)), driven_counts),
     Row("mixture_laplace", jem.Mixture(laplace, 2), reals, ("mean", "scale")),
     Row("logjoint", log_joint, counts),
     Row("mixture_of_hmms", jem.Mixture(jem.HMM(jem.Poisson(), 2), 2), count_series),

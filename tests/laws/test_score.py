@@ -22,7 +22,7 @@ DISCRETE = {
     "mixture_of_hmms",
     "hmm_durations",
     *("mixture_negative_binomial", "mixture_zero_inflated", "mixture_geometric", "mixture_binomial", "mixture_beta_binomial"),
-    *("mixture_multinomial", "mixture_dirichlet_multinomial"),
+    *("mixture_multinomial", "mixture_dirichlet_multinomial", "mixture_glm", "tied_glm", "hmm_logistic"),
 }
 STEP = 1e-5
 

@@ -163,12 +163,18 @@ class GLM(Node):
 
     def maximize(self, params: GLMParams, stats: GLMStats) -> GLMParams:
         slope, curvature = self._pulled(params, stats, params.concentration)
-        step = jax.vmap(lambda g, h: bounded_step(g, h, self._rho(params.centre, h)))(slope, curvature)
+        step, gain = jax.vmap(lambda g, h: self._step(params.centre, g, h))(slope, curvature)
         step = step.reshape(stats.slope.shape)
         coef, level = params.coef + step[:, :-1] / self._deviation(params)[None], params.level + step[:, -1]
-        # The step is the same for every scale, and each Q is one of its own times the same gain.
-        concentration = self.response.concentration(params.concentration, stats.count, stats.spread)
-        return GLMParams(coef, level, concentration, params.centre)
+        # What the step gains is so much for each unit of the scale, whatever that is, and the step the same.
+        spread = self.response.after(stats.spread, gain / self.response.scale(params.concentration, params.level))
+        return GLMParams(coef, level, self.response.concentration(params.concentration, stats.count, spread), params.centre)
+
+    def _step(self, centre: Array, slope: Array, curvature: Array) -> tuple[Array, Array]:
+        """The step to the maximum of Q, and what it gains."""
+        rho = self._rho(centre, curvature)
+        step = bounded_step(slope, curvature, rho)
+        return step, bounded_gain(step, slope, curvature, rho)
 
     def expected_log_prob(self, params: GLMParams, stats: GLMStats, old: GLMParams) -> Array:
         scaled = (params.coef - old.coef) * self._deviation(old)[None]
@@ -209,7 +215,7 @@ class GLM(Node):
         moves = jnp.array(["coef" not in fields] * params.coef.shape[1] + ["level" not in fields])
         slope = jnp.where(moves[None], stats.slope, 0)
         moves = jnp.tile(moves, stats.curvature.shape[-1] // len(moves))
-        return stats._replace(slope=slope, curvature=jnp.where(moves[:, None] & moves[None], stats.curvature, 0))
+        return stats._replace(slope=slope, curvature=jnp.where((moves[:, None] & moves[None])[None], stats.curvature, 0))
 
     def init(self, key: Array, x: Given, weights: Array) -> GLMParams:
         y = self.response.numbers(x.outputs, weights.dtype)

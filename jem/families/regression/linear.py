@@ -130,7 +130,7 @@ class Linear(Node):
         both = change @ cross.T
         rest = change @ gram @ change.T - both - both.T + ((shrunk + change) * pull[None]) @ (shrunk + change).T
         step = shape.solve(w, change)
-        coef = (scaled + step[:, :-1]) / deviation(self.inputs, params.coef[0])[None]
+        coef = params.coef + step[:, :-1] / deviation(self.inputs, params.coef[0])[None]
         more = 0 if self.ridge is None else jnp.where(stats.noise.count > 0, params.coef.shape[1], 0)
         return coef, params.level + step[:, -1], stats.noise.moments.second + shape.restrict(rest), stats.noise.count + more
 

@@ -80,6 +80,10 @@ class Response(Documented):
         """What is summed for it, (D, N)."""
         return jnp.zeros_like(eta)
 
+    def after(self, spread: Array, gain: Array) -> Array:
+        """The sums (D,) after a step that gained so much, over `scale`."""
+        return spread
+
     def concentration(self, old: Any, count: Array, spread: Array) -> Any:
         """The one of highest Q, from the count () and sums (D,)."""
         return ()
@@ -171,6 +175,9 @@ class Waits(Response):
     def scale(self, concentration: Array, like: Array) -> Array:
         return concentration
 
+    def after(self, spread: Array, gain: Array) -> Array:
+        return spread + gain
+
     def concentration(self, old: Array, count: Array, spread: Array) -> Array:
         return jnp.where(count > 0, gamma_shape(spread / jnp.where(count > 0, count, 1)), old)
 
@@ -241,12 +248,12 @@ class Choices(Response):
         return jnp.where(possible, jnp.sum(cells, 0) - poisson_log_prob(total, total), -jnp.inf)[None]
 
     def slope(self, eta: Array, y: Array, concentration: Any) -> Array:
-        return (y - jnp.sum(y, 0) * jnp.exp(log_shares(eta)))[1:]
+        return (y - jnp.sum(y, 0, keepdims=True) * jnp.exp(log_shares(eta)))[1:]
 
     def curvature(self, eta: Array, y: Array, concentration: Any) -> Array:
         p = jnp.exp(log_shares(eta))[1:]
         eye = jnp.eye(p.shape[0], dtype=p.dtype)[:, :, None]
-        return jnp.sum(y, 0) * (eye * p[None] - p[:, None] * p[None])
+        return jnp.sum(y, 0)[None, None] * (eye * p[None] - p[:, None] * p[None])
 
     def start(self, y: Array) -> Array:
         log = jnp.log(y + 0.5)

@@ -113,7 +113,7 @@ class Logistic(Wrapper):
 def shares(weights: Array) -> tuple[Array, Array]:
     """Weights (K, N) as shares of their sums (N,), and these; zeros where there is none."""
     total = jnp.sum(weights, 0)
-    return weights / jnp.where(total > 0, total, 1), total
+    return weights / jnp.where(total > 0, total, 1)[None], total
 
 
 def gather_shares(regression: GLM, params: GLMParams, inputs: Array, weights: Array) -> GLMStats:

@@ -181,6 +181,11 @@ class Wrapper(Composite):
         return self.child.tie(params, stats, fields)
 
 
+def inputs_of(parts: Iterable[Node]) -> frozenset[str]:
+    """That some of the parts take inputs, as a trait."""
+    return frozenset({INPUTS} if any(INPUTS in part.traits for part in parts) else ())
+
+
 def part_of(record: Any, name: Any) -> Any:
     """The record of a part in that of the whole."""
     if name is WHOLE:

@@ -100,6 +100,16 @@ def whole(least: int = 1) -> Must:
     return must
 
 
+def columns(value: Any, name: str) -> None:
+    """None, or a tuple of numbers of columns, 0 at least."""
+    if value is None:
+        return
+    if not isinstance(value, tuple):
+        raise TypeError(f"{name}: expected a tuple of columns, (0, 2) for the first and the third; got {describe(value)}")
+    for one in value:
+        whole(0)(one, name)
+
+
 def number(least: float | None = None, above: float | None = None, most: float | None = None, finite: bool = True) -> Must:
     """A real number, or an array of them, in a range."""
     words = [] if least is None else [f">= {least:g}"]

@@ -22,6 +22,7 @@ GLMS = {
     "bernoulli": (jem.Bernoulli(), rng.random(N) < 1 / (1 + np.exp(-ETA))),
     "binomial": (jem.Binomial(10), rng.binomial(10, 1 / (1 + np.exp(-ETA)))),
     "gamma": (jem.Gamma(), rng.gamma(3.0, np.exp(ETA) / 3)),
+    "negative_binomial": (jem.NegativeBinomial(), rng.poisson(np.exp(ETA) * rng.gamma(1.5, 1 / 1.5, N))),
 }
 
 
@@ -90,12 +91,14 @@ def test_reweighted_least_squares(name, x64):
     found = fitted(model, x, WEIGHTS, stop=jem.stop.Remaining(1e-12))
     eta = U @ found.params.coef[0] + found.params.intercept[0]
     mean = {"bernoulli": 1 / (1 + np.exp(-eta)), "binomial": 10 / (1 + np.exp(-eta))}.get(name, np.exp(eta))
-    away = (y - mean) * WEIGHTS / (mean if name == "gamma" else 1)
+    size = found.params.concentration
+    variance = {"gamma": lambda: mean, "negative_binomial": lambda: 1 + mean / size[0]}.get(name, lambda: 1)()
+    away = (y - mean) * WEIGHTS / variance
     np.testing.assert_allclose(ONES.T @ away, 0, atol=1e-4)
     rows = np.repeat(np.arange(N), WEIGHTS.astype(int))
     again = jem.log_prob(model, found.params, jem.Given(x.outputs[rows], U[rows])).sum()
     np.testing.assert_allclose(found.log_likelihood, again, rtol=1e-12)
-    assert int(found.num_steps) < 15
+    assert int(found.num_steps) < (25 if name == "negative_binomial" else 15)
 
 
 @pytest.mark.parametrize("name", ["poisson", "gamma"])

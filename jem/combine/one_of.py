@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem.composite import Composite
+from jem.composite import Composite, inputs_of
+from jem.data import with_inputs, without_inputs
 from jem.node import (
+    INPUTS,
     Data,
     Node,
     Params,
@@ -30,6 +32,7 @@ class OneOf(Composite):
     """Different nodes as the components of one mixture; a plate among them contributes all its components.
 
     `p_k(x) = p(x | params[k])`, with the law of child k. Params, posterior and statistics are tuples, one entry per child.
+    Where x is `jem.Given(outputs, inputs)`, a regression sees both, and a child that takes no inputs the outputs.
 
     Args:
         *children: the nodes.
@@ -74,22 +77,34 @@ class OneOf(Composite):
     def with_parts(self, parts: dict[Any, Node]) -> "OneOf":
         return replaced(self, children=tuple(parts.values()))
 
+    @property
+    def traits(self) -> frozenset[str]:
+        return super().traits | inputs_of(self.children)
+
+    def share(self, name: Any, x: Data) -> Data:
+        outputs_alone = INPUTS in self.traits and INPUTS not in self.children[name].traits
+        return without_inputs(x)[0] if outputs_alone else x
+
+    def _shares(self, x: Data) -> list[Data]:
+        return [self.share(i, x) for i in range(len(self.children))]
+
     def infer(self, params: Params, x: Data) -> tuple[Posterior, Array]:
-        pairs = [c.infer(p, x) for c, p in zip(self.children, params, strict=True)]
+        pairs = [c.infer(p, s) for c, p, s in zip(self.children, params, self._shares(x), strict=True)]
         return tuple(q for q, _ in pairs), jnp.concatenate([jnp.reshape(lp, (-1, lp.shape[-1])) for _, lp in pairs])
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
-        args = zip(self.children, params, posterior, self._rows(weights), strict=True)
-        return tuple(c.expect(p, q, x, w) for c, p, q, w in args)
+        args = zip(self.children, params, posterior, self._shares(x), self._rows(weights), strict=True)
+        return tuple(c.expect(p, q, s, w) for c, p, q, s, w in args)
 
     def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
         keys = [None] * len(self.children) if key is None else jax.random.split(key, len(self.children))
-        args = zip(self.children, params, posterior, keys, strict=True)
-        return self._together([((), c.complete(p, q, x, k)) for c, p, q, k in args])[1]
+        args = zip(self.children, params, posterior, self._shares(x), keys, strict=True)
+        return self._together([((), c.complete(p, q, s, k)) for c, p, q, s, k in args], x)[1]
 
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         keys = jax.random.split(key, len(self.children))
-        return tuple(c.init(k, x, w) for c, k, w in zip(self.children, keys, self._rows(weights), strict=True))
+        args = zip(self.children, keys, self._shares(x), self._rows(weights), strict=True)
+        return tuple(c.init(k, s, w) for c, k, s, w in args)
 
     def sample(self, key: Array, params: Params, num: int) -> tuple[Any, Data]:
         keys = jax.random.split(key, len(self.children))
@@ -97,19 +112,25 @@ class OneOf(Composite):
 
     def sample_like(self, key: Array, params: Params, x: Data) -> tuple[Any, Data]:
         keys = jax.random.split(key, len(self.children))
-        return self._together([c.sample_like(k, p, x) for c, k, p in zip(self.children, keys, params, strict=True)])
+        args = zip(self.children, keys, params, self._shares(x), strict=True)
+        return self._together([c.sample_like(k, p, s) for c, k, p, s in args], x)
 
-    def _together(self, draws: list[tuple[Any, Data]]) -> tuple[Any, Data]:
-        """What the children drew, as rows of one plate."""
-        rows = [
-            x if hasattr(c, "size") else jax.tree.map(lambda a: a[None], x)
-            for c, (_, x) in zip(self.children, draws, strict=True)
-        ]
-        return tuple(z for z, _ in draws), jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
+    def _together(self, draws: list[tuple[Any, Data]], like: Data = None) -> tuple[Any, Data]:
+        """What the children drew, as rows of one plate, with the inputs of the data it is like."""
+
+        def row(child: Node, x: Data) -> Data:
+            outputs = without_inputs(x)[0]
+            return outputs if hasattr(child, "size") else jax.tree.map(lambda a: a[None], outputs)
+
+        rows = [row(c, x) for c, (_, x) in zip(self.children, draws, strict=True)]
+        new = jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
+        lift = lambda a: jnp.broadcast_to(a, (self.size, *a.shape))  # noqa: E731
+        inputs = without_inputs(like)[1]
+        return tuple(z for z, _ in draws), new if inputs is None else with_inputs(new, jax.tree.map(lift, inputs))
 
     def features(self, x: Data) -> Array:
-        return self.children[0].features(x)
+        return self.children[0].features(self.share(0, x))
 
     def must_be_finite(self, x: Data) -> Data:
-        left = [child.must_be_finite(x) for child in self.children]
+        left = [child.must_be_finite(s) for child, s in zip(self.children, self._shares(x), strict=True)]
         return super().must_be_finite(x) if any(map(jax.tree.leaves, left)) else ()

@@ -67,3 +67,45 @@ def test_patents(cases):
     order = np.argsort(line(params.components)[:, 0])
     check(case, "constant_weights", params.weights[order])
     check(case, "constant_beta", line(params.components)[order])
+
+
+def test_gated_patents(cases):
+    """Weights that a covariate of their own drives."""
+    case = load(cases, "poisson_regmix_patent")
+    y, *inputs = columns(case, "patents", "lgRD", "RDS")
+    model = jem.Mixture(jem.GLM(jem.Poisson(), columns=(0,)), 3, weights=jem.laws.Logistic(columns=(1,)))
+    x = jem.Given(y[:, None], jnp.stack(inputs, 1))
+    gate, beta = np.array(case["init"]["gated_gate"]), np.array(case["init"]["gated_beta"])
+    components = jax.vmap(model.components.child.params)(beta[:, None, 1:], beta[:, :1])
+    params = fit(case, "gated_loglik", model, x, model.Params(model.weights.params(gate[:, 1:], gate[:, 0]), components))
+    check(case, "gated_beta", line(params.components))
+    check(case, "gated_gate", jnp.c_[params.weights.intercept, params.weights.coef])
+
+
+def inflated(family, weights=None, columns=None):
+    """Zeros beside a regression of counts."""
+    return jem.Mixture(jem.OneOf(jem.GLM(family, columns=columns), jem.Point(0.0)), weights=weights)
+
+
+def test_biochemists(cases):
+    case = load(cases, "zip_biochemists")
+    y, *inputs = columns(case, "art", "fem", "mar", "kid5", "phd", "ment")
+    x = jem.Given(y[:, None], jnp.stack(inputs, 1))
+    params = fit(case, "full_loglik", inflated(jem.Poisson(), jem.laws.Logistic()), x)
+    check(case, "full_count_coef", line(params.components[0]))
+    check(case, "full_zero_coef", jnp.append(params.weights.intercept, params.weights.coef))
+    params = fit(case, "count_only_loglik", inflated(jem.Poisson()), x)
+    check(case, "count_only_coef", jnp.append(line(params.components[0]), jnp.log(params.weights[1] / params.weights[0])))
+
+
+@pytest.mark.parametrize("name", ["zi_poisson", "zi_negbin"])
+def test_salamanders(cases, name):
+    case = load(cases, "zero_counts_salamanders")
+    y, *inputs = columns(case, "count", "mined", "DOP")
+    x = jem.Given(y[:, None], jnp.stack(inputs, 1))
+    model = inflated(jem.NegativeBinomial() if "negbin" in name else jem.Poisson(), jem.laws.Logistic(columns=(0,)))
+    params = fit(case, f"{name}_loglik", model, x)
+    check(case, f"{name}_count_beta", line(params.components[0]))
+    check(case, f"{name}_zero_beta", jnp.append(params.weights.intercept, params.weights.coef))
+    if "negbin" in name:
+        check(case, f"{name}_theta", params.components[0].concentration[0])

@@ -8,13 +8,13 @@ from jax import Array
 
 from jem.data import Given, float_dtype, with_gaps
 from jem.families.poisson import Poisson
-from jem.families.regression.inputs import InputScale, centre_of, check_given, deviation, in_units, pulls, scale_of
+from jem.families.regression.inputs import InputScale, centre_of, check_given, chosen, deviation, in_units, pulls, scale_of
 from jem.families.regression.responses import RESPONSES, Response
 from jem.kernels.linalg import diagonal, solve_psd
 from jem.kernels.newton import bounded_gain, bounded_step, length_of_moves
 from jem.kernels.support import Held, Real
 from jem.node import INPUTS, SEPARATED, Data, Node, flag, node, replaced, setting, static
-from jem.settings import number, optional
+from jem.settings import columns, number, optional
 
 _UNKNOWN = 400.0  # variance of a coefficient for inputs of deviation one: of a linear predictor that may be anything
 
@@ -86,8 +86,9 @@ class GLM(Node):
         family: one of those above, made; priors that it has are not used.
         ridge: precision of a normal prior on each coefficient, `-ridge / 2 coef^2`; the intercept has none. None is
             maximum likelihood.
-        offset: whether the last column of u is added to the linear predictor as it is, as the logarithm of an exposure; it has
-            no coefficient.
+        columns: of u that it looks at, a tuple; None for all.
+        offset: whether the last of these columns is added to the linear predictor as it is, as the logarithm of an exposure;
+            it has no coefficient.
         inputs: filled in by binding to data.
 
     Raises:
@@ -110,6 +111,7 @@ class GLM(Node):
 
     family: Any = setting(default=Poisson(), must=_must)
     ridge: Any = setting(default=None, must=optional(number(least=0.0)))
+    columns: tuple[int, ...] | None = static(default=None, must=columns)
     offset: bool = static(default=False)
     inputs: InputScale | None = None
 
@@ -265,14 +267,15 @@ class GLM(Node):
         return pulls(self.inputs, inputs, self.response.start(y) - offset)
 
     def validate(self, x: Any) -> None:
-        check_given(x, "GLM")
+        check_given(x, "GLM", self.columns)
         self.family.validate(x.outputs)
-        if self.offset and x.inputs.shape[1] == 0:
+        if self.offset and (x.inputs.shape[1] if self.columns is None else len(self.columns)) == 0:
             raise ValueError("GLM: offset=True takes the last column of inputs for the offset; there is no column")
 
     def taken(self, inputs: Array) -> tuple[Array, Any]:
-        """The inputs (p, N) that have coefficients, and what is added to every predictor, (N,)."""
-        return (inputs[:-1], inputs[-1:]) if self.offset else (inputs, 0.0)
+        """The inputs (p, N) that have coefficients, and what is added to every predictor, (1, N)."""
+        seen = chosen(inputs, self.columns)
+        return (seen[:-1], seen[-1:]) if self.offset else (seen, 0.0)
 
     def _deviation(self, params: GLMParams) -> Array:
         return deviation(self.inputs, params.coef[0])

@@ -56,11 +56,23 @@ def pulls(scale: InputScale | None, inputs: Array, outputs: Array) -> Array:
     return (unit[:, None] * u[None]).reshape(-1, u.shape[1])
 
 
-def check_given(x: Any, name: str) -> None:
-    """x must be `Given`, with inputs (N, p)."""
+def chosen(inputs: Array, columns: tuple[int, ...] | None) -> Array:
+    """The inputs that a regression looks at, all where no columns are named; (p, N)."""
+    return inputs if columns is None else inputs[jnp.array(columns, int)]
+
+
+def check_given(x: Any, name: str, columns: tuple[int, ...] | None = None) -> None:
+    """x must be `Given`, with inputs (N, p), these columns among them."""
     if not isinstance(x, Given):
         raise ValueError(
             f"{name}: x must be jem.Given(outputs, inputs), both with a row a unit; got {type(x).__name__}; without inputs, "
             "use the family itself"
         )
     checks.check_matrix(x.inputs, f"{name}: inputs")
+    check_columns(x.inputs, columns, name)
+
+
+def check_columns(inputs: Array, columns: tuple[int, ...] | None, name: str) -> None:
+    """The inputs, rows first, must have the columns that are named."""
+    if columns and max(columns) >= inputs.shape[-1]:
+        raise ValueError(f"{name}: columns {columns} of inputs are asked for; there are {inputs.shape[-1]}")

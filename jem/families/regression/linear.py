@@ -8,12 +8,12 @@ from jax import Array
 
 from jem.data import Given, with_gaps
 from jem.families.gaussian import Gaussian
-from jem.families.regression.inputs import InputScale, centre_of, check_given, deviation, in_units, pulls, scale_of
+from jem.families.regression.inputs import InputScale, centre_of, check_given, chosen, deviation, in_units, pulls, scale_of
 from jem.kernels.covariance import covariance_of
 from jem.kernels.linalg import solve_psd
 from jem.kernels.support import Held, Real
-from jem.node import INPUTS, Data, Node, Posterior, Stats, node, replaced, setting
-from jem.settings import a, number, optional
+from jem.node import INPUTS, Data, Node, Posterior, Stats, node, replaced, setting, static
+from jem.settings import a, columns, number, optional
 
 NOISE = a("of_squares", "the family of the noise, jem.Gaussian(...) or jem.StudentT(...)")
 
@@ -64,6 +64,7 @@ class Linear(Node):
         noise: a `jem.Gaussian` or `jem.StudentT`.
         ridge: strength of a prior on the coefficients, `coef ~ N(0, Sigma / ridge)`: what ridge regression adds to the squares
             of the residuals, `ridge |coef|^2`; the intercept is not penalised. None is least squares.
+        columns: of u that it looks at, a tuple; None for all.
         inputs: filled in by binding to data.
 
     Raises:
@@ -84,6 +85,7 @@ class Linear(Node):
 
     noise: Any = setting(default=Gaussian(), must=NOISE)
     ridge: Any = setting(default=None, must=optional(number(least=0.0)))
+    columns: tuple[int, ...] | None = static(default=None, must=columns)
     inputs: InputScale | None = None
 
     @property
@@ -102,7 +104,7 @@ class Linear(Node):
         return self._record(coef, noise, jnp.zeros((*coef.shape[:-2], coef.shape[-1]), coef.dtype))
 
     def bind(self, x: Given, weights: Array) -> "Linear":
-        return replaced(self, noise=self.noise.bind(x.outputs, weights), inputs=scale_of(x.inputs, weights))
+        return replaced(self, noise=self.noise.bind(x.outputs, weights), inputs=scale_of(self._seen(x), weights))
 
     def infer(self, params: LinearParams, x: Given) -> tuple[Posterior, Array]:
         noise, left, _ = self._residuals(params, x)
@@ -167,9 +169,9 @@ class Linear(Node):
 
     def init(self, key: Array, x: Given, weights: Array) -> LinearParams:
         # Least squares, the residuals with a few more that are like the outputs themselves.
-        dim, few = x.outputs.shape[0], x.inputs.shape[0] + 2
-        none = jnp.zeros((dim, x.inputs.shape[0]), weights.dtype)
-        centre = centre_of(self.inputs, x.inputs, weights)
+        dim, u = x.outputs.shape[0], self._seen(x)
+        none, few = jnp.zeros((dim, u.shape[0]), weights.dtype), u.shape[0] + 2
+        centre = centre_of(self.inputs, u, weights)
         params = self._record(none, self.noise.init(key, x.outputs, weights), centre)
         stats = self.expect(params, self.infer(params, x)[0], x, weights)
         moments, count = stats.noise.moments, stats.noise.count + few
@@ -211,11 +213,14 @@ class Linear(Node):
         return stats._replace(noise=still, total=jnp.zeros_like(stats.total))
 
     def features(self, x: Given) -> Array:
-        return pulls(self.inputs, x.inputs, x.outputs)
+        return pulls(self.inputs, self._seen(x), x.outputs)
 
     def validate(self, x: Any) -> None:
-        check_given(x, "Linear")
+        check_given(x, "Linear", self.columns)
         self.noise.validate(x.outputs)
+
+    def _seen(self, x: Given) -> Array:
+        return chosen(x.inputs, self.columns)
 
     def _noise(self, params: LinearParams) -> Any:
         """The noise's parameters, its mean the level."""
@@ -233,7 +238,7 @@ class Linear(Node):
 
     def _residuals(self, params: LinearParams, x: Given) -> tuple[Any, Array, Array]:
         """The noise's parameters, the outputs without what the inputs in their units (p, N) make of them, and these."""
-        u = in_units(self.inputs, params.centre, x.inputs)
+        u = in_units(self.inputs, params.centre, self._seen(x))
         return self._noise(params), x.outputs - self._scaled(params) @ u, u
 
     def _pull(self, params: LinearParams) -> Array:

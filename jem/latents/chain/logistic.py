@@ -11,7 +11,7 @@ from jem.combine.stack import Stack
 from jem.composite import Wrapper
 from jem.families.multinomial import Multinomial
 from jem.families.regression.glm import GLM, GLMParams, GLMStats
-from jem.families.regression.inputs import centre_of, scale_of
+from jem.families.regression.inputs import centre_of, check_columns, scale_of
 from jem.families.regression.responses import log_shares
 from jem.kernels.moves import Table
 from jem.latents.chain.transition import Law
@@ -33,6 +33,7 @@ class LogisticCells(Law, Wrapper):
 
     Args:
         ridge: precision of a normal prior on each coefficient; None is maximum likelihood.
+        columns: of u that it looks at, a tuple; None for all.
 
     Raises:
         ValueError: at the door, a chain's x without inputs, or with one that is missing. Moves that an input separates end as
@@ -41,7 +42,8 @@ class LogisticCells(Law, Wrapper):
     Example:
         >>> import jax, jem, jax.numpy as jnp
         >>> model = jem.HMM(jem.Poisson(), 2, transition=jem.laws.LogisticCells(ridge=1.0))
-        >>> x = jem.Given(jnp.array([[1, 0, 2, 9, 8, 9, 1]]), jnp.array([[0, 0, 0, 1, 0, 0, 1]])[..., None])
+        >>> counts, inputs = jnp.array([[1, 0, 2, 9, 8, 9, 1]]), jnp.array([[0, 0, 0, 1, 0, 0, 1]])
+        >>> x = jem.Given(counts[..., None], inputs[..., None])
         >>> jem.init(model, jax.random.key(0), x).transition.coef.shape
         (2, 1, 1)
 
@@ -50,8 +52,8 @@ class LogisticCells(Law, Wrapper):
 
     child: Any
 
-    def __init__(self, ridge: Any = None):
-        set_once(self, child=GLM(Multinomial(), ridge=ridge))
+    def __init__(self, ridge: Any = None, columns: tuple[int, ...] | None = None):
+        set_once(self, child=GLM(Multinomial(), ridge=ridge, columns=columns))
 
     @property
     def traits(self) -> frozenset[str]:
@@ -69,7 +71,7 @@ class LogisticCells(Law, Wrapper):
         return self.child.child if isinstance(self.child, Stack) else self.child
 
     def bind(self, x: Data, weights: Array) -> "LogisticCells":
-        row = replaced(self._row, inputs=scale_of(x, weights))
+        row = replaced(self._row, inputs=scale_of(self._row.taken(x)[0], weights))
         return replaced(self, child=replaced(self.child, child=row))
 
     def move(self, params: GLMParams, inputs: Array, steps: int) -> Table:
@@ -83,7 +85,7 @@ class LogisticCells(Law, Wrapper):
         return jax.vmap(lambda p, w: gather_shares(self._row, p, inputs, w))(params, pairs)
 
     def guess(self, key: Array, pairs: Array, inputs: Array, weights: Array) -> GLMParams:
-        size, (log, centre) = len(pairs), (jnp.log(pairs + 1), centre_of(self._row.inputs, inputs, weights))
+        size, (log, centre) = len(pairs), (jnp.log(pairs + 1), centre_of(self._row.inputs, self._row.taken(inputs)[0], weights))
         none = jnp.zeros((size, size - 1, len(centre)), pairs.dtype)
         return GLMParams(none, log[:, 1:] - log[:, :1], (), jnp.broadcast_to(centre, (size, len(centre))))
 
@@ -93,3 +95,4 @@ class LogisticCells(Law, Wrapper):
 
     def validate(self, x: Data) -> None:
         checks.check_matrix(x, "LogisticCells: inputs")
+        check_columns(x, self._row.columns, "LogisticCells")

@@ -9,7 +9,7 @@ from jem import series_checks
 from jem.composite import Wrapper
 from jem.families.multinomial import Multinomial
 from jem.families.regression.glm import GLM, GLMParams, GLMStats
-from jem.families.regression.inputs import scale_of
+from jem.families.regression.inputs import check_columns, scale_of
 from jem.families.regression.responses import log_shares
 from jem.node import INPUTS, ORDERLESS, Data, Node, node, replaced, set_once
 
@@ -33,6 +33,7 @@ class Logistic(Wrapper):
 
     Args:
         ridge: precision of a normal prior on each coefficient; None is maximum likelihood.
+        columns: of u that it looks at, a tuple; None for all.
 
     Raises:
         ValueError: at the door, a mixture's x without inputs (N, p), or with one that is missing. Components that an input
@@ -51,8 +52,8 @@ class Logistic(Wrapper):
 
     child: GLM
 
-    def __init__(self, ridge: Any = None):
-        set_once(self, child=GLM(Multinomial(), ridge=ridge))
+    def __init__(self, ridge: Any = None, columns: tuple[int, ...] | None = None):
+        set_once(self, child=GLM(Multinomial(), ridge=ridge, columns=columns))
 
     @property
     def traits(self) -> frozenset[str]:
@@ -78,7 +79,7 @@ class Logistic(Wrapper):
         return params._replace(coef=rows(params.coef), level=rows(params.level))
 
     def bind(self, x: Data, weights: Array) -> "Logistic":
-        return replaced(self, child=replaced(self.child, inputs=scale_of(x, weights)))
+        return replaced(self, child=replaced(self.child, inputs=scale_of(self.child.taken(x)[0], weights)))
 
     def infer(self, params: GLMParams, x: Data) -> tuple[tuple[()], Array]:
         return (), log_shares(self.child.predictors(params, x)[0])
@@ -108,6 +109,7 @@ class Logistic(Wrapper):
 
     def validate(self, x: Data) -> None:
         series_checks.check_inputs(x, None, "Logistic")
+        check_columns(x, self.child.columns, "Logistic")
 
 
 def shares(weights: Array) -> tuple[Array, Array]:

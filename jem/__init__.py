@@ -37,6 +37,7 @@ from jem.ask.explain import explain as explain
 from jem.ask.impute import impute as impute
 from jem.ask.selection import aic as aic
 from jem.ask.selection import bic as bic
+from jem.ask.selection import cross_validate as cross_validate
 from jem.ask.selection import icl as icl
 from jem.ask.selection import sweep as sweep
 from jem.combine.frozen import Frozen as Frozen

@@ -10,9 +10,13 @@ from jax import Array
 from jax.scipy.special import xlogy
 
 from jem.ask.asking import asked
-from jem.ask.densities import e_step_of, num_parameters
+from jem.ask.densities import e_step_of, log_prob, num_parameters
+from jem.ask.together import alike, fit_together
+from jem.ask.units import check_units
+from jem.checks import check_positive_int
 from jem.data import row_weights, to_units, used_rows
-from jem.doors.fit import fit_restarts
+from jem.doors.fit import checked, fit_restarts
+from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit, Status
 from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
 from jem.node import Data, Node, Params
@@ -127,7 +131,10 @@ def _entropy(node: Node, params: Params, x: Data, weights: Array | None) -> Arra
 
 
 class SweepRow(NamedTuple):
-    """One model of a sweep; `icl` is NaN where there are no components (a chain, a factor analysis)."""
+    """One model of a sweep; `icl` is NaN where there are no components (a chain, a factor analysis).
+
+    Of its lanes `num_best` found the best optimum, `num_optima` different ones there are, and `num_failed` did not converge.
+    """
 
     name: str
     num_parameters: int
@@ -137,6 +144,8 @@ class SweepRow(NamedTuple):
     icl: float
     status: Status
     num_optima: int
+    num_best: int
+    num_failed: int
 
 
 _CRITERIA = ("aic", "bic", "icl")
@@ -166,10 +175,11 @@ class Sweep(NamedTuple):
         return min(good, key=lambda r: getattr(r, criterion)).name
 
     def __str__(self) -> str:
-        head = f"{'model':<20}{'p':>6}{'log-lik':>14}{'AIC':>14}{'BIC':>14}{'ICL':>14}  {'status':<12}{'optima':>6}"
+        criteria = "".join(f"{name:>14}" for name in ("log-lik", "AIC", "BIC", "ICL"))
+        head = f"{'model':<20}{'p':>6}{criteria}  {'status':<12}{'optima':>6}{'best':>6}{'failed':>8}"
         lines = [
             f"{r.name:<20}{r.num_parameters:>6}{r.log_likelihood:>14.3f}{r.aic:>14.3f}{r.bic:>14.3f}{r.icl:>14.3f}"
-            f"  {r.status.name:<12}{r.num_optima:>6}"
+            f"  {r.status.name:<12}{r.num_optima:>6}{r.num_best:>6}{r.num_failed:>8}"
             for r in self.rows
         ]
         return "\n".join([head, *lines])
@@ -179,6 +189,11 @@ def sweep(
     models: Mapping[str, Node], key: Array, x: Data, *, num_restarts: int, weights: Array | None = None, **options: Any
 ) -> Sweep:
     """Fits several models to the same data and tabulates their information criteria: over K, over covariance kinds.
+
+    Mixtures and chains that differ in the number of their components alone are one program: all lanes of all of them are one
+    batch, of as many components as the largest has, those that a lane does not use switched off. Priors on weights or
+    transitions, labels, and plates other than K copies have a program for each model, and so has whatever is fitted with a
+    schedule that compares lanes.
 
     Args:
         models: names and models; `icl` is reported of mixtures only.
@@ -202,11 +217,17 @@ def sweep(
     """
     if not isinstance(models, Mapping) or not models:
         raise ValueError(f"sweep: models must be a dict of names and models, at least one; got {models!r}")
-    rows, fits = [], {}
-    for (name, node), k in zip(models.items(), jax.random.split(key, len(models)), strict=True):
-        fits[name] = fit_restarts(node, k, x, num_restarts=num_restarts, weights=weights, **options)
-        rows.append(sweep_row(name, node, fits[name], x, weights))
-    return Sweep(rows, fits)
+    every = isinstance(options.get("schedule", FinishAll()), FinishAll)
+    groups = alike(models, x) if every else [[name] for name in models]
+    fits = {}
+    for names, k in zip(groups, jax.random.split(key, len(groups)), strict=True):
+        some = {name: models[name] for name in names}
+        if len(some) == 1:
+            fits[names[0]] = fit_restarts(models[names[0]], k, x, num_restarts=num_restarts, weights=weights, **options)
+        else:
+            fits |= fit_together(some, k, x, num_restarts=num_restarts, weights=weights, **options)
+    fits = {name: fits[name] for name in models}
+    return Sweep([sweep_row(name, node, fits[name], x, weights) for name, node in models.items()], fits)
 
 
 def sweep_row(name: str, node: Node, fits: Fit, x: Data, weights: Array | None = None) -> SweepRow:
@@ -219,15 +240,92 @@ def sweep_row(name: str, node: Node, fits: Fit, x: Data, weights: Array | None =
         x: data with N rows.
         weights: (N,) or None.
     """
-    best = fits.best()
-    mixed = has_responsibilities(node, best.params, as_arrays(x))
+    best, found = fits.best(), fits.optima()
+    x = as_arrays(x)
+    num, total = num_parameters(node, best.params), float(best.log_likelihood)
+    by_size = -2 * total + num * float(np.log(_num_observations(node, x, weights)))
+    mixed = has_responsibilities(node, best.params, x)
     return SweepRow(
         name=name,
-        num_parameters=num_parameters(node, best.params),
-        log_likelihood=float(best.log_likelihood),
-        aic=float(aic(node, best.params, x, weights)),
-        bic=float(bic(node, best.params, x, weights)),
-        icl=float(icl(node, best.params, x, weights)) if mixed else float("nan"),
+        num_parameters=num,
+        log_likelihood=total,
+        aic=-2 * total + 2 * num,
+        bic=by_size,
+        icl=by_size + 2 * float(_entropy(node, best.params, x, weights)) if mixed else float("nan"),
         status=Status(int(np.asarray(best.status))),
-        num_optima=fits.num_optima(),
+        num_optima=len(found.rows),
+        num_best=found.rows[0].num_lanes if found.rows else 0,
+        num_failed=int(np.sum(np.asarray(fits.status) != Status.CONVERGED)),
     )
+
+
+class CrossValidation(NamedTuple):
+    """What a model says of rows that it was not fitted to.
+
+    Attributes:
+        log_likelihood: (F,) weighted log-densities of each fold's rows under the fit to the other folds, summed.
+        total: their sum; the higher the better.
+        standard_error: of the total, from the spread of single rows; to compare models look at the folds' differences.
+        status: (F,) int codes of `jem.Status` of the fits.
+    """
+
+    log_likelihood: np.ndarray
+    total: float
+    standard_error: float
+    status: np.ndarray
+
+
+def cross_validate(
+    node: Node,
+    key: Array,
+    x: Data,
+    *,
+    num_folds: int = 5,
+    num_restarts: int,
+    weights: Array | None = None,
+    **options: Any,
+) -> CrossValidation:
+    """Log-likelihood of rows that were left out, in folds drawn at random: a criterion where parameters cannot be counted.
+
+    `sum_f sum_{n in fold f} w_n log p(x_n | params_f)`, with `params_f` fitted to the rows of the other folds. A fold is left out by weights of zero, so that one program fits them all.
+
+    Args:
+        node: the model.
+        key: a typed PRNG key, of the folds and of the starts.
+        x: data with N rows, or sequences; a row is left out whole.
+        num_folds: F, 2 .. N.
+        num_restarts: starts of each fit.
+        weights: (N,) or None.
+        **options: passed on to `fit_restarts`.
+
+    Returns:
+        A `CrossValidation`.
+
+    Raises:
+        ValueError: fewer than two rows, as one sequence; more folds than rows; or as `fit_restarts`.
+
+    Example:
+        >>> import jem, jax
+        >>> x, model = jem.datasets.old_faithful(), jem.Mixture(jem.Gaussian(), 2)
+        >>> jem.cross_validate(model, jax.random.key(0), x, num_folds=3, num_restarts=2).log_likelihood.shape
+        (3,)
+
+    Source: Stone (1974), JRSS B 36; Smyth (2000), Statistics and Computing 10, for the number of components.
+    """
+    x, weights = checked(node, x, weights)
+    check_positive_int(num_folds, "num_folds", 2)
+    check_units("cross_validate", x, weights, "jem.bic")
+    w = np.asarray(row_weights(x, weights))
+    if num_folds > len(w):
+        raise ValueError(f"cross_validate: num_folds must be at most the number of rows, {len(w)}; got {num_folds}")
+    fold_key, *keys = jax.random.split(key, num_folds + 1)
+    fold = np.asarray(jax.random.permutation(fold_key, len(w))) % num_folds
+    rows, status = np.zeros(len(w)), np.zeros(num_folds, int)
+    for f, start in enumerate(keys):
+        kept = jnp.asarray(np.where(fold == f, 0, w), w.dtype)
+        best = fit_restarts(node, start, x, num_restarts=num_restarts, weights=kept, **options).best()
+        rows = np.where(fold == f, log_prob(node, best.params, x), rows)
+        status[f] = int(best.status)
+    counted = np.where(w > 0, w * np.where(w > 0, rows, 0), 0)
+    each = np.array([counted[fold == f].sum() for f in range(num_folds)])
+    return CrossValidation(each, float(each.sum()), float(np.std(counted, ddof=1) * np.sqrt(len(w))), status)

@@ -83,6 +83,7 @@ from jem.families.rayleigh import Rayleigh as Rayleigh
 from jem.families.regression.glm import GLM as GLM
 from jem.families.regression.linear import Linear as Linear
 from jem.families.student_t import StudentT as StudentT
+from jem.families.uniform import Uniform as Uniform
 from jem.families.von_mises import VonMises as VonMises
 from jem.families.von_mises_fisher import VonMisesFisher as VonMisesFisher
 from jem.families.weibull import Weibull as Weibull

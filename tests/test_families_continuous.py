@@ -365,3 +365,26 @@ def test_missing_cells(x64):
         alone = jem.fit(case.node, jax.tree.map(lambda p: p[d : d + 1], found), column).check().params
         for a, b in zip(found, alone, strict=True):
             np.testing.assert_allclose(a[d], b[0], rtol=1e-4)
+
+
+def test_a_box_beside_clusters(x64):
+    """Noise is taken out of the clusters; the box is that of the data, or what is given."""
+    gen = np.random.default_rng(0)
+    x = np.r_[gen.standard_normal((100, 2)), gen.standard_normal((100, 2)) + 6, gen.uniform(-20, 30, (20, 2))]
+    model = jem.Mixture(jem.OneOf(jem.Stack(jem.Gaussian(), 2), jem.Uniform()))
+    found = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=4).best().check()
+    clusters, box = found.params.components
+    np.testing.assert_allclose(clusters.mean[np.argsort(clusters.mean[:, 0])], [[0, 0], [6, 6]], atol=0.4)
+    np.testing.assert_array_equal(box.low, x.min(0))
+    np.testing.assert_allclose(found.params.weights[2], 20 / 220, atol=0.03)
+    assert jem.num_parameters(model, found.params) == 2 + 2 * 5
+    given = jem.Uniform(low=-1.0, high=[3.0, 1.0])
+    params = jem.init(given, jax.random.key(0), x)
+    inside = stats.uniform(-1, 4).logpdf(x[:, 0]) + stats.uniform(-1, 2).logpdf(x[:, 1])
+    np.testing.assert_allclose(jem.log_prob(given, params, x), inside, rtol=1e-12)
+    drawn = jem.sample(given, jax.random.key(0), params, 500)[1]
+    np.testing.assert_allclose(drawn.mean(0), [1, 0], atol=0.2)
+    with pytest.raises(ValueError, match="low must be below high; got 3.0 and 1.0"):
+        jem.init(jem.Uniform(low=3.0, high=1.0), jax.random.key(0), x)
+    with pytest.raises(ValueError, match="one number or one a column"):
+        jem.init(jem.Uniform(low=[0.0, 0.0, 0.0]), jax.random.key(0), x)

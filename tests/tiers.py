@@ -26,6 +26,7 @@ SIBLINGS = {
     *("tied_volume_orientation", "tied_shape_orientation", "tied_axes_student_t"),
     *("frozen_weights", "tied_frozen_mean", "mixture_poisson_prior", "mixture_bernoulli_prior"),
     *("factor_spherical_no_prior", "frozen_loadings"),
+    "mixture_noise",
     *("mixture_zero_inflated", "mixture_geometric", "mixture_binomial", "mixture_beta_binomial", "mixture_multinomial"),
     *("mixture_dirichlet_multinomial", "mixture_missing_t", "factor_missing"),
     *("mixture_exponential", "mixture_rayleigh", "mixture_inverse_gamma", "mixture_log_normal", "mixture_weibull"),

@@ -300,6 +300,7 @@ ZOO = [
     Row("mixture_poisson_prior", jem.Mixture(jem.Poisson(shape=2.0, inverse_scale=0.5), 2), counts),
     Row("mixture_negative_binomial", jem.Mixture(jem.NegativeBinomial(), 2), clumps),
     Row("mixture_zero_inflated", jem.Mixture(jem.OneOf(jem.Point(0.0), jem.Poisson())), zeros),
+    Row("mixture_noise", jem.Mixture(jem.OneOf(full, jem.Uniform(-20.0, 20.0))), tails),
     Row("mixture_geometric", jem.Mixture(jem.Geometric(), 2), clumps),
     Row("mixture_binomial", jem.Mixture(jem.Binomial(10), 2), successes),
     Row("mixture_beta_binomial", jem.Mixture(jem.BetaBinomial(10), 2), successes),

@@ -287,7 +287,8 @@ def cross_validate(
 ) -> CrossValidation:
     """Log-likelihood of rows that were left out, in folds drawn at random: a criterion where parameters cannot be counted.
 
-    `sum_f sum_{n in fold f} w_n log p(x_n | params_f)`, with `params_f` fitted to the rows of the other folds. A fold is left out by weights of zero, so that one program fits them all.
+    `sum_f sum_{n in fold f} w_n log p(x_n | params_f)`, with `params_f` fitted to the rows of the other folds. A fold is left
+    out by weights of zero, so that one program fits them all.
 
     Args:
         node: the model.

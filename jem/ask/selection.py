@@ -11,6 +11,7 @@ from jax.scipy.special import xlogy
 
 from jem.ask.asking import asked
 from jem.ask.densities import e_step_of, num_parameters
+from jem.backend import precise
 from jem.data import row_weights, to_units, used_rows
 from jem.doors.fit import fit_restarts
 from jem.engine.result import Fit, Status
@@ -75,6 +76,7 @@ def bic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
 
 
 @jax.jit
+@precise
 def _num_observations(node: Node, x: Data, weights: Array | None) -> Array:
     w = row_weights(x, weights)
     return jnp.sum(w * node.num_observations(to_units(used_rows(x, weights))))
@@ -117,6 +119,7 @@ def has_responsibilities(node: Node, params: Params, x: Data) -> bool:
 
 
 @jax.jit
+@precise
 def _entropy(node: Node, params: Params, x: Data, weights: Array | None) -> Array:
     def chunk(x: Any, w: Array) -> Array:
         r = node.infer(params, x)[0].responsibilities

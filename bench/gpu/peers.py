@@ -15,11 +15,12 @@ from bench import chain, harness
 from bench.gpu import mixtures, reference
 from bench.gpu.rows import Row
 from bench.harness import optional, require
-from bench.problems import Params, Workload, make_problem, mean_log_likelihood
+from bench.problems import Params, Workload, mean_log_likelihood
 
 Array = np.ndarray
 HOST_ROWS, HOST_STEPS = 100_000, 2  # what scikit-learn is given at most; its time is scaled to all rows
-SECONDS = 25.0  # guessed of one peer on one row, compilation included
+SECONDS = {"PyTorch, compiled": 20.0, "gmmx": 10.0, "dynamax": 12.0}  # guessed of one row, compilation included
+OTHERWISE = 5.0
 
 
 class Timed(NamedTuple):
@@ -31,13 +32,13 @@ class Timed(NamedTuple):
 
 
 def median_of(fit: Callable[[], Any], rounds: int) -> tuple[float, Any]:
-    """Median seconds after a first call, and the last result."""
-    result, seconds = fit(), []
-    for _ in range(rounds):
+    """Median seconds of `rounds` calls after a first one, and the last result; without rounds, of the first."""
+    result, seconds = None, []
+    for _ in range(rounds + 1):
         begin = time.perf_counter()
         result = fit()
         seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds), result
+    return statistics.median(seconds[1:] or seconds), result
 
 
 def torch_step(torch: Any, full: bool) -> Callable[..., Any]:
@@ -71,7 +72,7 @@ def torch_step(torch: Any, full: bool) -> Callable[..., Any]:
 def torch_em(workload: Workload, compile_it: bool, rounds: int) -> Timed:
     """PyTorch; TF32 is off, as it is by default."""
     torch = require(optional("torch"))
-    problem = make_problem(workload)
+    problem = mixtures.drawn(workload)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, *start = (torch.from_numpy(np.array(a)).to(device) for a in (problem.x, *problem.start))
     step = torch_step(torch, workload.kind == "full")
@@ -96,7 +97,7 @@ def torch_em(workload: Workload, compile_it: bool, rounds: int) -> Timed:
 def gmmx_em(workload: Workload, rounds: int) -> Timed:
     """gmmx on the device."""
     require(optional("gmmx"))
-    problem = make_problem(workload)
+    problem = mixtures.drawn(workload)
     runner = require(optional("bench.peers")).gmmx_runner(problem)
     seconds, found = median_of(runner.fit, rounds)
     return Timed(seconds / workload.num_steps, mean_log_likelihood(workload.kind, runner.read(found), problem.x))
@@ -106,14 +107,14 @@ def sklearn_em(workload: Workload, rounds: int) -> Timed:
     """scikit-learn on all cores of the host, on some of the rows."""
     module = require(optional("bench.peers"))
     control = optional("threadpoolctl")
-    problem = make_problem(workload)
+    problem = mixtures.drawn(workload)
     some = Workload(
         workload.kind, min(HOST_ROWS, workload.num_units), *_sizes(workload), workload.dtype, workload.threads, HOST_STEPS
     )
     runner = module.sklearn_runner(problem._replace(workload=some, x=problem.x[: some.num_units]))
     cores = contextlib.nullcontext() if isinstance(control, str) else control.threadpool_limits(reference.threads())
     with cores:
-        seconds, found = median_of(runner.fit, 1)
+        seconds, found = median_of(runner.fit, 0)
     scaled = seconds / HOST_STEPS * workload.num_units / some.num_units
     value = mean_log_likelihood(workload.kind, runner.read(found), problem.x)
     return Timed(scaled, value, f"{HOST_STEPS} steps on {some.num_units} rows, scaled; {reference.threads()} cores")
@@ -136,7 +137,7 @@ def contenders(chosen: Sequence[Row], scale: float, rounds: int) -> list[tuple[R
     for i, size in enumerate(mixtures.SIZES):
         kind, num, d, k, _ = size
         row = mixtures.gaussian_row(size, "float32")
-        workload = Workload(kind, round(max(num * scale, 10 * d * k)), d, k, "float32", 1, mixtures.STEPS)
+        workload = Workload(kind, mixtures.rows_of(num, d, k, scale), d, k, "float32", 1, mixtures.STEPS)
         found.append((i, row, "PyTorch, compiled", functools.partial(torch_em, workload, True, rounds)))
         found.append((i, row, "scikit-learn", functools.partial(sklearn_em, workload, rounds)))
         found.append((i + 4, row, "PyTorch", functools.partial(torch_em, workload, False, rounds)))
@@ -153,7 +154,7 @@ def table(chosen: Sequence[Row], scale: float, left: Callable[[], float], rounds
     """A row for each that could, and for each that could not the reason."""
     rows = [["row", "who", "ms / iteration", "log-likelihood / unit", "remark"]]
     for row, name, run in contenders(chosen, scale, rounds):
-        if SECONDS * max(scale, 0.02) > left():
+        if SECONDS.get(name, OTHERWISE) * max(scale, 0.05) > left():
             rows.append([row.name, name, "", "", "skipped: no time left"])
             continue
         try:

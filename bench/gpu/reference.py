@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from bench.problems import Params, dense_covariances
+from bench.problems import Params
 
 Array = np.ndarray
 CHUNK = 16_384  # rows a thread looks at together
@@ -39,31 +39,51 @@ def share(log_joint: Array) -> tuple[Array, Array]:
 
 
 def gaussian_step(kind: str, params: Params, x: Array, weights: Array) -> tuple[Params, float]:
-    """The parameters after one step of EM, and the log-likelihood before it; `kind` as in `bench.problems`."""
-    means, num, dim = np.asarray(params.means, np.float64), *np.shape(params.means)
-    chol = np.linalg.cholesky(dense_covariances(kind, params))
+    """The parameters after one step of EM, and the log-likelihood before it; `kind` is full or diagonal."""
+    params = Params(*(np.asarray(a, np.float64) for a in params))
+    return (full_step if kind == "full" else diagonal_step)(params, x, weights)
+
+
+def full_step(params: Params, x: Array, weights: Array) -> tuple[Params, float]:
+    """Component by component, about its old mean."""
+    means, num, dim = params.means, *params.means.shape
+    chol = np.linalg.cholesky(params.covariances)
     whiten = np.linalg.inv(chol)
-    log_norm = np.log(np.diagonal(chol, axis1=1, axis2=2)).sum(1) + 0.5 * dim * np.log(2 * np.pi)
-    with np.errstate(divide="ignore"):
-        offset = np.log(np.asarray(params.weights, np.float64)) - log_norm
-    full = kind == "full"
+    offset = np.log(params.weights) - np.log(np.diagonal(chol, axis1=1, axis2=2)).sum(1) - 0.5 * dim * np.log(2 * np.pi)
 
     def chunk(rows: Array, w: Array) -> tuple[Any, ...]:
         square = lambda k: np.sum(((rows - means[k]) @ whiten[k].T) ** 2, 1)  # noqa: E731
         r, evidence = share(np.stack([offset[k] - 0.5 * square(k) for k in range(num)], 1))
         r *= w[:, None]
-        first, second = np.empty((num, dim)), np.empty((num, dim, dim) if full else (num, dim))
+        first, second = np.empty((num, dim)), np.empty((num, dim, dim))
         for k in range(num):
             d = rows - means[k]
             first[k] = r[:, k] @ d
-            second[k] = (d * r[:, k, None]).T @ d if full else r[:, k] @ (d * d)
+            second[k] = (d * r[:, k, None]).T @ d
         return w @ evidence, r.sum(0), first, second
 
     value, mass, first, second = total(chunk, x, weights)
     shift = first / mass[:, None]
-    outer = shift[:, :, None] * shift[:, None, :] if full else shift**2
-    covariance = second / mass.reshape(-1, *(1,) * (second.ndim - 1)) - outer
+    covariance = second / mass[:, None, None] - shift[:, :, None] * shift[:, None, :]
     return Params(mass / mass.sum(), means + shift, covariance), float(value)
+
+
+def diagonal_step(params: Params, x: Array, weights: Array) -> tuple[Params, float]:
+    """By products with the rows and their squares: float64 has digits to spare for what cancels."""
+    means, precision = params.means, 1 / params.covariances
+    dim = means.shape[1]
+    offset = np.log(params.weights) - 0.5 * np.sum(np.log(params.covariances) + means**2 * precision, 1)
+    offset = offset - 0.5 * dim * np.log(2 * np.pi)
+
+    def chunk(rows: Array, w: Array) -> tuple[Any, ...]:
+        squares = rows * rows
+        r, evidence = share(offset + rows @ (means * precision).T - 0.5 * squares @ precision.T)
+        r *= w[:, None]
+        return w @ evidence, r.sum(0), r.T @ rows, r.T @ squares
+
+    value, mass, first, second = total(chunk, x, weights)
+    new = first / mass[:, None]
+    return Params(mass / mass.sum(), new, second / mass[:, None] - new**2), float(value)
 
 
 def bernoulli_step(params: tuple[Array, Array], x: Array, weights: Array) -> tuple[tuple[Array, Array], float]:

@@ -1,15 +1,17 @@
 """A row of the table: what is run, what it costs at least, what it is held against; compiled apart, then timed and checked."""
 
+import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from bench.gpu.ceilings import Ceilings
+from jem import backend
 
 ENOUGH_SECONDS = 3.0  # of repetitions
 # Roundings that a step of EM may add: moments about the old means are right to about eight (jem/kernels/README.md), and an
@@ -75,6 +77,7 @@ class Row:
         build: the problem at a share of the full size.
         seconds: what running and checking it at full size should take at most; guessed, as no card was there.
         unit: what `Problem.units` counts.
+        room: bytes that a chunk's largest intermediate takes, at full size, in place of jem's own choice.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Row:
     build: Callable[[str, float], Problem]
     seconds: float
     unit: str = "iteration"
+    room: int | None = None
 
 
 class Compiled(NamedTuple):
@@ -118,10 +122,26 @@ def judged(
     return Errors(off, allowed, apart, magnified * allowed)
 
 
-def lowered(row: Row, problem: Problem) -> Any:
+def lowered(row: Row, problem: Problem, scale: float) -> Any:
     """The program of a row, traced for its arguments."""
-    with jax.enable_x64(row.dtype == "float64"):
+    with jax.enable_x64(row.dtype == "float64"), chunks_of(row.room, scale):
         return jax.jit(problem.program).lower(*problem.args)
+
+
+@contextlib.contextmanager
+def chunks_of(room: int | None, scale: float) -> Iterator[None]:
+    """Programs traced here have chunks of other sizes than jem's own."""
+    if room is None:
+        yield
+        return
+    own = backend.room
+    jax.clear_caches()  # what was traced at the same shapes
+    backend.room = lambda: round(room * scale)
+    try:
+        yield
+    finally:
+        backend.room = own
+        jax.clear_caches()
 
 
 def compiled(program: Any) -> Compiled:

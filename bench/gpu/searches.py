@@ -42,8 +42,7 @@ def restarts(num: int, rows: int, d: int, k: int, dtype: str, scale: float) -> P
     Of some lanes that say they have converged the log-likelihood is computed anew, and a step of the host's, which knows no
     prior, must not gain more than the stopping rule and the prior leave.
     """
-    # Both the lanes and the rows shrink.
-    num, rows = round(num * scale**0.5), round(rows * scale**0.5)
+    num, rows = round(num * scale**0.5), max(500, round(rows * scale))
     x = surface(rows, d, k, dtype)
     model = jem.Mixture(jem.Gaussian(), k)
     key = jax.random.key(0)
@@ -147,9 +146,9 @@ def search_row(num: int, rows: int, d: int, k: int, seconds: float, dtype: str =
 
 def bootstrap_row(dtype: str = "float32") -> Row:
     """1,000 replicates."""
-    return Row("bootstrap 1000 of 2e3 x 2, K = 3", dtype, functools.partial(bootstrap, 1000), 10, "fit")
+    return Row("bootstrap 1000 of 2e3 x 2, K = 3", dtype, functools.partial(bootstrap, 1000), 8, "fit")
 
 
 def gradient_row() -> Row:
     """Reverse mode through a fit."""
-    return Row("gradient through a fit, 5e4 x 2, K = 3", "float64", gradient, 20, "gradient")
+    return Row("gradient through a fit, 5e4 x 2, K = 3", "float64", gradient, 12, "gradient")

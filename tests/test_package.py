@@ -16,7 +16,7 @@ import jem
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
-FOUNDATION = {"documented", "series_checks", "tree", "settings", "reading", "checks", "data", "series"}
+FOUNDATION = {"backend", "documented", "series_checks", "tree", "settings", "reading", "checks", "data", "series"}
 MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates", "composite"}, {"families"}, {"combine"}, {"latents"}]
 MODELS = {"families", "combine", "latents"}
 ABOVE = {"ask", "doors", "io", "testing"}

@@ -63,6 +63,7 @@ LONG = {
     ),
     "test_compile.py": ("compiles_nothing[held cells]", "compiles_nothing[lds_level]"),
     "test_driven.py": ("test_earthquakes", "test_emissions_by_a_network"),
+    "test_device_rules.py": ("test_derivatives_of_a_fit_have_products_of_full_precision[hmm]",),
     "test_factor.py": (
         *("test_compressed_fit_is_the_fit_from_rows[spherical]", "test_row_sharded_fit_is_the_fit"),
         *("test_tied_m_step_is_the_maximum[fields0]", "test_tied_m_step_is_the_maximum[fields2]"),

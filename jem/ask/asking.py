@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jem import checks
+from jem.backend import precise
 from jem.coordinates import check_values, marked
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.doors.fit import checked
@@ -76,6 +77,7 @@ def check_numbers(node: Node, params: Params, name: str = "params") -> None:
 
 
 @jax.jit
+@precise
 def _start(node: Node, x: Data, weights: Array | None) -> Params:
     """A start: for its shapes."""
     units, weights = to_units(used_rows(x, weights)), row_weights(x, weights)

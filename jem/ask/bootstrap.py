@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jem import checks
+from jem import backend, checks
 from jem.ask.align import align, labelled_part, memberships
 from jem.ask.asking import asked
 from jem.ask.resample import Weights
 from jem.ask.units import check_units, num_counted
+from jem.backend import precise
 from jem.data import row_weights, to_units, used_rows
 from jem.doors.cores import by_keys
 from jem.doors.fit import fit
@@ -112,7 +113,8 @@ def bootstrap(
     if getattr(replicates, "by_units", False):
         check_units(type(replicates).__name__, x, weights, "replicates=jem.uncertainty.resample.FromModel()")
     if batch_size is None:  # together all wait for the slowest, which pays on an accelerator only
-        batch_size = 1 if jax.default_backend() == "cpu" else num_replicates
+        each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(x))
+        batch_size = min(num_replicates, max(1, backend.room() // max(each, 1))) if backend.accelerated() else 1
     checks.check_positive_int(batch_size, "batch_size")
     keys = jax.random.split(key, num_replicates)
     arguments = node, params, x, weights, replicates, solver, stop
@@ -120,6 +122,7 @@ def bootstrap(
 
 
 @functools.partial(jax.jit, static_argnames=("max_steps", "together"))
+@precise
 def _bootstrap(
     keys: Array, model: Node, params: Params, x: Data, weights: Array | None, replicates: Any, solver: Any, stop: Any,
     *, max_steps: int, together: int,

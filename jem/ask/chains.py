@@ -8,6 +8,7 @@ from jax import Array
 
 from jem import checks, series_checks
 from jem.ask.asking import asked
+from jem.backend import precise
 from jem.data import to_rows, to_units
 from jem.node import Data, Node, Params
 from jem.reading import as_arrays
@@ -72,6 +73,7 @@ def predict(node: Node, params: Params, x: Data, num_steps: int, inputs: Any = N
 
 
 @functools.partial(jax.jit, static_argnames=("question", "args"))
+@precise
 def _ask_jit(node: Any, params: Params, x: Data, question: str, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
     return to_rows(getattr(node, question)(params, to_units(x), *args, **to_units(more)))
 

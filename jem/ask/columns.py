@@ -10,6 +10,7 @@ from jax import Array
 
 from jem import checks
 from jem.ask.asking import check_drawn, check_no_fit
+from jem.backend import precise
 from jem.node import Node, Params
 from jem.settings import check_node, describe
 
@@ -84,11 +85,13 @@ def condition(node: Node, params: Params, columns: Sequence[int], values: Any) -
 
 
 @functools.partial(jax.jit, static_argnames="columns")
+@precise
 def _marginal(node: Node, params: Params, columns: tuple[int, ...]) -> Params:
     return node.marginal(params, columns)
 
 
 @functools.partial(jax.jit, static_argnames=("given", "rest"))
+@precise
 def _conditional(node: Node, params: Params, given: tuple[int, ...], rest: tuple[int, ...], values: Array) -> Params:
     return node.conditional(params, given, rest, values)[0]
 

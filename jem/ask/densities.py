@@ -12,6 +12,7 @@ from jax import Array
 
 from jem import checks
 from jem.ask.asking import asked, check_drawn, check_no_fit, check_numbers
+from jem.backend import precise
 from jem.coordinates import num_free
 from jem.data import row_weights, to_rows, to_units, used_rows
 from jem.doors.fit import checked
@@ -70,6 +71,7 @@ def init(node: Node, key: Array, x: Data, weights: Array | None = None) -> Param
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
+@precise
 def _init(node: Node, key: Array, x: Data, weights: Array | None, *, mesh: tuple[Any, str | None] | None) -> Params:
     x, weights = used_rows(x, weights), row_weights(x, weights)
     node = node.bind(to_units(x), weights)
@@ -102,6 +104,7 @@ def log_prob(node: Node, params: Params, x: Data) -> Array:
 
 
 @jax.jit
+@precise
 def _log_prob(node: Node, params: Params, x: Data) -> Array:
     return map_units(lambda u: node.infer(params, u)[1], x, row_weights(x, None))
 
@@ -135,6 +138,7 @@ def infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
 
 
 @jax.jit
+@precise
 def _infer(node: Node, params: Params, x: Data) -> tuple[Posterior, Array]:
     return to_rows(map_units(lambda u: node.infer(params, u), x, row_weights(x, None)))
 
@@ -166,6 +170,7 @@ def e_step(node: Node, params: Params, x: Data, weights: Array | None = None) ->
 
 
 @jax.jit
+@precise
 def e_step_of(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Stats, Array]:
     """`e_step` of what was looked over."""
     return step.e_step(node, params, _lay_out(node, params, x, row_weights(x, weights)))
@@ -198,7 +203,7 @@ def m_step(node: Node, params: Params, stats: Stats) -> Params:
     return _m_step(node, params, stats)
 
 
-_m_step = jax.jit(lambda node, params, stats: node.maximize(params, stats))
+_m_step = jax.jit(precise(lambda node, params, stats: node.maximize(params, stats)))
 
 
 def em_step(node: Node, params: Params, x: Data, weights: Array | None = None) -> tuple[Params, Array]:
@@ -227,6 +232,7 @@ def em_step(node: Node, params: Params, x: Data, weights: Array | None = None) -
 
 
 @jax.jit
+@precise
 def _em_step(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Params, Array]:
     units, weights = to_units(used_rows(x, weights)), row_weights(x, weights)
     stats, log_likelihood = step.e_step(node, params, _lay_out(node, params, x, weights))
@@ -267,6 +273,7 @@ def elbo(node: Node, params: Params, x: Data, *, posterior_at: Params, weights: 
 
 
 @jax.jit
+@precise
 def _elbo(node: Node, params: Params, old: Params, x: Data, weights: Array | None) -> Array:
     data = _lay_out(node, old, x, row_weights(x, weights))
 
@@ -319,11 +326,13 @@ def sample(node: Node, key: Array, params: Params, num: int | None = None, *, li
 
 
 @functools.partial(jax.jit, static_argnames="num")
+@precise
 def _sample(node: Node, key: Array, params: Params, num: int) -> tuple[Any, Data]:
     return to_rows(node.sample(key, params, num))
 
 
 @functools.partial(jax.jit, static_argnames="num")
+@precise
 def _sample_like(node: Node, key: Array, params: Params, like: Data, num: int | None) -> tuple[Any, Data]:
     if num is not None:
         like = jax.tree.map(lambda leaf: leaf[jnp.arange(num) % leaf.shape[0]], like)

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from jem.ask.asking import asked
+from jem.backend import precise
 from jem.coordinates import constrain, unconstrain
 from jem.data import row_weights
 from jem.engine.score import Target, target
@@ -89,7 +90,7 @@ def log_density(
     return LogDensity(_target(node, params, x, row_weights(x, weights)), volume)
 
 
-_target = jax.jit(lambda model, params, x, weights: target(model, x, weights, params))
+_target = jax.jit(precise(lambda model, params, x, weights: target(model, x, weights, params)))
 
 
 def log_volume(model: Node, free: Any, like: Params) -> Array:

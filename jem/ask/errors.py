@@ -14,6 +14,7 @@ from jem.ask.asking import asked as asked_about
 from jem.ask.information import Oakes, check_method
 from jem.ask.polish import Asked, InformationStatus, ask, status_of
 from jem.ask.room import room_of
+from jem.backend import precise
 from jem.engine import runaway
 from jem.engine.score import flat, level, natural, params_at
 from jem.engine.step import gradient_fields
@@ -140,6 +141,7 @@ def delta_method(
 
 
 @jax.jit
+@precise
 def _standard_errors(method: Any, model: Node, params: Params, x: Data, weights: Array | None) -> StandardErrors:
     asked = ask(method, model, params, x, weights)
     moves, lost, status, away = judged(asked)
@@ -147,6 +149,7 @@ def _standard_errors(method: Any, model: Node, params: Params, x: Data, weights:
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@precise
 def _delta_method(
     fn: Callable[[Params], Any], method: Any, model: Node, params: Params, x: Data, weights: Array | None
 ) -> StandardErrors:

@@ -7,6 +7,7 @@ from jax import Array
 
 from jem.ask.align import labelled_part, memberships
 from jem.ask.asking import asked
+from jem.backend import precise
 from jem.data import row_weights, to_units, used_rows
 from jem.engine.result import Fit, Status
 from jem.node import Data, Node, Params
@@ -85,6 +86,7 @@ def _of_members(members: np.ndarray, params: Params) -> str:
 
 
 @jax.jit
+@precise
 def _members(node: Node, params: Params, x: Data, weights: Array | None) -> Array:
     units, w = to_units(used_rows(x, weights)), row_weights(x, weights)
     return jnp.sum(memberships(node.bind(units, w), params, units, w), 1)

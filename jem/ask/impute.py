@@ -6,6 +6,7 @@ from jax import Array
 
 from jem import checks
 from jem.ask.asking import asked
+from jem.backend import precise
 from jem.data import to_rows, to_units
 from jem.kernels.assign import Drawn
 from jem.node import Data, Node, Params, assign
@@ -47,6 +48,7 @@ def impute(node: Node, params: Params, x: Data, *, key: Array | None = None) -> 
 
 
 @jax.jit
+@precise
 def _impute(node: Node, params: Params, x: Data, key: Array | None) -> Data:
     units, hidden, cells = to_units(x), node, None
     if key is not None:

@@ -13,6 +13,7 @@ from jem.ask.asking import asked as asked_about
 from jem.ask.information import Oakes
 from jem.ask.polish import InformationStatus, ask, status_of
 from jem.ask.units import check_units, num_counted
+from jem.backend import precise
 from jem.data import row_weights, to_units
 from jem.engine.score import flat, level, params_at, target
 from jem.kernels.sums import in_batches
@@ -77,6 +78,7 @@ def influence(
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@precise
 def _influence(
     fn: Callable[[Params], Any] | None, model: Node, params: Params, x: Data, weights: Array
 ) -> Influence:
@@ -150,6 +152,7 @@ def leave_one_out(node: Node, params: Params, x: Data, weights: Array | None = N
 
 
 @jax.jit
+@precise
 def _leave_one_out(model: Node, params: Params, x: Data, weights: Array) -> LeaveOneOut:
     asked = ask(Oakes(), model, params, x, weights)
     t, z, c = asked.target, asked.z, asked.curvature

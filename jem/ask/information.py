@@ -11,6 +11,7 @@ from jax import Array
 from jem.ask.asking import asked as asked_about
 from jem.ask.polish import InformationStatus, Parts, ask, status_of
 from jem.ask.units import check_units, num_counted
+from jem.backend import precise
 from jem.combine.frozen import Frozen
 from jem.coordinates import ravel
 from jem.data import without_labels
@@ -315,6 +316,7 @@ def information(
 
 
 @jax.jit
+@precise
 def _information(method: Any, model: Node, params: Params, x: Data, weights: Array | None) -> Information:
     asked = ask(method, model, params, x, weights)
     matrix = asked.parts.information

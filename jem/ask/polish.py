@@ -8,6 +8,7 @@ from jax import Array, lax
 
 from jem import tree
 from jem.ask.room import room_of
+from jem.backend import precise
 from jem.engine.coded import Coded
 from jem.engine.score import Curvature, Target, complete_information, level, natural, start_of, take_apart, target
 from jem.node import Data, Node, Params
@@ -102,6 +103,7 @@ def ask(method: Any, model: Node, params: Params, x: Data, weights: Array | None
     unit = jnp.sqrt(jnp.maximum(t.total_weight, 1))  # a distance over it is by how much the information is off
 
     @jax.jit
+    @precise
     def look(z: Array) -> _Look:
         here = level(t, z)
         parts, complete = method.parts(t, z), complete_information(t, z, here.stats)

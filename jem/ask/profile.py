@@ -13,6 +13,7 @@ from jem.ask.asking import asked as asked_about
 from jem.ask.errors import judged
 from jem.ask.information import Oakes
 from jem.ask.polish import InformationStatus, ask
+from jem.backend import precise
 from jem.engine.score import Curvature, Target, level, observed_information, params_at
 from jem.kernels.spectral import least_squares
 from jem.node import Data, Node, Params
@@ -90,6 +91,7 @@ def profile_interval(
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@precise
 def _profile(
     fn: Callable[[Params], Array], model: Node, params: Params, x: Data, weights: Array | None, confidence: Array
 ) -> ProfileInterval:

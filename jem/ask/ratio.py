@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from jem import checks
 from jem.ask.resample import FromModel
+from jem.backend import precise
 from jem.data import row_weights, to_units
 from jem.doors.fit import checked, fit_restarts
 from jem.engine.coded import Coded
@@ -113,6 +114,7 @@ def likelihood_ratio_test(
 
 
 @functools.partial(jax.jit, static_argnames="sizes")
+@precise
 def _test(
     null: Node, alternative: Node, key: Array, x: Data, solver: Any, stop: Any, *, sizes: tuple[int, int, int]
 ) -> LikelihoodRatioTest:

@@ -13,6 +13,7 @@ from jem.ask.asking import asked
 from jem.ask.densities import e_step_of, log_prob, num_parameters
 from jem.ask.together import alike, fit_together
 from jem.ask.units import check_units
+from jem.backend import precise
 from jem.checks import check_positive_int
 from jem.data import row_weights, to_units, used_rows
 from jem.doors.fit import checked, fit_restarts
@@ -79,6 +80,7 @@ def bic(node: Node, params: Params, x: Data, weights: Array | None = None) -> Ar
 
 
 @jax.jit
+@precise
 def _num_observations(node: Node, x: Data, weights: Array | None) -> Array:
     w = row_weights(x, weights)
     return jnp.sum(w * node.num_observations(to_units(used_rows(x, weights))))
@@ -121,6 +123,7 @@ def has_responsibilities(node: Node, params: Params, x: Data) -> bool:
 
 
 @jax.jit
+@precise
 def _entropy(node: Node, params: Params, x: Data, weights: Array | None) -> Array:
     def chunk(x: Any, w: Array) -> Array:
         r = node.infer(params, x)[0].responsibilities

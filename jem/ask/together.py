@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jem.backend import precise
 from jem.combine.stack import Stack
 from jem.data import Labelled, row_weights, series_of, to_units, used_rows
 from jem.doors.fit import checked, fit_restarts
@@ -87,6 +88,7 @@ def _plate(model: Any) -> Any:
 
 
 @jax.jit
+@precise
 def _starts(model: switched.UpTo, keys: Array, used: Array, x: Data, weights: Array | None) -> Any:
     units, w = to_units(used_rows(x, weights)), row_weights(x, weights)
     bound = model.bind(units, w)

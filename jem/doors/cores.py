@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jem import checks
+from jem.backend import precise
 from jem.data import float_dtype, row_weights
 from jem.engine.restarts import FinishAll
 from jem.engine.step import SUMS
@@ -117,6 +118,7 @@ def by_keys(program: Callable[..., T], keys: Array, arguments: tuple[Any, ...], 
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@precise
 def _by_keys(
     program: Callable[..., T], mesh: Mesh, static: tuple[tuple[str, Any], ...], keys: Array, arguments: tuple[Any, ...]
 ) -> T:

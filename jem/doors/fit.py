@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.backend import precise
 from jem.combine.frozen import not_given
 from jem.coordinates import check_values
 from jem.data import inputs_within
@@ -194,6 +195,7 @@ def check_options(solver: Any, stop: Any, schedule: Any, adjoint: Any, max_steps
 
 
 @jax.jit
+@precise
 def _fit(task: Task, start: Params) -> Fit:
     """The compiled program of `fit`: one lane."""
     fits = solve(task, jax.tree.map(lambda p: p[None], start))
@@ -201,6 +203,7 @@ def _fit(task: Task, start: Params) -> Fit:
 
 
 @functools.partial(jax.jit, static_argnames="num_restarts")
+@precise
 def _fit_restarts(task: Task, key: Array | None, starts: Params, *, num_restarts: int) -> Fit:
     """The compiled program of `fit_restarts`."""
     keys = None if key is None else jax.random.split(key, num_restarts)

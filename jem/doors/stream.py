@@ -11,6 +11,7 @@ from jax import Array
 
 from jem import tree
 from jem.ask.asking import asked
+from jem.backend import precise
 from jem.checks import is_concrete
 from jem.data import row_weights, to_units
 from jem.engine.solvers.online import Running, absorb, batch_statistics
@@ -103,6 +104,7 @@ def _kinds(x: Data) -> Any:
 
 
 @jax.jit
+@precise
 def _begin(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Node, Running]:
     """The node bound to the first batch where it is not bound yet, and no statistics."""
     units, weights = to_units(x), row_weights(x, weights)
@@ -114,6 +116,7 @@ def _begin(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[
 
 
 @jax.jit
+@precise
 def _absorb(model: Node, state: Running, x: Data, weights: Array | None, total_weight: Any, exponent: Any) -> Running:
     batch = batch_statistics(model, state.params, to_units(x), row_weights(x, weights))
     return absorb(model, state, batch, jnp.asarray(total_weight, batch[2].dtype), exponent)

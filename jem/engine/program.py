@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jem import checks, tree
+from jem import backend, checks, tree
 from jem.coordinates import as_start
 from jem.data import row_weights, to_units, used_rows
 from jem.engine import runaway
@@ -100,7 +100,7 @@ def laid_out(task: Task, starts: Params, total_weight: Array) -> tuple[Problem, 
 
 def default_slots(lane_bytes: int, num_lanes: int) -> int:
     """Lanes advanced together: all on an accelerator; on a CPU as many as share a cache, where lanes are small."""
-    if jax.default_backend() != "cpu":
+    if backend.accelerated():
         return num_lanes
     return max(1, min(num_lanes, 2**18 // max(lane_bytes, 1)))
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jem.backend import precise
 from jem.engine.coded import Coded, FitError
 from jem.node import BOUNDARY, EMPTY, ENDLESS, HELD, LEAF, SEPARATED
 
@@ -296,6 +297,7 @@ def _mean_finite(values: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
+@precise
 def _best(fits: Fit) -> Fit:
     rank = jnp.array([4, 4, 0, 1, 2, 3, 3], fits.objective.dtype)[fits.status]
     limit = jnp.where(jnp.isfinite(fits.objective), fits.limit, -jnp.inf)

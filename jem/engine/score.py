@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem.backend import precise
 from jem.coordinates import constrain, ravel, unconstrain, unravel
 from jem.data import row_weights, to_units, used_rows
 from jem.engine.step import e_step, e_step_chunk
@@ -44,6 +45,7 @@ class Level(NamedTuple):
 
 
 @jax.jit
+@precise
 def target(model: Node, x: Data, weights: Array | None, like: Params) -> Target:
     """Binds a model to rows and lays them out. It can be differentiated in all it is given but `like`.
 
@@ -94,6 +96,7 @@ def flat(params: Params) -> Array:
 
 
 @jax.jit
+@precise
 def level(t: Target, z: Array) -> Level:
     """One E-step at z."""
     params = params_at(t, z)

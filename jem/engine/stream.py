@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jem import tree
+from jem import backend, tree
 from jem.data import to_units
 from jem.kernels.sums import compensated, part
 
 T = TypeVar("T")
 
-_CACHE = 2**19  # bytes of a chunk's largest intermediate: half a core's L2 cache
-_DEVICE = 2**28  # the same on an accelerator, where every chunk is a kernel launch
 _PROBE = 1009  # a length no other axis has
 
 
@@ -46,9 +44,8 @@ def unit_bytes(fn: Callable[..., Any], x: Any, weights: Array) -> int:
 
 
 def chunk_size(bytes_per_unit: int, num: int) -> int:
-    """Units per chunk: as many as keep a chunk's intermediates in cache, evenly over the chunks needed."""
-    budget = _CACHE if jax.default_backend() == "cpu" else _DEVICE
-    size = max(budget // bytes_per_unit, 128)
+    """Units per chunk: as many as leave a chunk's intermediates room (in cache, in memory), evenly over the chunks needed."""
+    size = max(backend.room() // bytes_per_unit, 128)
     if num <= size:
         return num
     even = -(-num // -(-num // size))

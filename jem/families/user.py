@@ -13,6 +13,7 @@ from jax.experimental import checkify
 from jax.scipy.special import logsumexp
 
 from jem import checks
+from jem.backend import precise
 from jem.data import to_units
 from jem.kernels.lapack import without_batches
 from jem.node import Params
@@ -32,7 +33,7 @@ def traced_once(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     Its LAPACK calls can be batched: jem maps it over units, components, lanes and directions.
     """
-    return jax.jit(without_batches(fn), inline=True)
+    return jax.jit(precise(without_batches(fn)), inline=True)
 
 
 def name_of(fn: Callable[..., Any]) -> str:
@@ -251,6 +252,7 @@ def _says_what_to_do(eqn: Any) -> bool:
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@precise
 def _index_errors(fn: Callable[..., Any], params: Params, units: Any, *values: Any) -> Any:
     # Checked for one unit, and then mapped: checkify does not know what vmap makes of an index.
     checked = checkify.checkify(fn, errors=checkify.index_checks)
@@ -337,6 +339,7 @@ def _check_total(who: str, name: str, log_total: np.ndarray) -> None:
 
 
 @jax.jit
+@precise
 def _probe(node: Any, params: Params, units: Any) -> Any:
     """Log-densities with their gradient, and the parameters as their supports give them back."""
     values = node.infer(params, units)[1]
@@ -347,5 +350,6 @@ def _probe(node: Any, params: Params, units: Any) -> Any:
 
 
 @jax.jit
+@precise
 def _log_total(node: Any, params: Params, units: Any) -> Array:
     return logsumexp(node.infer(params, units)[1], axis=-1)

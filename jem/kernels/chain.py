@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem import backend
 from jem.kernels import log_chain
 from jem.kernels.log_chain import Ways, by_best_way
 from jem.kernels.moves import Move
@@ -82,15 +83,19 @@ class Automatic:
 
 Form = Sequential | Blocks | Automatic
 
+_LONG = 1024  # steps from which a chain is worked on in blocks
+_LIGHT = 2**24  # K^3 S up to which blocks' further arithmetic costs less than launching a step's kernels, at 1e12 a second
+
 
 def choose(form: Form, steps: int, states: int, lanes: int) -> Sequential | Blocks:
     """The form to use for T steps, K states and S sequences on this backend.
 
-    Automatically it is `Sequential`, except on an accelerator for few and long sequences of few states, where it is `Blocks`.
+    Automatically it is `Sequential`, except on an accelerator for long sequences, where every step in turn is a few kernels to
+    launch: there it is `Blocks`, unless K times the arithmetic, `2 K^3 S` a step, would take longer than that.
     """
     if not isinstance(form, Automatic):
         return form
-    parallel = jax.default_backend() != "cpu" and steps >= 1024 and states <= 16 and lanes <= 64
+    parallel = backend.accelerated() and steps >= _LONG and states**3 * lanes <= _LIGHT
     return Blocks() if parallel else Sequential()
 
 

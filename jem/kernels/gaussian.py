@@ -13,6 +13,7 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 from jem import tree
+from jem.backend import precise
 from jem.kernels.covariance import Moments, Structure
 from jem.kernels.roots import falling_root
 
@@ -37,6 +38,7 @@ def _residuals(structure: Structure, w: Array, mean: Array, x: Array) -> Array:
     return structure.times(w, x - mean[:, None])
 
 
+@precise
 def _residuals_jvp(structure: Structure, primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     (w, mean, x), (dw, dmean, dx) = primals, tangents
     d = x - mean[:, None]

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem.backend import precise
+
 _BLOCK = 512  # units that are looked at one by one at a time
 _WORD = 31  # features in a key to sort by
 
@@ -42,6 +44,7 @@ def conditional(w: Array, d: Array, seen: Array) -> tuple[Array, Array]:
 
 
 @conditional.defjvp
+@precise
 def _conditional_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     w, d, seen = primals
     return conditional(w, d, seen), jax.jvp(lambda w, d: _unit_by_unit(w, d, seen), (w, d), tangents[:2])[1]
@@ -68,6 +71,7 @@ def spread(w: Array, seen: Array, weights: Array) -> Array:
 
 
 @spread.defjvp
+@precise
 def _spread_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     w, seen, weights = primals
     tangent = jax.jvp(lambda w, v: _spread(w, seen, v), (w, weights), (tangents[0], tangents[2]))[1]

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem import backend
 from jem.kernels.chain import Automatic, Sequential
 from jem.kernels.lanes import apply, apply_all, eye_like, recur, recur_associative, times, transpose
 from jem.kernels.riccati import (
@@ -71,7 +72,7 @@ def choose(form: Form, steps: int, lanes: int) -> Sequential | Steady | Associat
     Automatically it is `Steady` for long sequences, else `Sequential`; on an accelerator `Associative`, unless there are many.
     """
     if isinstance(form, Automatic):
-        if jax.default_backend() != "cpu" and steps >= 256 and lanes <= 64:
+        if backend.accelerated() and steps >= 256 and lanes <= 64:
             return Associative()
         form = Steady()
     if isinstance(form, Steady) and steps < 3 * form.head:

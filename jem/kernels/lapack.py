@@ -15,6 +15,8 @@ import numpy as np
 from jax import Array
 from jax.custom_batching import sequential_vmap
 
+from jem import backend
+from jem.backend import precise
 from jem.kernels.linalg import cholesky, inverse_lower
 from jem.kernels.unit_axis import alone, is_literal
 
@@ -34,7 +36,7 @@ def without_batches(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def call(*args: Any) -> Any:
-        if jax.default_backend() != "cpu":
+        if backend.accelerated():
             return fn(*args)
         closed, out = jax.make_jaxpr(fn, return_shape=True)(*args)
         if not _factorises(closed):
@@ -137,6 +139,7 @@ def _in_turn(primitive: Any, params: tuple[tuple[str, Any], ...]) -> Callable[..
         return sequential_vmap(bind)(*args)
 
     @call.defjvp
+    @precise
     def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
         outputs = call(*primals)
         smooth = [jnp.issubdtype(out.dtype, jnp.inexact) for out in outputs]

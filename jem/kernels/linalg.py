@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem.backend import precise
+
 _UNROLL = 4  # below: straight-line code
 _BLOCK = 16  # above: blocks of columns, with matrix products between them
 
@@ -44,6 +46,7 @@ def _eliminate_block(a: Array, b: Array, floor: Array) -> tuple[Array, Array]:
     return _each(n, lambda j, ab: _eliminate_column(j, ab[0], ab[1], floor), (a, b))
 
 
+@precise
 def cholesky_solve_lower(a: Array, b: Array, floor: Array) -> Array:
     """`C^{-1} b` where `a = C C^T`, C lower triangular, its diagonal kept at or above `floor`.
 
@@ -134,6 +137,7 @@ def _cholesky(a: Array) -> Array:
 
 
 @_cholesky.defjvp
+@precise
 def _cholesky_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     c = _cholesky(*primals)
     inverse = inverse_lower(c)
@@ -201,6 +205,7 @@ def inverse_lower(lower: Array) -> Array:
 
 
 @inverse_lower.defjvp
+@precise
 def _inverse_lower_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     inverse = inverse_lower(*primals)
     return inverse, -inverse @ jnp.tril(tangents[0]) @ inverse

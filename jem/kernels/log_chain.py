@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem.backend import precise
 from jem.kernels.branch import anywhere
 from jem.kernels.moves import Move
 from jem.kernels.rings import LOGS, log_sum, or_zero, safe_log
@@ -120,6 +121,7 @@ def by_best_way(ways: Ways, args: Any) -> Any:
 
 
 @by_best_way.defjvp
+@precise
 def _by_best_way_jvp(ways: Ways, primals: Any, tangents: Any) -> Any:
     # The way is chosen first: zero times the infinite derivative of the way not taken would be NaN.
     check = lambda: ways.held(primals[0], ways.fast(primals[0])[1])  # noqa: E731

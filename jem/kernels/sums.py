@@ -12,9 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jem import tree
+from jem import backend, tree
 
 T = TypeVar("T")
+
+
+def _in_one_part() -> int:
+    """Units of which what is made fits in cache; on an accelerator, where each part is kernels to launch, many times that."""
+    return 2**18 if backend.accelerated() else 2**12
 
 
 def part(units: T, weights: Array, index: Array | int, size: int, axis: int = -1) -> tuple[T, Array]:
@@ -45,15 +50,16 @@ def compensated(fn: Callable[[Any], T], xs: Any) -> tuple[T, T]:
     return lax.scan(lambda sums, x: (tree.two_sum(*sums, fn(x)), None), (zero, zero), xs)[0]
 
 
-def sum_in_parts(fn: Callable[..., Any], units: Any, weights: Array, size: int = 4096) -> Any:
+def sum_in_parts(fn: Callable[..., Any], units: Any, weights: Array, size: int | None = None) -> Any:
     """The sum of `fn(units, weights)` over parts of `size` units.
 
     Args:
         fn: gives a tree of sums over units, linear in the weights.
         units: tree of arrays, units last.
         weights: (..., N).
-        size: units in a part.
+        size: units in a part; None chooses by backend.
     """
+    size = size or _in_one_part()
     num = weights.shape[-1]
     if num < 2 * size:
         return fn(units, weights)
@@ -84,7 +90,7 @@ def over_rows(fn: Callable[[Array, Array], Array], combine: Callable[[Array, Arr
     stretches = math.gcd(weights.shape[0], 48)
     rows, w = x.T.reshape(stretches, -1, x.shape[0]), weights.reshape(stretches, -1)
     num = w.shape[1]
-    size = min(num, max(1, 2048 // stretches))
+    size = min(num, max(1, _in_one_part() // 2 // stretches))
 
     def block(index: Array | int) -> Array:
         some, v = part(rows, w, index, size, 1)

@@ -13,6 +13,8 @@ import jax.extend as jex
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jem.backend import precise
+
 ELEMENTWISE = frozenset(
     """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh
     digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul
@@ -69,6 +71,7 @@ def _spread(num: int, value: Array) -> Array:
 
 
 @_spread.defjvp
+@precise
 def _spread_jvp(num: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # Transposed this is a product with ones: sums over a last axis are not vectorised on a CPU.
     tangent = jnp.reshape(tangents[0], (-1, 1)) @ jnp.ones((1, num), primals[0].dtype)

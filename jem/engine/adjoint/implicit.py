@@ -9,6 +9,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from jem import tree
+from jem.backend import precise
 from jem.engine import loop
 from jem.engine.adjoint.status import Adjoint, AdjointStatus, not_taken
 from jem.engine.joining import joined
@@ -106,6 +107,7 @@ def _attach(options: _Options, fits: Fit, tol: Any, model: Node, x: Data, weight
 
 
 @_attach.defjvp
+@precise
 def _attach_jvp(options: _Options, primals: Any, tangents: Any) -> tuple[Fit, Fit]:
     if options.wanders:
         raise ValueError(
@@ -183,6 +185,7 @@ def _fixed_point(found: _Found, like: Params, model: Node, x: Data, weights: Arr
 
 
 @_fixed_point.defjvp
+@precise
 def _fixed_point_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     found, like, *inputs = primals
     z = _fixed_point(*primals)  # with derivatives of its own

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import tree
+from jem.backend import precise
 from jem.documented import Documented
 from jem.kernels.linalg import solve_lower
 from jem.kernels.support import Support
@@ -227,6 +228,7 @@ class Separate(Structure):
         return jnp.ones((), w.dtype)
 
 
+@precise
 def covariance_of(whitening: Any, dim: int) -> Array:
     """Covariance matrices (..., D, D) from whitenings (..., D, D), (..., D, 1) or (..., 1, 1), or of parts."""
     if not hasattr(whitening, "ndim"):

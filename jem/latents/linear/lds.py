@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jem import checks, coordinates, series_checks, tree
+from jem.backend import precise
 from jem.data import float_dtype, series_of, to_rows, to_units, with_gaps, with_inputs, with_values, without_inputs
 from jem.families.scatter import FeatureScale
 from jem.kernels import emission, kalman, regression, riccati
@@ -404,6 +405,7 @@ class LDS(Node):
 
 
 @functools.partial(jax.jit, static_argnames="question")
+@precise
 def _answer(model: LDS, question: Any, params: LDSParams, x: Data, more: tuple[Array, ...]) -> Any:
     steps = steps_of(x, params.A.dtype)
     parts = model._emission(params, steps)

@@ -7,6 +7,7 @@ import numpy as np
 from jax import Array
 
 from jem import checks
+from jem.backend import precise
 from jem.kernels.covariance import Diagonal, Full
 from jem.kernels.linalg import cholesky_semidefinite
 from jem.kernels.matrix_support import CholeskyFactor
@@ -52,6 +53,7 @@ class LDSParams(NamedTuple):
         return covariance_of(self.chol_R, self.C.shape[-2])
 
 
+@precise
 def covariance_of(chol: Array, dim: int) -> Array:
     """Covariances (..., dim, dim) from factors (..., dim, dim) or deviations (..., dim, 1)."""
     if chol.shape[-1] != dim:

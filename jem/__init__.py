@@ -39,6 +39,7 @@ from jem.ask.selection import aic as aic
 from jem.ask.selection import bic as bic
 from jem.ask.selection import icl as icl
 from jem.ask.selection import sweep as sweep
+from jem.combine.censored import Censored as Censored
 from jem.combine.frozen import Frozen as Frozen
 from jem.combine.missing import Missing as Missing
 from jem.combine.one_of import OneOf as OneOf
@@ -48,6 +49,7 @@ from jem.combine.tied import Tied as Tied
 from jem.coordinates import constrain as constrain
 from jem.coordinates import unconstrain as unconstrain
 from jem.data import Given as Given
+from jem.data import Interval as Interval
 from jem.data import Labelled as Labelled
 from jem.data import Sequences as Sequences
 from jem.doors.cores import use_cores as use_cores

@@ -13,11 +13,12 @@ OFTEN = {
     *("gaussian_spherical", "student_t", "mixture_full", "mixture_diagonal", "mixture_strong_prior", "tied", "frozen_mean"),
     *("mixture_gamma", "mixture_poisson_prior", "mixture_of_mixtures", "mixed_product", "one_of", "labelled", "hmm_missing"),
     *("hmm_categorical", "factor", "tied_factor", "mixture_negative_binomial", "lds_level", "mixture_laplace", "logjoint"),
+    "mixture_censored",
 }
 # Of the above: in float32 too a sibling does what they do.
 IN_FLOAT64 = {
     *("gaussian_spherical", "mixture_diagonal", "mixture_strong_prior", "frozen_mean", "mixture_of_mixtures"),
-    *("hmm_categorical", "factor"),
+    *("hmm_categorical", "factor", "mixture_censored"),
 }
 SIBLINGS = {
     *("gaussian_no_prior", "mixture_spherical", "mixture_no_prior", "tied_diagonal_no_prior", "tied_spherical"),
@@ -26,7 +27,7 @@ SIBLINGS = {
     *("frozen_weights", "tied_frozen_mean", "mixture_poisson_prior", "mixture_bernoulli_prior"),
     *("factor_spherical_no_prior", "frozen_loadings"),
     *("mixture_zero_inflated", "mixture_geometric", "mixture_binomial", "mixture_beta_binomial", "mixture_multinomial"),
-    *("mixture_dirichlet_multinomial", "mixture_missing_t", "factor_missing"),
+    *("mixture_censored_gamma", "mixture_dirichlet_multinomial", "mixture_missing_t", "factor_missing"),
     *("mixture_exponential", "mixture_rayleigh", "mixture_inverse_gamma", "mixture_log_normal", "mixture_weibull"),
     *("mixture_inverse_gaussian", "mixture_beta", "mixture_dirichlet", "mixture_von_mises", "mixture_directions"),
 }

@@ -10,6 +10,8 @@ from jem.data import Given, float_dtype, with_gaps
 from jem.families.poisson import Poisson
 from jem.families.regression.inputs import InputScale, centre_of, check_given, deviation, in_units, pulls, scale_of
 from jem.families.regression.responses import RESPONSES, Response
+from jem.kernels import intervals
+from jem.kernels.intervals import Edges, Within
 from jem.kernels.linalg import diagonal, solve_psd
 from jem.kernels.support import Held, Real
 from jem.node import INPUTS, SEPARATED, Data, Node, flag, node, replaced, setting
@@ -141,6 +143,20 @@ class GLM(Node):
             curvature=jax.vmap(lambda v: (u * v[None]) @ u.T)(bent),
             spread=self.response.spread(eta, y) @ weights,
         )
+
+    @property
+    def edges(self) -> Edges:
+        return self.family.edges
+
+    def within(self, params: GLMParams, x: Given) -> Within:
+        if params.coef.shape[0] > 1:
+            raise TypeError(f"Censored: GLM takes intervals of one output only; got {params.coef.shape[0]}")
+        eta, edges = self._predictors(params, x)[0], self.edges
+        density = lambda y: self.response.log_prob(eta, y, params.concentration)  # noqa: E731
+        if edges.whole:
+            return intervals.by_sums(density, intervals.ends_of(x.outputs, edges, 0, eta.dtype))
+        ends = intervals.ends_of(x.outputs, edges, 1, eta.dtype)
+        return intervals.by_quadrature(density, ends, intervals.coordinate_of(edges, eta.dtype))
 
     def maximize(self, params: GLMParams, stats: GLMStats) -> GLMParams:
         pulled = self._pulled(params, stats, params.concentration)

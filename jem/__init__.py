@@ -46,6 +46,7 @@ from jem.combine.one_of import OneOf as OneOf
 from jem.combine.product import Product as Product
 from jem.combine.stack import Stack as Stack
 from jem.combine.tied import Tied as Tied
+from jem.combine.truncated import Truncated as Truncated
 from jem.coordinates import constrain as constrain
 from jem.coordinates import unconstrain as unconstrain
 from jem.data import Given as Given

@@ -397,6 +397,8 @@ CONSTRUCTORS: dict[str, tuple[Any, list[str]]] = {
     "Missing None": (lambda: jem.Missing(None), ["Missing: child: expected a node"]),
     "Censored class": (lambda: jem.Censored(jem.Gaussian), ["Censored: child: expected a node"]),
     "Censored of a plate": (lambda: jem.Censored(jem.Stack(G, 2)), ["Censored: child: expected one node; got a plate"]),
+    "Truncated class": (lambda: jem.Truncated(jem.Poisson), ["Truncated: child: expected a node"]),
+    "Truncated text": (lambda: jem.Truncated(jem.Poisson(), "1"), ["Truncated: lower"]),
     "HMM class": (lambda: jem.HMM(jem.Poisson, 2), ["HMM: emission: expected a node", r"Poisson\(...\)"]),
     "HMM no K": (lambda: jem.HMM(G), ["HMM: the number of components must be an integer"]),
     "HMM length": (lambda: jem.HMM(G, 2, length=0), ["HMM: length must be an integer of at least 1; got 0"]),

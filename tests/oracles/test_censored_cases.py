@@ -66,3 +66,17 @@ def test_cosmesis(cases, arm):
     check(case, f"{arm}_mass", fit.params.probs[some])
     support = np.stack([ends[:-1][some], ends[1:][some]], 1)
     np.testing.assert_array_equal(support, np.where(np.isinf(support), -1, case["expected"][f"{arm}_support"]["value"]))
+
+
+def test_hurdle_of_salamanders(cases):
+    """Whether there are any, and how many there are: two regressions."""
+    case = load(cases, "zero_counts_salamanders")
+    y, mined, cover = columns(case, "count", "mined", "DOP")
+    some = np.asarray(y > 0)
+    any_ = jem.Given((y > 0)[:, None].astype(float), mined[:, None])
+    number = jem.Given(y[some][:, None], jnp.stack([mined, cover], 1)[some])
+    fits = [fitted(jem.GLM(jem.Bernoulli()), any_), fitted(jem.Truncated(jem.GLM(jem.Poisson()), lower=1), number)]
+    check(case, "hurdle_poisson_loglik", sum(fit.log_likelihood for fit in fits))
+    zero, count = (jnp.append(fit.params.intercept, fit.params.coef) for fit in fits)
+    check(case, "hurdle_poisson_zero_beta", zero)
+    check(case, "hurdle_poisson_count_beta", count)

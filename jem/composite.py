@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import tree
+from jem.kernels.intervals import Edges, Within
 from jem.node import CELLS, INPUTS, LEVELS, MISSING, Data, Node, Params, Posterior, Stats, any_of, replaced, set_fields
 
 WHOLE = ""  # the name of a part whose records are the node's own
@@ -152,6 +153,13 @@ class Wrapper(Composite):
 
     def conditional(self, params: Params, given: tuple[int, ...], rest: tuple[int, ...], values: Array) -> tuple[Params, Array]:
         return self.child.conditional(params, given, rest, values)
+
+    @property
+    def edges(self) -> Edges:
+        return self.child.edges
+
+    def within(self, params: Params, x: Data) -> Within:
+        return self.child.within(params, x)
 
     def expect(self, params: Params, posterior: Posterior, x: Data, weights: Array) -> Stats:
         return self.child.expect(params, posterior, x, weights)

@@ -64,6 +64,67 @@ class Given(NamedTuple):
     inputs: Any
 
 
+class Interval(NamedTuple):
+    """Cells of which an interval is known: the data of `jem.Censored`, like those of the family with two ends in place of x.
+
+    `lower = upper` is an exact observation, `upper = inf` a right-censored one, `lower = -inf` a left-censored one; other cells
+    are known to lie between, and two NaN are a cell that is missing. Of numbers the ends themselves have no probability,
+    of counts and categories both belong to the interval. Rows may be bins of a histogram, `weights` their counts.
+
+    Attributes:
+        lower: (N, D), or (N,) for categories.
+        upper: alike.
+
+    Example:
+        >>> import jem, jax.numpy as jnp
+        >>> x = jem.Interval.right(jnp.array([[2.0], [5.0]]), censored=jnp.array([[False], [True]]))
+        >>> x.upper.tolist()
+        [[2.0], [inf]]
+    """
+
+    lower: Any
+    upper: Any
+
+    @classmethod
+    def right(cls, y: Any, censored: Any) -> "Interval":
+        """Exact observations y (N, D), but for those that are `censored`, bool (N, D) or (N,): more than y."""
+        y = as_floats(y)
+        return cls(y, jnp.where(_along(censored, y), jnp.inf, y))
+
+    @classmethod
+    def left(cls, y: Any, censored: Any) -> "Interval":
+        """Exact observations y (N, D), but for those that are `censored`, bool (N, D) or (N,): less than y."""
+        y = as_floats(y)
+        return cls(jnp.where(_along(censored, y), -jnp.inf, y), y)
+
+    @classmethod
+    def rounded(cls, y: Any, width: Any) -> "Interval":
+        """Observations y (N, D) rounded to multiples of `width`, which broadcasts to them."""
+        y = as_floats(y)
+        half = jnp.broadcast_to(0.5 * jnp.asarray(width, y.dtype), y.shape)
+        return cls(y - half, y + half)
+
+    @property
+    def middle(self) -> Array:
+        """What stands for each cell in a start: its value, its middle, or the end that is finite; NaN where none is."""
+        lower, upper = as_floats(self.lower), as_floats(self.upper)
+        some, other = jnp.isfinite(lower), jnp.isfinite(upper)
+        both = jnp.where(some & other, lower + 0.5 * (upper - lower), jnp.nan)
+        return jnp.where(some & other, both, jnp.where(some, lower, jnp.where(other, upper, jnp.nan)))
+
+
+def as_floats(x: Any) -> Array:
+    """Numbers with a fraction: integers in JAX's default."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.zeros(()).dtype)
+
+
+def _along(mask: Any, y: Array) -> Array:
+    """A mask of rows, or of cells, as it meets y."""
+    mask = jnp.asarray(mask, bool)
+    return mask.reshape(mask.shape + (1,) * (y.ndim - mask.ndim))
+
+
 class Holed(NamedTuple):
     """Cells (D, N), and which of them are seen; the others hold something harmless."""
 

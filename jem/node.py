@@ -17,6 +17,7 @@ from jax import Array, lax
 from jem.data import MISSING as MISSING
 from jem.data import Holed, num_units, with_gaps, without_nan
 from jem.documented import Documented
+from jem.kernels.intervals import Edges, Within
 from jem.settings import Must, check_fields
 
 Params = Any
@@ -142,6 +143,12 @@ def node(cls: C) -> C:
 
 _PART = "; a covariance has it apart where its structure is jem.covariance.Eigen() or ScaledDiagonal()"
 _HINTS = {"covariance": "; a covariance is its whitening", "volume": _PART, "shape": _PART, "orientation": _PART}
+
+
+_NO_INTERVALS = (
+    "Censored: {} takes no intervals; take a family whose columns are independent, and write jem.Censored inside of "
+    "mixtures, chains, products, jem.Stack and jem.Tied; a family of your own says where its cells can be, `edges`"
+)
 
 
 class Node(Documented):
@@ -272,6 +279,15 @@ class Node(Documented):
         """The parameters of the distribution of the columns `rest` where those `given` have these values (G,), and the
         log-density of these."""
         raise TypeError(f"{type(self).__name__}: does not say how some of its columns are distributed given others")
+
+    @property
+    def edges(self) -> Edges:
+        """Where a cell can be: what `jem.Censored` takes an infinite end to be, and whether cells are integers."""
+        raise TypeError(_NO_INTERVALS.format(type(self).__name__))
+
+    def within(self, params: Params, x: Data) -> Within:
+        """Log-probabilities of intervals, and points that stand for what is hidden; x has `jem.Interval` in place of values."""
+        raise TypeError(_NO_INTERVALS.format(type(self).__name__))
 
     def sorting(self, x: Data) -> Array | None:
         """An order of the units (N,) in which an E-step is less work, where that matters; a fit sorts them by it once."""

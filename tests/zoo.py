@@ -45,6 +45,13 @@ def tails(rng, dtype):
     return reals(rng, dtype, heavy=True)
 
 
+def noisy(rng, dtype):
+    """Rows of one cluster, and some of none."""
+    x = np.array(reals(rng, np.float64))
+    x[::6] = rng.uniform(-20, 20, x[::6].shape)
+    return jnp.asarray(x, dtype)
+
+
 def factored(rng, dtype):
     """Four features with two factors behind them, in two clusters."""
     x = rng.standard_normal((NUM, 2)) @ rng.standard_normal((2, 4)) + 0.7 * rng.standard_normal((NUM, 4))
@@ -265,6 +272,27 @@ added = jem.Additive(full, 2, 2)
 stays = jem.laws.Durations(jem.durations.Poisson(4), moves=jem.laws.Cells())
 product = jem.Product(place=full, kind=jem.Categorical(3))
 axes, scaled = jem.Gaussian(jem.covariance.Eigen()), jem.Gaussian(jem.covariance.ScaledDiagonal())
+
+
+def intervals(x):
+    """Cells of x as they are, rounded, and censored on either side in turn; one is missing."""
+    kind = jnp.arange(x.size).reshape(x.shape) % 4
+    width = jnp.where(kind == 1, 0.5, 0).astype(x.dtype)
+    lower = jnp.where(kind == 2, -jnp.inf, x - width).at[5, 0].set(jnp.nan)
+    return jem.Interval(lower, jnp.where(kind == 3, jnp.inf, x + width).at[5, 0].set(jnp.nan))
+
+
+def censored_reals(rng, dtype):
+    """As `reals`, of which intervals are known."""
+    return intervals(reals(rng, dtype))
+
+
+def censored_waits(rng, dtype):
+    """As `waits`, of which intervals are known."""
+    x = intervals(waits(rng, dtype))
+    return x._replace(lower=jnp.where(x.lower < 0, 0, x.lower))
+
+
 ZOO = [
     Row("gaussian", full, reals),
     Row("gaussian_diagonal", diagonal, reals),
@@ -300,7 +328,7 @@ ZOO = [
     Row("mixture_poisson_prior", jem.Mixture(jem.Poisson(shape=2.0, inverse_scale=0.5), 2), counts),
     Row("mixture_negative_binomial", jem.Mixture(jem.NegativeBinomial(), 2), clumps),
     Row("mixture_zero_inflated", jem.Mixture(jem.OneOf(jem.Point(0.0), jem.Poisson())), zeros),
-    Row("mixture_noise", jem.Mixture(jem.OneOf(full, jem.Uniform(-20.0, 20.0))), tails),
+    Row("mixture_noise", jem.Mixture(jem.OneOf(full, jem.Uniform(-20.0, 20.0))), noisy),
     Row("mixture_geometric", jem.Mixture(jem.Geometric(), 2), clumps),
     Row("mixture_binomial", jem.Mixture(jem.Binomial(10), 2), successes),
     Row("mixture_beta_binomial", jem.Mixture(jem.BetaBinomial(10), 2), successes),
@@ -309,6 +337,8 @@ ZOO = [
     Row("mixture_bernoulli", jem.Mixture(jem.Bernoulli(), 2), bits),
     Row("mixture_bernoulli_prior", jem.Mixture(jem.Bernoulli(concentration=1.5), 2), bits),
     Row("mixture_missing_bits", jem.Mixture(jem.Missing(jem.Bernoulli(concentration=1.5)), 2), holed_bits),
+    Row("mixture_censored", jem.Mixture(jem.Censored(diagonal), 2), censored_reals),
+    Row("mixture_censored_gamma", jem.Mixture(jem.Censored(jem.Gamma()), 2), censored_waits),
     Row("mixture_missing", jem.Mixture(jem.Missing(full), 2), holed_reals),
     Row("mixture_missing_t", jem.Mixture(jem.Missing(jem.StudentT()), 2), holed_reals),
     Row("factor_missing", jem.Missing(factors), holed_factored),

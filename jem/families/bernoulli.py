@@ -9,6 +9,7 @@ from jax import Array
 from jem import checks
 from jem.data import float_dtype
 from jem.families.counted import Chances
+from jem.kernels.intervals import Edges
 from jem.node import node, setting
 from jem.settings import number
 
@@ -50,6 +51,10 @@ class Bernoulli(Chances):
 
     def carrier(self, x: Array) -> Array:
         return jnp.where((x == 0) | (x == 1), 0.0, -jnp.inf).astype(x.dtype)
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(0.0, 1.0, whole=True)
 
     def mean(self, params: BernoulliParams) -> Array:
         return params.probs

@@ -10,6 +10,7 @@ from jem import checks
 from jem.families.centred import Centred
 from jem.families.gamma import sample_gamma
 from jem.kernels.gaussian import log_gamma_gap
+from jem.kernels.intervals import Edges
 from jem.kernels.shapes import dirichlet_shape, log_gap, moved_gap, tightest
 from jem.kernels.support import Below
 from jem.node import node
@@ -65,6 +66,10 @@ class Beta(Centred):
 
     def start(self, x: Array, mean: Callable[[Array], Array]) -> BetaParams:
         return BetaParams(2 * mean(x), 2 * mean(1 - x))
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(0.0, 1.0)
 
     def possible(self, x: Array) -> Array:
         return (x > 0) & (x < 1)

@@ -10,6 +10,7 @@ from jem.data import float_dtype
 from jem.families.counted import SIZES, TRIALS, Overdispersed, arcsine_of_shares, check_trials, column, dispersed, solve_size
 from jem.families.factorising import Totals
 from jem.kernels.counts import is_count, log_rising, negative_binomial_log_prob, tables, xlog1m_ratio, xlogy_ratio
+from jem.kernels.intervals import Edges
 from jem.kernels.support import Interval
 from jem.node import Data, node, setting
 
@@ -52,6 +53,10 @@ class BetaBinomial(Overdispersed):
     Params = BetaBinomialParams
 
     num_trials: Any = setting(must=TRIALS)
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(0.0, self.num_trials, whole=True)
 
     def cells(self, params: BetaBinomialParams, x: Array) -> Array:
         # Two negative binomial counts, given their sum: at this mean nothing cancels.

@@ -9,6 +9,7 @@ from jax import Array
 from jem.data import float_dtype
 from jem.families.counted import TRIALS, Chances, Counted, arcsine_of_shares, check_trials, column
 from jem.kernels.counts import binomial_log_prob, is_count, log_factorial
+from jem.kernels.intervals import Edges
 from jem.node import node, setting
 from jem.settings import number
 
@@ -55,6 +56,10 @@ class Binomial(Chances, Counted):
         ones, zeros = self.statistics(x)
         ways = log_factorial(ones + zeros) - log_factorial(ones) - log_factorial(zeros)
         return jnp.where(self._possible(x), ways, -jnp.inf)
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(0.0, self.num_trials, whole=True)
 
     def cells(self, params: BinomialParams, x: Array) -> Array:
         ones, zeros = self.statistics(x)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
-from jem.data import float_dtype
+from jem.data import Interval, float_dtype
+from jem.kernels.intervals import Edges, Within, is_seen
 from jem.kernels.simplex import log_dirichlet, maximize_simplex, safe_log, xlogy
 from jem.kernels.support import Simplex
 from jem.node import Node, node, setting, static
@@ -61,6 +62,20 @@ class Categorical(Node):
     def expect(self, params: CategoricalParams, posterior: tuple[()], x: Array, weights: Array) -> CategoricalStats:
         hot = x.astype(jnp.int32)[None, :] == jnp.arange(self.num_categories)[:, None]
         return CategoricalStats(hot.astype(weights.dtype) @ weights)
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(0.0, self.num_categories - 1.0, whole=True)
+
+    def within(self, params: CategoricalParams, x: Interval) -> Within:
+        lower, upper = x
+        each = jnp.arange(self.num_categories, dtype=params.probs.dtype)[:, None]
+        there = (each >= lower[None]) & (each <= upper[None])
+        chance = jnp.sum(jnp.where(there, params.probs[:, None], 0), 0)
+        known = is_seen(lower, upper, *self.edges[:2])
+        shares = jnp.where(there, params.probs[:, None], 0) / jnp.where(chance > 0, chance, 1)[None]
+        points = jnp.broadcast_to(jnp.arange(self.num_categories)[:, None], shares.shape)
+        return Within(points, shares, jnp.where(known, safe_log(chance), 0))
 
     def maximize(self, params: CategoricalParams, stats: CategoricalStats) -> CategoricalParams:
         return CategoricalParams(maximize_simplex(stats.counts, params.probs, self.concentration))

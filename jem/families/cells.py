@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jem.data import without_holes
+from jem.data import Interval, without_holes
+from jem.kernels import intervals
+from jem.kernels.intervals import Within
 from jem.node import CELLS, Data, Node, Params, Posterior
 
 
@@ -20,6 +22,21 @@ class Cells(Node):
     @property
     def traits(self) -> frozenset[str]:
         return frozenset({CELLS})
+
+    def cells(self, params: Params, x: Array) -> Array:
+        """Log-densities of cells x (D, N), of which the columns are independent."""
+        raise TypeError(f"{type(self).__name__} does not define cells")
+
+    def within(self, params: Params, x: Interval) -> Within:
+        if CELLS not in self.traits:
+            return super().within(params, x)
+        dtype = jax.tree.leaves(params)[0].dtype
+        density = lambda t: self.cells(params, t)  # noqa: E731
+        if self.edges.whole:
+            return intervals.by_sums(density, intervals.ends_of(x, self.edges, 0, dtype))
+        at = intervals.coordinate_of(self.edges, dtype)
+        inside = at.value(jnp.zeros((), dtype))
+        return intervals.by_quadrature(density, intervals.ends_of(x, self.edges, inside, dtype), at)
 
     def mean(self, params: Params) -> Array:
         """`E[x | params]`, (D,): what a cell that is missing is imputed by."""

@@ -10,6 +10,7 @@ from jax import Array
 from jem import checks
 from jem.data import float_dtype, without_holes
 from jem.families.cells import Cells
+from jem.kernels.intervals import Edges
 from jem.kernels.shapes import tightest
 from jem.node import HELD, Data, Params, flag
 
@@ -76,12 +77,15 @@ class Centred(Cells):
         return jnp.ones((), jax.tree.leaves(params)[0].dtype)
 
     def infer(self, params: Params, x: Data) -> tuple[CentredPosterior, Array]:
-        values, seen, possible = self._cells(x, params)
-        columns = _columns(params)
-        cells = self.level(columns, self.about(columns, values)) + self.carrier(values)
-        cells = jnp.where(possible, cells, -jnp.inf)
+        values, seen = without_holes(x)
+        cells = self.cells(params, values)
         log_prob = jnp.sum(cells if seen is None else jnp.where(seen, cells, 0), 0)
         return CentredPosterior(log_prob), log_prob
+
+    def cells(self, params: Params, x: Array) -> Array:
+        values, _, possible = self._cells(x, params)
+        columns = _columns(params)
+        return jnp.where(possible, self.level(columns, self.about(columns, values)) + self.carrier(values), -jnp.inf)
 
     def expect(self, params: Params, posterior: CentredPosterior, x: Data, weights: Array) -> CentredStats:
         values, seen, _ = self._cells(x, weights)
@@ -146,6 +150,10 @@ class CentredPositive(Centred):
     """`Centred` families of numbers > 0."""
 
     inside = 1.0
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(0.0)
 
     def possible(self, x: Array) -> Array:
         return (x > 0) & (x < jnp.inf)

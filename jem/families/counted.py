@@ -12,6 +12,7 @@ from jem.data import float_dtype
 from jem.families.factorising import Factorising, Totals
 from jem.kernels.branch import anywhere
 from jem.kernels.counts import LARGE, tables, xlog1m_ratio, xlogy_ratio
+from jem.kernels.intervals import Edges
 from jem.kernels.roots import falling_root
 from jem.kernels.simplex import safe_log
 from jem.kernels.support import Bounded, Interval
@@ -30,6 +31,10 @@ class Counted(Factorising):
 
     Write `cells`, `largest` and `change` beside what `Factorising` asks for.
     """
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(0.0, whole=True)
 
     def cells(self, params: Params, x: Array) -> Array:
         """Log-densities of cells x (D, N) that does not cancel, minus infinity for what cannot be."""

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.data import Interval
 from jem.families.factorising import Factorising
+from jem.kernels import intervals
+from jem.kernels.intervals import Edges, Within
 from jem.kernels.support import Positive
 from jem.node import node, setting
 from jem.settings import number
@@ -67,6 +70,16 @@ class Exponential(Factorising):
 
     def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array]]:
         return jnp.asarray(self.shape, dtype) - 1, (jnp.asarray(self.inverse_scale, dtype),)
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(0.0)
+
+    def within(self, params: ExponentialParams, x: Interval) -> Within:
+        ends = intervals.ends_of(x, self.edges, 1, params.rate.dtype)
+        log_prob, mean = intervals.exponential(params.rate[:, None], ends)
+        whole = jnp.ones((1, mean.shape[1]), mean.dtype)
+        return intervals.assembled(ends, mean[None], whole, log_prob, self.cells(params, ends.value))
 
     def mean(self, params: ExponentialParams) -> Array:
         return 1 / params.rate

@@ -53,6 +53,13 @@ class Factorising(Cells):
         """h(x), (D, N): what does not depend on the parameters, minus infinity for what cannot be."""
         return jnp.zeros_like(x)
 
+    def cells(self, params: Params, x: Array) -> Array:
+        """Log-densities of cells x (D, N)."""
+        never = _NEVER[x.dtype.itemsize]
+        pairs = zip(self._natural(params), self._statistics(x, None), strict=True)
+        products = tree.total(jnp.maximum(e, never)[:, None] * t for e, t in pairs)
+        return products - self.log_normaliser(params)[:, None] + self.carrier(x)
+
     def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array, ...]]:
         """The conjugate prior as a count and sums, `log p(theta) = sum_i eta_i sums_i - count A`; zeros for none."""
         zero = jnp.zeros((), dtype)

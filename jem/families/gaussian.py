@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jem.data import Interval
 from jem.families.scatter import PRIOR, STRUCTURE, FeatureScale, InverseWishart, LocationScale, whitening_of
 from jem.kernels import gaussian as kernel
+from jem.kernels import intervals
 from jem.kernels.covariance import Full, Moments, Structure, covariance_of
+from jem.kernels.intervals import Within
 from jem.node import Data, node, setting, static
 
 
@@ -76,6 +79,10 @@ class Gaussian(LocationScale):
 
     def of_squares(self, params: GaussianParams, squares: Array, log_det: Array, dim: Any) -> tuple[tuple[()], Array]:
         return (), kernel.log_normal(log_det, squares, dim)
+
+    def within(self, params: GaussianParams, x: Interval) -> Within:
+        mean = params.mean[:, None]
+        return intervals.normal(mean, self.roots(params), intervals.ends_of(x, self.edges, mean, mean.dtype))
 
     def gather(self, posterior: tuple[()], weights: Array, moments: Moments) -> GaussianStats:
         return GaussianStats(jnp.sum(weights), moments)

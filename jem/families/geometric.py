@@ -10,6 +10,7 @@ from jem import checks
 from jem.data import float_dtype
 from jem.families.counted import Chances
 from jem.kernels.counts import is_count
+from jem.kernels.intervals import Edges
 from jem.node import node, setting
 from jem.settings import number
 
@@ -52,6 +53,10 @@ class Geometric(Chances):
 
     def carrier(self, x: Array) -> Array:
         return jnp.where(is_count(x), 0.0, -jnp.inf).astype(x.dtype)
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(0.0, whole=True)
 
     def mean(self, params: GeometricParams) -> Array:
         return (1 - params.probs) / params.probs

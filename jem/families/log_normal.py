@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jem.data import Interval
 from jem.families.centred import CentredPositive, CentredStats
+from jem.kernels import intervals, support
+from jem.kernels.intervals import Within
 from jem.kernels.shapes import tightest
-from jem.kernels.support import Interval, Real
 from jem.node import node
 
 
@@ -72,6 +74,12 @@ class LogNormal(CentredPositive):
         # Of scales about a location held there is no first moment to remove.
         return stats._replace(sums=(jnp.zeros_like(stats.sums[0]), stats.sums[1])) if "loc" in fields else stats
 
+    def within(self, params: LogNormalParams, x: Interval) -> Within:
+        ends = intervals.ends_of(x, self.edges, 1, params.loc.dtype)
+        found = intervals.normal(params.loc[:, None], 1 / params.scale[:, None], intervals.logarithm(ends))
+        log_prob = jnp.where(ends.exact, self.cells(params, ends.value), found.log_prob)
+        return Within(jnp.where(ends.exact, ends.value, jnp.exp(found.points)), found.shares, log_prob)
+
     def mean(self, params: LogNormalParams) -> Array:
         return jnp.exp(params.loc + 0.5 * params.scale**2)
 
@@ -80,7 +88,8 @@ class LogNormal(CentredPositive):
         return (), jnp.exp(params.loc[:, None] + params.scale[:, None] * z)
 
     def supports(self, params: LogNormalParams) -> LogNormalParams:
-        return params._replace(loc=Real(), scale=Interval(_least(params.scale), math.log(jnp.finfo(params.scale.dtype).max)))
+        most = math.log(jnp.finfo(params.scale.dtype).max)
+        return params._replace(loc=support.Real(), scale=support.Interval(_least(params.scale), most))
 
 
 def _least(scale: Array) -> float:

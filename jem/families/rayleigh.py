@@ -7,7 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import checks
+from jem.data import Interval
 from jem.families.factorising import Factorising
+from jem.kernels import intervals
+from jem.kernels.intervals import Edges, Within
 from jem.kernels.support import Positive
 from jem.node import node, setting
 from jem.settings import number
@@ -67,6 +70,18 @@ class Rayleigh(Factorising):
 
     def pseudo(self, dtype: Any) -> tuple[Array, tuple[Array]]:
         return jnp.asarray(self.shape, dtype) - 1, (jnp.asarray(self.inverse_scale, dtype),)
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(0.0)
+
+    def within(self, params: RayleighParams, x: Interval) -> Within:
+        # A square is exponential.
+        ends = intervals.ends_of(x, self.edges, 1, params.scale.dtype)
+        squares = ends._replace(low=ends.low**2, high=ends.high**2)
+        log_prob, mean = intervals.exponential(0.5 / params.scale[:, None] ** 2, squares)
+        whole = jnp.ones((1, mean.shape[1]), mean.dtype)
+        return intervals.assembled(ends, jnp.sqrt(mean)[None], whole, log_prob, self.cells(params, ends.value))
 
     def mean(self, params: RayleighParams) -> Array:
         return params.scale * jnp.sqrt(0.5 * jnp.pi)

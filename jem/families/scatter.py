@@ -9,11 +9,12 @@ import numpy as np
 from jax import Array, lax
 
 from jem import checks
-from jem.data import Holed, without_holes
+from jem.data import Holed, Interval, without_holes
 from jem.kernels import gaussian as kernel
-from jem.kernels import plates
+from jem.kernels import intervals, plates
 from jem.kernels.covariance import Moments, Pseudo, Structure, covariance_of
 from jem.kernels.holes import order
+from jem.kernels.intervals import Edges, Within
 from jem.kernels.linalg import safe_sqrt
 from jem.kernels.sums import over_rows
 from jem.kernels.support import Real
@@ -132,6 +133,38 @@ class LocationScale(Node):
         away = jnp.where(x.seen, x.values - params.mean[:, None], 0)
         z, log_unseen = structure.plain.conditional(structure.flat(w), away, x.seen)
         return z, jnp.where(jnp.any(x.seen, 0), structure.log_det(w, dim) - log_unseen, 0)
+
+    @property
+    def edges(self) -> Edges:
+        return Edges()
+
+    def within(self, params: Params, x: Interval) -> Within:
+        # In the arc sine of the deviation over the scale, densities with heavy tails fall exponentially.
+        if params.mean.shape[0] > 1:
+            raise TypeError(f"Censored: {type(self).__name__} takes intervals of one column only; got {params.mean.shape[0]}")
+        mean, root = params.mean[:, None], self.roots(params)
+        held, unit = lax.stop_gradient((mean, root))
+        at = intervals.Coordinate(
+            lambda s: held + jnp.sinh(s) / unit,
+            lambda s: jnp.logaddexp(s, -s) - jnp.log(2 * unit),
+            lambda t: jnp.arcsinh((t - held) * unit),
+            75.0 if mean.dtype == jnp.float32 else 600.0,
+        )
+
+        def density(t: Array) -> Array:
+            return self.of_squares(params, ((t - mean) * root) ** 2, jnp.log(root), 1)[1]
+
+        return intervals.by_quadrature(density, intervals.ends_of(x, self.edges, held, mean.dtype), at)
+
+    def roots(self, params: Params) -> Array:
+        """Reciprocal deviations of independent columns, (D, 1)."""
+        structure, dim = self.covariance.plain, params.mean.shape[0]
+        if not (structure.separate or dim == 1):
+            raise TypeError(
+                f"Censored: columns with correlations take no intervals; use a diagonal or spherical covariance, "
+                f"jem.{type(self).__name__}(jem.covariance.Diagonal())"
+            )
+        return jnp.reshape(structure.diagonal(self.covariance.flat(params.whitening), dim), (dim, 1))
 
     def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Array:
         values, seen = without_holes(x)

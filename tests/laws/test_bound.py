@@ -14,6 +14,7 @@ from jem.families.counted import CountPosterior, GroupPosterior
 from jem.families.dirichlet_multinomial import DirichletMultinomialPosterior
 from jem.families.regression.glm import GLMPosterior
 from jem.families.student_t import StudentTPosterior
+from jem.kernels.intervals import Within
 from jem.kernels.linalg import cholesky_solve_lower
 from jem.latents.chain.hmm import HMMPosterior
 from jem.latents.linear.data import steps_of
@@ -48,6 +49,8 @@ def kl(q, p, old, params):
         return (a - c) * digamma(a) - gammaln(a) + gammaln(c) + c * (jnp.log(b) - jnp.log(d)) + a * (d - b) / b
     if isinstance(q, (GroupPosterior, DirichletMultinomialPosterior)):
         return kl_groups(q, old, params)
+    if isinstance(q, Within):
+        return kl_within(q, p, old, params)
     if isinstance(q, HMMPosterior):
         return kl_chain(q, p, old, params)
     if isinstance(q, FactorPosterior):
@@ -127,6 +130,22 @@ def kl_groups(q, old, params):
         return numbers(q.groups[0], q.rest[0], old.size[:, None], params.size[:, None])
     a, b = ((p.probs * p.concentration, (1 - p.probs) * p.concentration) for p in (old, params))
     return sum(numbers(g, r, m[:, None], n[:, None]) for g, r, m, n in zip(q.groups, q.rest, a, b, strict=True))
+
+
+def kl_within(q, p, old, params):
+    """Of what is hidden of values in intervals, `E_q[log f_old - log f] - log P_old + log P`."""
+
+    def density(t, x):
+        if isinstance(t, jem.Gamma.Params):
+            c, rate = (leaf[:, None] for leaf in t)
+            return c * jnp.log(rate) - gammaln(c) + (c - 1) * jnp.log(x) - rate * x
+        return jnp.log(t.whitening) - 0.5 * ((x - t.mean[:, None]) * t.whitening) ** 2
+
+    shares = jnp.broadcast_to(q.shares if q.shares.ndim == 3 else q.shares[:, None], q.points.shape)
+    gain = jnp.sum(shares * jax.vmap(lambda x: density(old, x) - density(params, x))(q.points), 0)
+    if isinstance(old, jem.Gamma.Params):  # of which cells that are missing are left out; of a normal law they are hidden
+        gain = jnp.where(q.log_prob == 0, 0, gain)
+    return jnp.sum(gain - q.log_prob + p.log_prob, 0)
 
 
 def kl_chain(q, p, old, params):
@@ -225,7 +244,7 @@ def kl_components(q, p, old, params, size):
     if isinstance(q, StudentTPosterior):  # tied or not, df broadcasts over the components
         lift = lambda t: jem.StudentT.Params((), (), jnp.broadcast_to(t.df, (size,)))
         return jax.vmap(kl)(q, p, lift(old), lift(params))
-    if isinstance(q, (MixturePosterior, HMMPosterior)):
+    if isinstance(q, (MixturePosterior, HMMPosterior, Within)):
         return jax.vmap(kl)(q, p, old, params)
     if isinstance(q, (GroupPosterior, DirichletMultinomialPosterior)):
         return jax.vmap(kl)(q, p, old, params)

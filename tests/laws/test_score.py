@@ -12,7 +12,7 @@ from zoo import ZOO, build
 from jem.coordinates import ravel
 from jem.engine.score import level, start_of, target
 
-# What is not 0 or 1, or no count, cannot be: its slope means nothing.
+# What is not 0 or 1, or no count, cannot be, and an observation whose ends move apart is none: such a slope means nothing.
 DISCRETE = {
     "mixture_bernoulli",
     "mixture_bernoulli_prior",
@@ -23,6 +23,7 @@ DISCRETE = {
     "hmm_durations",
     *("mixture_negative_binomial", "mixture_zero_inflated", "mixture_geometric", "mixture_binomial", "mixture_beta_binomial"),
     *("mixture_multinomial", "mixture_dirichlet_multinomial", "mixture_glm", "tied_glm", "hmm_logistic"),
+    *("mixture_censored", "mixture_censored_gamma"),
 }
 STEP = 1e-5
 

@@ -7,7 +7,6 @@ from conftest import BESIDE, CASES, ONLY_BESIDE
 TESTS = Path(__file__).resolve().parents[1]
 WAITING = {
     "dawid_skene_anaesthetist": "observers with error rates of their own",
-    "turnbull_cosmesis": "a distribution without a form, from interval-censored data",
 }
 
 

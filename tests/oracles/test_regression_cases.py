@@ -98,12 +98,14 @@ def test_biochemists(cases):
     check(case, "count_only_coef", jnp.append(line(params.components[0]), jnp.log(params.weights[1] / params.weights[0])))
 
 
-@pytest.mark.parametrize("name", ["zi_poisson", "zi_negbin"])
+@pytest.mark.parametrize("name", ["zi_poisson", "zi_negbin", "hurdle_poisson", "hurdle_negbin"])
 def test_salamanders(cases, name):
     case = load(cases, "zero_counts_salamanders")
     y, *inputs = columns(case, "count", "mined", "DOP")
     x = jem.Given(y[:, None], jnp.stack(inputs, 1))
-    model = inflated(jem.NegativeBinomial() if "negbin" in name else jem.Poisson(), jem.laws.Logistic(columns=(0,)))
+    some = jem.GLM(jem.NegativeBinomial() if "negbin" in name else jem.Poisson())
+    some = jem.Truncated(some, lower=1) if "hurdle" in name else some
+    model = jem.Mixture(jem.OneOf(some, jem.Point(0.0)), weights=jem.laws.Logistic(columns=(0,)))
     params = fit(case, f"{name}_loglik", model, x)
     check(case, f"{name}_count_beta", line(params.components[0]))
     check(case, f"{name}_zero_beta", jnp.append(params.weights.intercept, params.weights.coef))

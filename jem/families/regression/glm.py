@@ -9,7 +9,9 @@ from jax import Array
 from jem.data import Given, float_dtype, with_gaps
 from jem.families.poisson import Poisson
 from jem.families.regression.inputs import InputScale, centre_of, check_given, chosen, deviation, in_units, pulls, scale_of
-from jem.families.regression.responses import RESPONSES, Response
+from jem.families.regression.responses import RESPONSES, Choices, Response
+from jem.kernels import intervals
+from jem.kernels.intervals import Edges, Within
 from jem.kernels.linalg import diagonal, solve_psd
 from jem.kernels.newton import bounded_gain, bounded_step, length_of_moves
 from jem.kernels.support import Held, Real
@@ -162,6 +164,20 @@ class GLM(Node):
             curvature=curvature,
             spread=spread @ weights,
         )
+
+    @property
+    def edges(self) -> Edges:
+        return self.family.edges
+
+    def within(self, params: GLMParams, x: Given) -> Within:
+        if params.coef.shape[0] > 1 or isinstance(self.response, Choices):
+            raise TypeError(f"Censored: GLM takes intervals of one output that is a number; got {type(self.family).__name__}")
+        eta, edges = self.predictors(params, x.inputs)[0], self.edges
+        density = lambda y: self.response.log_prob(eta, y, params.concentration)  # noqa: E731
+        if edges.whole:
+            return intervals.by_sums(density, intervals.ends_of(x.outputs, edges, 0, eta.dtype))
+        ends = intervals.ends_of(x.outputs, edges, 1, eta.dtype)
+        return intervals.by_quadrature(density, ends, intervals.coordinate_of(edges, eta.dtype))
 
     def maximize(self, params: GLMParams, stats: GLMStats) -> GLMParams:
         slope, curvature = self._pulled(params, stats, params.concentration)

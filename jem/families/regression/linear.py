@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jem.data import Given, with_gaps
+from jem.data import Given, Interval, with_gaps
 from jem.families.gaussian import Gaussian
 from jem.families.regression.inputs import InputScale, centre_of, check_given, chosen, deviation, in_units, pulls, scale_of
 from jem.kernels.covariance import covariance_of
+from jem.kernels.intervals import Edges, Within
 from jem.kernels.linalg import solve_psd
 from jem.kernels.support import Held, Real
 from jem.node import INPUTS, Data, Node, Posterior, Stats, node, replaced, setting, static
@@ -115,6 +116,16 @@ class Linear(Node):
         vu = u * self.noise.mass(posterior, weights)[None]
         z = self.noise.whitened(noise, left)
         return LinearStats(self.noise.expect(noise, posterior, left, weights), z @ vu.T, jnp.sum(vu, 1), vu @ u.T)
+
+    @property
+    def edges(self) -> Edges:
+        return Edges()
+
+    def within(self, params: LinearParams, x: Given) -> Within:
+        zero = jnp.zeros((params.coef.shape[0], x.inputs.shape[1]), params.coef.dtype)
+        noise, minus, _ = self._residuals(params, x._replace(outputs=zero))
+        found = self.noise.within(noise, Interval(*(end + minus for end in x.outputs)))
+        return found._replace(points=found.points - minus[None])
 
     def maximize(self, params: LinearParams, stats: LinearStats) -> LinearParams:
         coef, level, scatter, count = self._least_squares(params, stats)

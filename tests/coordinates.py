@@ -40,7 +40,7 @@ def free_leaf(record, name, leaf):
     """One field in free coordinates."""
     lib = library(leaf)
     if isinstance(record, (jem.Point.Params, jem.Uniform.Params)):
-        return 0 * leaf  # all mass at 0, or within 20 of it, whatever is drawn
+        return 0 * leaf  # all mass at 0, or within 8 of it, whatever is drawn
     if is_real(record, name) or name in ("mean_direction", "orientation"):
         return leaf
     if name == "probs" and isinstance(record, CHANCES):
@@ -69,7 +69,7 @@ def bound_leaf(record, name, free):
     if isinstance(record, jem.Point.Params):
         return 0 * free
     if isinstance(record, jem.Uniform.Params):
-        return 0 * free + (20 if name == "high" else -20)
+        return 0 * free + (8 if name == "high" else -8)
     if is_real(record, name):
         return free
     if name == "orientation":

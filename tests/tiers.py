@@ -46,6 +46,7 @@ LONG = {
     ),
     "oracles/test_factor_cases.py": ("test_fa_ability[prior1]",),
     "oracles/test_logjoint_cases.py": ("test_poisson_hmm",),
+    "oracles/test_regression_cases.py": ("test_salamanders[hurdle_negbin]", "test_salamanders[zi_poisson]"),
     "oracles/test_written_cases.py": (
         *("test_biochemists[const]", "test_turtles", "test_salamanders[zi_poisson]", "test_patents", "test_two_parabolas"),
         *("test_gamma_regression[log-lot1]", "test_gamma_regression[log-lot2]", "test_rasch[rasch1]"),

@@ -47,9 +47,9 @@ def tails(rng, dtype):
 
 def noisy(rng, dtype):
     """Rows of one cluster, and some of none."""
-    x = np.array(reals(rng, np.float64))
-    x[::6] = rng.uniform(-20, 20, x[::6].shape)
-    return jnp.asarray(x, dtype)
+    x = np.array(reals(rng, dtype))
+    x[::6] = rng.uniform(-8, 8, x[::6].shape)
+    return jnp.asarray(x)
 
 
 def factored(rng, dtype):
@@ -328,7 +328,7 @@ ZOO = [
     Row("mixture_poisson_prior", jem.Mixture(jem.Poisson(shape=2.0, inverse_scale=0.5), 2), counts),
     Row("mixture_negative_binomial", jem.Mixture(jem.NegativeBinomial(), 2), clumps),
     Row("mixture_zero_inflated", jem.Mixture(jem.OneOf(jem.Point(0.0), jem.Poisson())), zeros),
-    Row("mixture_noise", jem.Mixture(jem.OneOf(full, jem.Uniform(-20.0, 20.0))), noisy),
+    Row("mixture_noise", jem.Mixture(jem.OneOf(full, jem.Uniform(-8.0, 8.0))), noisy),
     Row("mixture_geometric", jem.Mixture(jem.Geometric(), 2), clumps),
     Row("mixture_binomial", jem.Mixture(jem.Binomial(10), 2), successes),
     Row("mixture_beta_binomial", jem.Mixture(jem.BetaBinomial(10), 2), successes),

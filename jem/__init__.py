@@ -35,6 +35,7 @@ from jem.ask.densities import sample as sample
 from jem.ask.errors import standard_errors as standard_errors
 from jem.ask.explain import explain as explain
 from jem.ask.impute import impute as impute
+from jem.ask.impute import sample_posterior as sample_posterior
 from jem.ask.selection import aic as aic
 from jem.ask.selection import bic as bic
 from jem.ask.selection import cross_validate as cross_validate

@@ -145,6 +145,9 @@ class Wrapper(Composite):
     def complete(self, params: Params, posterior: Posterior, x: Data, key: Array | None = None) -> Data:
         return self.child.complete(params, posterior, x, key)
 
+    def hidden(self, key: Array, params: Params, posterior: Posterior, x: Data) -> Any:
+        return self.child.hidden(key, params, posterior, x)
+
     def of_columns(self, columns: tuple[int, ...]) -> Node:
         return self.child.of_columns(columns)
 

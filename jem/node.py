@@ -267,6 +267,11 @@ class Node(Documented):
             raise TypeError(f"{type(self).__name__}: values that are missing cannot be imputed, as it does not say their mean")
         return x
 
+    def hidden(self, key: Array, params: Params, posterior: Posterior, x: Data) -> Any:
+        """A draw of what is hidden, units last, from the posterior of `infer`, whose discrete variables are drawn already; ()
+        where nothing is."""
+        return ()
+
     def of_columns(self, columns: tuple[int, ...]) -> "Node":
         """The node of some columns of the data alone, whose parameters are what `marginal` and `conditional` give."""
         raise TypeError(f"{type(self).__name__}: does not say how some of its columns are distributed")

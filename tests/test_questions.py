@@ -42,6 +42,7 @@ QUESTIONS = {
     "profile_interval": lambda p, x: jem.uncertainty.profile_interval(FIRST, MODEL, p, x),
     "log_density": lambda p, x: jem.uncertainty.log_density(MODEL, p, x),
     "impute": lambda p, x: jem.impute(MODEL, p, x),
+    "sample_posterior": lambda p, x: jem.sample_posterior(MODEL, key(), p, x),
     "marginal": lambda p, x: jem.marginal(MODEL, p, [0]),
     "condition": lambda p, x: jem.condition(MODEL, p, [0], [1.0]),
     "fit_stream": lambda p, x: jem.fit_stream(MODEL, p, [x], total_weight=12),

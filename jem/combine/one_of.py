@@ -101,6 +101,11 @@ class OneOf(Composite):
         args = zip(self.children, params, posterior, self._shares(x), keys, strict=True)
         return self._together([((), c.complete(p, q, s, k)) for c, p, q, s, k in args], x)[1]
 
+    def hidden(self, key: Array, params: Params, posterior: Posterior, x: Data) -> Any:
+        args = zip(self.children, jax.random.split(key, len(self.children)), params, posterior, self._shares(x), strict=True)
+        each = tuple(c.hidden(k, p, q, s) for c, k, p, q, s in args)
+        return each if jax.tree.leaves(each) else ()
+
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         keys = jax.random.split(key, len(self.children))
         args = zip(self.children, keys, self._shares(x), self._rows(weights), strict=True)

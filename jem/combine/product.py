@@ -85,6 +85,11 @@ class Product(Composite):
         """What the parts say of their shares, as data like those."""
         return with_inputs({n: without_inputs(part)[0] for n, part in parts.items()}, without_inputs(like)[1])
 
+    def hidden(self, key: Array, params: Params, posterior: Posterior, x: Data) -> Any:
+        keys = split_key(key, self.children)
+        each = {n: c.hidden(keys[n], params[n], posterior[n], self.share(n, x)) for n, c in self.children.items()}
+        return each if jax.tree.leaves(each) else ()
+
     def init(self, key: Array, x: Data, weights: Array) -> Params:
         keys = split_key(key, self.children)
         return {n: c.init(keys[n], self.share(n, x), weights) for n, c in self.children.items()}

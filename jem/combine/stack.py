@@ -73,6 +73,9 @@ class Stack(Composite):
         keys = None if key is None else jax.random.split(key, self.size)
         return jax.vmap(self.child.complete, (0, 0, None, 0))(params, posterior, x, keys)
 
+    def hidden(self, key: Array, params: Params, posterior: Posterior, x: Data) -> Any:
+        return jax.vmap(self.child.hidden, (0, 0, 0, None))(jax.random.split(key, self.size), params, posterior, x)
+
     def of_columns(self, columns: tuple[int, ...]) -> "Stack":
         return Stack(self.child.of_columns(columns), self.size)
 

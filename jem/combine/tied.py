@@ -97,6 +97,10 @@ class Tied(Composite):
         keys = None if key is None else jax.random.split(key, self.size)
         return jax.vmap(self.child.complete, (self.axes(params), 0, None, 0))(params, posterior, x, keys)
 
+    def hidden(self, key: Array, params: Params, posterior: Posterior, x: Data) -> Any:
+        keys = jax.random.split(key, self.size)
+        return jax.vmap(self.child.hidden, (0, self.axes(params), 0, None))(keys, params, posterior, x)
+
     def of_columns(self, columns: tuple[int, ...]) -> Stack:
         return Stack(self.child.of_columns(columns), self.size)  # what copies share they need not share in part
 

@@ -19,7 +19,7 @@ from jem.kernels.sums import sum_in_parts
 from jem.kernels.support import ByGradient
 from jem.latents.chain.steps import Steps, flat_inputs, steps_of
 from jem.latents.chain.transition import Cells, Law
-from jem.latents.mixture.mixture import SEEDING, KMeansPlusPlus, nobody, pick, relabelled
+from jem.latents.mixture.mixture import SEEDING, KMeansPlusPlus, chosen, nobody, pick, relabelled, with_inner
 from jem.latents.mixture.weights import free_unless
 from jem.node import (
     CELLS,
@@ -301,6 +301,13 @@ class HMM(Composite):
         new = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], *steps.within.shape), -2, 0), new)
         outputs = with_values(self.share("emission", x), new)
         return self._with_inputs(outputs, x)
+
+    def hidden(self, key: Array, params: HMMParams, posterior: HMMPosterior, x: Data) -> Any:
+        steps, smoothed = self._steps(x), posterior.smoothed
+        path = chosen(jnp.moveaxis(smoothed, 1, 0).reshape(smoothed.shape[1], -1))
+        inner = self.emission.hidden(key, params.emission, posterior.emission, steps.flat)
+        drawn = with_inner(jnp.where(steps.within.reshape(-1), path, -1), inner, self.emission)
+        return jax.tree.map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], *steps.within.shape), -2, 0), drawn)
 
     def of_columns(self, columns: tuple[int, ...]) -> "HMM":
         return replaced(self, emission=self.emission.of_columns(columns))

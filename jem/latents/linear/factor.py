@@ -172,6 +172,10 @@ class FactorAnalysis(Node):
             noise = jax.random.normal(noise_key, values.shape, values.dtype) / params.whitening
         return jnp.where(seen, values, params.mean[:, None] + params.loadings @ factors + noise)
 
+    def hidden(self, key: Array, params: FactorParams, posterior: FactorPosterior, x: Any) -> Array:
+        noise = jax.random.normal(key, posterior.mean.shape, posterior.mean.dtype)
+        return posterior.mean + jnp.sum(posterior.root * noise[None], 1)
+
     def of_columns(self, columns: tuple[int, ...]) -> Gaussian:
         return Gaussian()  # so few columns may be left that fewer factors would do
 

@@ -258,6 +258,30 @@ class LDS(Node):
         outputs, inputs = without_inputs(x)
         return states, with_inputs(with_values(outputs, with_gaps(y, series_of(outputs).values)), inputs)
 
+    def hidden(self, key: Array, params: LDSParams, posterior: LDSPosterior, x: Data) -> Array:
+        # What states have beside their smoothed means is, of a draw of states and observations, as it would be of any other.
+        states, other = self.sample_like(key, params, x)
+        beside = states - self.infer(params, other)[0].mean
+        within = steps_of(x, params.A.dtype).within[:, None]
+        return jnp.where(within, posterior.mean + beside, jnp.nan)
+
+    def complete(self, params: LDSParams, posterior: LDSPosterior, x: Data, key: Array | None = None) -> Data:
+        steps = steps_of(x, params.A.dtype)
+        new = self._outputs(params, posterior, steps)
+        if key is not None:
+            drawn = self._draw(key, params, steps.u)[1]
+            outputs, inputs = without_inputs(x)
+            other = with_inputs(with_values(outputs, with_gaps(drawn, series_of(outputs).values)), inputs)
+            new = new + drawn - self._outputs(params, self.infer(params, other)[0], steps)
+        outputs, inputs = without_inputs(x)
+        old = series_of(outputs).values
+        return with_inputs(with_values(outputs, jnp.where(steps.within[:, None], new, old)), inputs)
+
+    def _outputs(self, params: LDSParams, posterior: LDSPosterior, steps: Steps) -> Array:
+        """Expected observations (T, M, S) given those that were seen, which these are."""
+        noise = times(regression.matrix_of(self.R, params.chol_R), posterior.residual)
+        return times(params.C, posterior.mean) + times(params.D, steps.u) + noise
+
     def enter(self, params: LDSParams) -> LDSParams:
         return lds_offsets.off_the_edge(self, params)
 

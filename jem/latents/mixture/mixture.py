@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jem import series_checks
+from jem.combine.one_of import OneOf
 from jem.combine.stack import Stack
 from jem.composite import Composite, Wrapper
 from jem.data import allowed, averaged, num_units, with_inputs, with_labels, without_holes, without_inputs, without_labels
@@ -207,6 +208,11 @@ class Mixture(Composite):
         new = with_inputs(new, self.share("weights", x)) if self._takes_inputs_off else new
         return with_labels(new, without_labels(x)[1])
 
+    def hidden(self, key: Array, params: MixtureParams, posterior: MixturePosterior, x: Data) -> Any:
+        labels = chosen(posterior.responsibilities)
+        inner = self.components.hidden(key, params.components, posterior.components, self.share("components", x))
+        return with_inner(labels, inner, self.components)
+
     def of_columns(self, columns: tuple[int, ...]) -> Node:
         if INPUTS in self.weights.traits:
             return super().of_columns(columns)  # which says that it cannot be done
@@ -313,6 +319,18 @@ def pick(x: Data, labels: Array) -> Data:
     """Of what all components drew, (K, ..., N), the units (..., N) of the components that the labels (N,) name."""
     index = jnp.arange(labels.shape[0])
     return jax.tree.map(lambda a: jnp.moveaxis(jnp.moveaxis(a, -1, 1)[labels, index], 0, -1), x)
+
+
+def chosen(shares: Array) -> Array:
+    """The components (N,) int that drawn responsibilities (K, N) name, -1 where none is possible."""
+    return jnp.where(jnp.sum(shares, 0) > 0, jnp.argmax(shares, 0), -1).astype(jnp.int32)
+
+
+def with_inner(labels: Array, inner: Any, plate: Node) -> Any:
+    """Labels (N,), and what is hidden in the components they name; that of all where these are of different kinds."""
+    if not jax.tree.leaves(inner):
+        return labels
+    return labels, inner if isinstance(plate, OneOf) else pick(inner, jnp.maximum(labels, 0))
 
 
 def relabelled(given: Array, drawn: Array) -> Array:

@@ -8,6 +8,7 @@ COMMANDS = {
     "gmm": "time per EM iteration of Gaussian mixtures, beside the peers, with the floor and the peak memory",
     "chain": "time per EM iteration of hidden Markov models, beside the peers, with the peak memory",
     "lds": "the same of linear-Gaussian state-space models",
+    "families": "latent classes, Poisson mixtures and mixtures of regressions, beside stepmix and NumPy",
     "factor": "a whole factor analysis, beside the peers",
     "restarts": "a whole search with 256 restarts, and what each screening schedule gains and loses",
     "accelerate": "evaluations, time and end of accelerated EM and of L-BFGS; a search with 64 restarts",

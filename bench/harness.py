@@ -22,7 +22,7 @@ import numpy as np
 
 PACKAGES = (
     *("jax", "jaxlib", "numpy", "scikit-learn", "daal", "gmmx", "pomegranate", "torch"),
-    *("hmmlearn", "dynamax", "pykalman", "statsmodels"),
+    *("hmmlearn", "dynamax", "pykalman", "statsmodels", "stepmix"),
 )
 # Thread pools spin for a while after their last task; the next contender must not pay for that.
 SETTLE_SECONDS = 0.05

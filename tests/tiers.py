@@ -95,6 +95,13 @@ LONG = {
         *("test_scales_of_1e30[float64--100]", "again_and_again[full-1]", "again_and_again[spherical-1]"),
     ),
     "test_fit.py": ("test_inside_jvp", "test_inside_vmap_over_hyper_parameters", "test_parameter_counts[one of]"),
+    "test_gallery.py": tuple(
+        f"test_the_code_draws[{name}]"
+        for name in (
+            *("mixture", "student_t", "noise", "structures", "counts", "classes", "regressions", "experts", "missing"),
+            *("chain", "inputs", "durations", "level", "factors", "own"),
+        )
+    ),
     "test_gem.py": (
         *("-schedule]", "-chain]", "test_equals_the_closed_form[mixture_no_prior]"),
         *("test_equals_the_closed_form[latent_class]", "and_vmap[mixture_laplace]", "and_vmap[mixture_poisson]"),

@@ -33,7 +33,7 @@ def traced_once(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     Its LAPACK calls can be batched: jem maps it over units, components, lanes and directions.
     """
-    return jax.jit(precise(without_batches(fn)), inline=True)
+    return precise(jax.jit(without_batches(fn), inline=True))
 
 
 def name_of(fn: Callable[..., Any]) -> str:

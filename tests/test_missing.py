@@ -309,6 +309,3 @@ def test_what_has_no_mean_is_refused():
         jem.impute(whole, jem.Dirichlet.Params(jnp.array([1.0, 2.0])), np.array([[0.5, 0.5], [np.nan, 0.1]], "float32"))
     with pytest.raises(TypeError, match="VonMises: cells that are missing cannot be imputed"):
         jem.impute(jem.Missing(jem.VonMises()), directions, x)
-    level = jem.LDS(1, 1)
-    with pytest.raises(TypeError, match="LDS: values that are missing cannot be imputed"):
-        jem.impute(level, jem.init(level, jax.random.key(0), x[None, [0, 0, 1]]), x[None, [0, 0, 1]])

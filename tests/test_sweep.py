@@ -66,6 +66,22 @@ def test_chains(x64):
         assert [row.num_parameters for row in table.rows if row.name == name] == [k * k - 1 + k]
 
 
+def test_what_a_door_refuses_is_refused_here():
+    """What is held without being given, no restarts, no key; a row of weight 0 may hold anything."""
+    held = {f"{k}": jem.Mixture(jem.Frozen(jem.Gaussian(), "mean"), k) for k in (1, 2)}
+    with pytest.raises(ValueError, match="at a random start"):
+        jem.sweep(held, jax.random.key(0), X, num_restarts=2)
+    with pytest.raises(ValueError, match="num_restarts"):
+        jem.sweep(of(2), jax.random.key(0), X, num_restarts=0)
+    with pytest.raises((TypeError, ValueError), match="key"):
+        jem.cross_validate(jem.Gaussian(), 0, X, num_folds=2, num_restarts=1)
+    weights = np.ones(len(X))
+    weights[:3] = 0
+    rest = jem.cross_validate(jem.Gaussian(), jax.random.key(0), np.r_[np.full((3, 2), np.nan), X[3:]], num_folds=2,
+                              num_restarts=1, weights=weights)  # fmt: skip
+    assert np.isfinite(rest.total)
+
+
 def test_what_goes_together():
     """What a number of components cannot be a value of has a program of its own."""
     models = {

@@ -14,7 +14,7 @@ from jem.ask.densities import e_step_of, log_prob, num_parameters
 from jem.ask.together import alike, fit_together
 from jem.ask.units import check_units
 from jem.backend import precise
-from jem.checks import check_positive_int
+from jem.checks import check_key, check_positive_int
 from jem.data import row_weights, to_units, used_rows
 from jem.doors.fit import checked, fit_restarts
 from jem.engine.restarts import FinishAll
@@ -316,6 +316,7 @@ def cross_validate(
 
     Source: Stone (1974), JRSS B 36; Smyth (2000), Statistics and Computing 10, for the number of components.
     """
+    check_key(key)
     x, weights = checked(node, x, weights)
     check_positive_int(num_folds, "num_folds", 2)
     check_units("cross_validate", x, weights, "jem.bic")
@@ -324,12 +325,12 @@ def cross_validate(
         raise ValueError(f"cross_validate: num_folds must be at most the number of rows, {len(w)}; got {num_folds}")
     fold_key, *keys = jax.random.split(key, num_folds + 1)
     fold = np.asarray(jax.random.permutation(fold_key, len(w))) % num_folds
-    rows, status = np.zeros(len(w)), np.zeros(num_folds, int)
+    rows, status, seen = np.zeros(len(w)), np.zeros(num_folds, int), used_rows(x, weights)
     for f, start in enumerate(keys):
         kept = jnp.asarray(np.where(fold == f, 0, w), w.dtype)
         best = fit_restarts(node, start, x, num_restarts=num_restarts, weights=kept, **options).best()
-        rows = np.where(fold == f, log_prob(node, best.params, x), rows)
+        rows = np.where(fold == f, log_prob(node, best.params, seen), rows)
         status[f] = int(best.status)
-    counted = np.where(w > 0, w * np.where(w > 0, rows, 0), 0)
+    counted = np.where(w > 0, w * rows, 0)
     each = np.array([counted[fold == f].sum() for f in range(num_folds)])
     return CrossValidation(each, float(each.sum()), float(np.std(counted, ddof=1) * np.sqrt(len(w))), status)

@@ -10,6 +10,8 @@ from jax import Array
 from jax.core import Tracer
 
 from jem.backend import precise
+from jem.checks import check_positive_int
+from jem.combine.frozen import not_given
 from jem.combine.stack import Stack
 from jem.data import Labelled, row_weights, series_of, to_units, used_rows
 from jem.doors.fit import checked, fit_restarts
@@ -51,8 +53,8 @@ def _same(one: Any, other: Any) -> bool:
 
 def _of_one(model: Node) -> Node | None:
     """The model with one component, where how many it has can be a value: no prior tells them apart."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(model)):
-        return None
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(model)) or not_given(model):
+        return None  # a door refuses what would be held at random
     if isinstance(model, Mixture) and type(model.components) is Stack and _flat(model.weights):
         return replaced(model, components=replaced(model.components, size=1))
     if isinstance(model, HMM) and type(model.emission) is Stack and _flat(model.initial):
@@ -73,6 +75,7 @@ def fit_together(
     models: Mapping[str, Any], key: Array, x: Data, *, num_restarts: int, weights: Array | None, **options: Any
 ) -> dict[str, Fit]:
     """The fits of models that differ in their number of components alone: one batch of lanes, compiled once."""
+    check_positive_int(num_restarts, "num_restarts")
     sizes = {name: _plate(model).size for name, model in models.items()}
     largest = max(models, key=lambda name: sizes[name])
     x, weights = checked(models[largest], x, weights)

@@ -82,6 +82,9 @@ class Some(Composite):
     def recentre(self, stats: Stats, old: SomeParams, new: SomeParams) -> Stats:
         return self.child.recentre(stats, old.copies, new.copies)
 
+    def sorting(self, x: Data) -> Array | None:
+        return self.child.sorting(x)
+
     def must_be_finite(self, x: Data) -> Data:
         return self.child.must_be_finite(x)
 

@@ -1,5 +1,6 @@
 """The laws of `jem.author.Node`, for nodes written elsewhere: `jem.testing.check_node(node, params, x)`."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jem import checks, tree
-from jem.coordinates import ravel, unconstrain, unravel
+from jem import checks, coordinates, tree
+from jem.ask.densities import bind
+from jem.backend import precise
+from jem.coordinates import unconstrain, unravel
 from jem.data import row_weights, to_rows, to_units
 from jem.engine.step import e_step_chunk, gradient_fields
 from jem.engine.stream import fold, lay_out
@@ -72,7 +75,7 @@ def check_node(node: Node, params: Params, x: Data, weights: Array | None = None
     every = row_weights(x, None)
     weights = every * (1 - 0.5 * (jnp.arange(every.shape[0]) % 2)) if weights is None else as_array(weights, "weights")
     units = to_units(x)
-    bound = node.bind(units, weights)
+    bound = bind(node, x, weights)
     if type(bound) is not type(node):
         raise AssertionError(
             f"{type(node).__name__}.bind gives a {type(bound).__name__}: return the same class, "
@@ -90,7 +93,58 @@ def check_node(node: Node, params: Params, x: Data, weights: Array | None = None
 
 
 def _stats(case: _Case, params: Params, weights: Array) -> Any:
-    return jax.jit(e_step_chunk)(case.node, params, case.units, weights)
+    return _e_step(case.node, params, case.units, weights)
+
+
+# What a node is asked again and again, one program each.
+_e_step = jax.jit(precise(e_step_chunk))
+_maximize = jax.jit(precise(lambda node, params, stats: node.maximize(params, stats)))
+_recentred = jax.jit(precise(lambda node, stats, old, new: node.recentre(stats, old, new)))
+_log_prior = jax.jit(precise(lambda node, params: node.log_prior(params)))
+_draws = jax.jit(precise(lambda node, key, params, like: node.sample_like(key, params, like)))
+_ravel, _unravel = jax.jit(precise(coordinates.ravel)), jax.jit(precise(unravel))
+
+
+@jax.jit
+@precise
+def _in_chunks(node: Node, params: Params, data: Any) -> Any:
+    return fold(lambda u, w: e_step_chunk(node, params, u, w), data)
+
+
+@jax.jit
+@precise
+def _slopes(node: Node, params: Params, units: Data, weights: Array, z: Array, direction: Array) -> tuple[Array, Array]:
+    """Along a direction, of Q and of the log-likelihood, at z."""
+    stats = e_step_chunk(node, params, units, weights)[0]
+
+    def both(z: Array) -> tuple[Array, Array]:
+        there = unravel(node, z, params)
+        return node.expected_log_prob(there, stats, params), e_step_chunk(node, there, units, weights)[1]
+
+    return jax.jvp(both, (z,), (direction,))[1]
+
+
+@jax.jit
+@precise
+def _free_energy(node: Node, z: Array, stats: Any, old: Params) -> Array:
+    params = unravel(node, z, old)
+    return node.expected_log_prob(params, stats, old) + node.log_prior(params)
+
+
+@jax.jit
+@precise
+def _slope_of_q(node: Node, z: Array, along: Array, stats: Any, old: Params, like: Params) -> Array:
+    q = lambda z: node.expected_log_prob(unravel(node, z, like), stats, old)  # noqa: E731
+    return jax.jvp(q, (z,), (along,))[1]
+
+
+@jax.jit
+@precise
+def _score(node: Node, params: Params, drawn: Data, z: Array, direction: Array) -> tuple[Array, Array]:
+    """Mean over the draws, and its standard error."""
+    log_prob = lambda z: node.infer(unravel(node, z, params), drawn)[1]  # noqa: E731
+    each = jax.jvp(log_prob, (z,), (direction,))[1]
+    return jnp.mean(each), jnp.std(each) / jnp.sqrt(_DRAWS)
 
 
 def _close(got: Any, want: Any, eps: float, ulps: float = 256) -> None:
@@ -113,13 +167,14 @@ def _valid(case: _Case, params: Params, what: str) -> None:
 
 def _directions(case: _Case, num: int) -> Array:
     """Directions in free coordinates."""
-    size = ravel(case.node, case.params).shape[0]
+    size = _ravel(case.node, case.params).shape[0]
     return jnp.asarray(np.random.default_rng(0).standard_normal((num, size)), case.weights.dtype)
 
 
 def _leaf_of(case: _Case) -> np.ndarray:
     """Of each free coordinate, the leaf it belongs to, by its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(unconstrain(case.node, case.params))
+    free = jax.eval_shape(lambda params: unconstrain(case.node, params), case.params)
+    leaves = jax.tree_util.tree_leaves_with_path(free)
     return np.repeat([jax.tree_util.keystr(path) for path, _ in leaves], [leaf.size for _, leaf in leaves])
 
 
@@ -147,8 +202,7 @@ def _additive(case: _Case) -> None:
 
 
 def _chunked(case: _Case, x: Data, weights: Array) -> Any:
-    size = max(weights.shape[0] // 3, 1)
-    return jax.jit(lambda x, w: fold(lambda u, w: e_step_chunk(case.node, case.params, u, w), lay_out(x, w, size)))(x, weights)
+    return _in_chunks(case.node, case.params, lay_out(x, weights, max(weights.shape[0] // 3, 1)))
 
 
 def _weights(case: _Case) -> None:
@@ -166,18 +220,8 @@ def _weights(case: _Case) -> None:
 
 
 def _fisher(case: _Case) -> None:
-    z = ravel(case.node, case.params)
-
-    @jax.jit
-    def slopes(direction: Array) -> tuple[Array, Array]:
-        stats = e_step_chunk(case.node, case.params, case.units, case.weights)[0]
-
-        def both(z: Array) -> tuple[Array, Array]:
-            there = unravel(case.node, z, case.params)
-            log_likelihood = e_step_chunk(case.node, there, case.units, case.weights)[1]
-            return case.node.expected_log_prob(there, stats, case.params), log_likelihood
-
-        return jax.jvp(both, (z,), (direction,))[1]
+    z = _ravel(case.node, case.params)
+    slopes = functools.partial(_slopes, case.node, case.params, case.units, case.weights, z)
 
     def off(directions: Array) -> str | None:
         got, want = np.asarray([slopes(direction) for direction in directions], float).T
@@ -196,25 +240,19 @@ def _ascent(case: _Case) -> bool | None:
     if gradient_fields(case.node, case.params) or has_local_q(case.node):
         return False
     rounding = 64 * case.eps
-
-    @jax.jit
-    def free_energy(z: Array, stats: Any, old: Params) -> Array:
-        params = unravel(case.node, z, old)
-        return case.node.expected_log_prob(params, stats, old) + case.node.log_prior(params)
-
     stats, params, last = _stats(case, case.params, case.weights)[0], case.params, -np.inf
-    best = case.node.maximize(params, stats)
-    top, slack = float(free_energy(ravel(case.node, best), stats, params)), rounding * float(jnp.sum(case.weights))
+    best = _ravel(case.node, _maximize(case.node, params, stats))
+    top, slack = float(_free_energy(case.node, best, stats, params)), rounding * float(jnp.sum(case.weights))
     for direction in _directions(case, 4):
         for size in (0.3, 0.03):
-            near = float(free_energy(ravel(case.node, best) + size * direction, stats, params))
+            near = float(_free_energy(case.node, best + size * direction, stats, params))
             assert near <= top + slack + rounding * abs(top), f"Q + log prior is {top} after maximize, and {near} beside it"
     for step in range(_STEPS):
         stats, log_likelihood = _stats(case, params, case.weights)
-        objective = float(log_likelihood) + float(case.node.log_prior(params))
+        objective = float(log_likelihood) + float(_log_prior(case.node, params))
         assert np.isfinite(objective), f"the objective is {objective} after {step} steps"
         assert objective >= last - slack - rounding * abs(objective), f"step {step} lowers the objective by {last - objective}"
-        params, last = case.node.maximize(params, stats), objective
+        params, last = _maximize(case.node, params, stats), objective
     return None
 
 
@@ -225,26 +263,22 @@ def _total(case: _Case) -> None:
         params = case.params
         for _ in range(3):
             stats = _stats(case, params, jnp.asarray(weights, case.weights.dtype))[0]
-            params = case.node.maximize(params, stats)
+            params = _maximize(case.node, params, stats)
             _valid(case, params, what)
     nothing = tree.zeros_like(_stats(case, case.params, case.weights)[0])
-    _valid(case, case.node.maximize(case.params, nothing), "nothing")
+    _valid(case, _maximize(case.node, case.params, nothing), "nothing")
 
 
 def _recentre(case: _Case) -> bool | None:
-    z = ravel(case.node, case.params)
+    node, params, z = case.node, case.params, _ravel(case.node, case.params)
     new, other, along = (0.1 * _directions(case, 3)).reshape(3, -1)
-    new, stats = unravel(case.node, z + new, case.params), _stats(case, case.params, case.weights)[0]
+    new, stats = _unravel(node, z + new, params), _stats(case, params, case.weights)[0]
     try:
-        moved = case.node.recentre(stats, case.params, new)
+        moved = _recentred(node, stats, params, new)
     except TypeError:
         return False
-
-    def slope(stats: Any, old: Params) -> float:
-        q = lambda z: case.node.expected_log_prob(unravel(case.node, z, case.params), stats, old)  # noqa: E731
-        return float(jax.jvp(q, (z + other,), (along,))[1])
-
-    before, after = slope(stats, case.params), slope(moved, new)
+    before = float(_slope_of_q(node, z + other, along, stats, params, params))
+    after = float(_slope_of_q(node, z + other, along, moved, new, params))
     off = abs(before - after) / max(float(jnp.sum(case.weights)), abs(before))
     assert off <= 4096 * case.eps, f"a slope of Q is {before} before, and {after} after"
     return None
@@ -253,7 +287,7 @@ def _recentre(case: _Case) -> bool | None:
 def _sample(case: _Case) -> bool | None:
     many = jax.tree.map(lambda leaf: leaf[jnp.arange(_DRAWS) % leaf.shape[0]], case.x)
     try:
-        both = case.node.sample_like(jax.random.key(0), case.params, to_units(many))
+        both = _draws(case.node, jax.random.key(0), case.params, to_units(many))
     except TypeError as error:
         if "define sample" in str(error) or "no sampler" in str(error):
             return False
@@ -262,16 +296,9 @@ def _sample(case: _Case) -> bool | None:
     drawn = both[1]
     for (path, leaf), like in zip(jax.tree_util.tree_leaves_with_path(to_rows(drawn)), jax.tree.leaves(many), strict=True):
         assert leaf.shape == like.shape, f"draws{jax.tree_util.keystr(path)} have shape {leaf.shape}, the data {like.shape}"
-    z = ravel(case.node, case.params)
-
-    @jax.jit
-    def slope(direction: Array) -> tuple[Array, Array]:
-        log_prob = lambda z: case.node.infer(unravel(case.node, z, case.params), drawn)[1]  # noqa: E731
-        each = jax.jvp(log_prob, (z,), (direction,))[1]
-        return jnp.mean(each), jnp.std(each) / jnp.sqrt(_DRAWS)
-
+    z = _ravel(case.node, case.params)
     for direction in _directions(case, 4):
-        mean, error = map(float, slope(direction))
+        mean, error = map(float, _score(case.node, case.params, drawn, z, direction))
         found = f"the score has mean {mean:.3g} over {_DRAWS} draws, with a standard error of {error:.2g}"
         assert abs(mean) <= _DEVIATIONS * error + 64 * case.eps, f"{found}: they follow another density"
     return None

@@ -414,7 +414,7 @@ def build(name, dtype):
     weights = jnp.asarray(rng.uniform(0.2, 2.0, NUM), dtype)
     shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype)), start_form(name))
     params = from_free(shapes, noise_like(rng, shapes, 0.4))
-    return Model(row, row.node.bind(units, weights), x, units, weights, params, float(jnp.finfo(dtype).eps))
+    return Model(row, jem.bind(row.node, x, weights), x, units, weights, params, float(jnp.finfo(dtype).eps))
 
 
 @functools.cache

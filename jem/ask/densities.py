@@ -41,7 +41,12 @@ def bind(node: Node, x: Data, weights: Array | None = None) -> Node:
         >>> jem.bind(jem.Gaussian(), [[0.0], [2.0]]).scale.deviation.tolist()
         [1.0]
     """
-    x, weights = checked(node, x, weights)
+    return _bind(node, *checked(node, x, weights))
+
+
+@jax.jit
+@precise
+def _bind(node: Node, x: Data, weights: Array | None) -> Node:
     return node.bind(to_units(used_rows(x, weights)), row_weights(x, weights))
 
 

@@ -1,5 +1,6 @@
 """What location-scale families share: statistics about the current mean, M-step, prior, tying and starts, of any structure."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -9,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from jem import checks
+from jem.backend import precise
 from jem.data import Holed, Interval, without_holes
 from jem.kernels import gaussian as kernel
 from jem.kernels import intervals, plates
@@ -316,8 +318,14 @@ def whitening_of(structure: Structure, covariance: Array, dim: int) -> Any:
     inner = structure.covariance_shape(dim)
     checks.check_covariance(covariance, inner)
     batch = covariance.shape[: covariance.ndim - len(inner)]
-    flat = jax.vmap(lambda c: structure.whitening(c, dim))(covariance.reshape(-1, *inner))
+    flat = _whitenings(structure, covariance.reshape(-1, *inner), dim)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), flat)
+
+
+@functools.partial(jax.jit, static_argnames=("structure", "dim"))
+@precise
+def _whitenings(structure: Structure, covariances: Array, dim: int) -> Any:
+    return jax.vmap(lambda c: structure.whitening(c, dim))(covariances)
 
 
 def mean_and_scale(x: Data, weights: Array) -> tuple[Array, FeatureScale]:

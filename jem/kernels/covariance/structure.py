@@ -5,6 +5,7 @@ A covariance is carried as a factor with a positive diagonal: as its whitening W
 Moments are gathered about the old mean and in whitened coordinates, `z = W (x - mean)`. D features, N units, units last.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -228,6 +229,7 @@ class Separate(Structure):
         return jnp.ones((), w.dtype)
 
 
+@functools.partial(jax.jit, static_argnames="dim")
 @precise
 def covariance_of(whitening: Any, dim: int) -> Array:
     """Covariance matrices (..., D, D) from whitenings (..., D, D), (..., D, 1) or (..., 1, 1), or of parts."""

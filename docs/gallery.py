@@ -196,7 +196,7 @@ at = np.linspace(0.2, 1.5, 200)
 ax.hist(x, bins=60, density=True, alpha=0.4)
 ax.plot(at, jnp.exp(jem.log_prob(model, fit.params, at)))
 """),
-    Entry("bound", "The bound that EM climbs", "Which coin was tossed is hidden: [theory.md](theory.md) follows it on numbers.", """
+    Entry("bound", "The bound that EM climbs", "Which coin it was is hidden: [theory.md](theory.md) has the numbers.", """
 x = jnp.array([[5.0], [9.0], [8.0], [4.0], [7.0]])
 model = jem.Mixture(jem.Binomial(10), 2)
 start = jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Binomial.Params(jnp.array([[0.6], [0.5]])))

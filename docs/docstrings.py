@@ -20,7 +20,10 @@ class House(griffe.Extension):
             obj.docstring = griffe.Docstring(f"{said[1][0].upper()}{said[1][1:]}.", parent=obj) if said else None
 
     def on_class_members(self, *, cls, **kwargs):
-        """`@node` writes `__init__` from the fields."""
+        """`@node` writes `__init__` from the fields, and statuses write what their codes mean."""
+        if any(str(base) == "Coded" for base in cls.bases):
+            said = inspect.getdoc(resolve_name(f"{cls.module.path}:{cls.name}"))
+            cls.docstring = griffe.Docstring(said, parent=cls)
         if "__init__" in cls.members or not any(str(d.value) in ("node", "author.node") for d in cls.decorators):
             return
         kinds = {kind.name: griffe.ParameterKind(kind.description) for kind in inspect._ParameterKind}

@@ -19,6 +19,9 @@ PARTS = {
 }
 NESTED = {"uncertainty.resample": "jem.ask.resample"}  # a room within a room, and its module
 BESIDE = ("plot", "sklearn")  # imported by themselves
+# Pages of nodes, solvers and rules, whose methods are the contract's, shown once in jem.author; these few are for users.
+CONTRACT = ("families", "combine", "hidden", "laws", "durations", "solvers", "stop", "schedules", "spaces", "forms")
+ASKED = ["params", "smooth", "filter", "forecast", "simulate"]
 
 
 class Name(NamedTuple):
@@ -34,6 +37,7 @@ class Page(NamedTuple):
     title: str
     says: str
     names: list[tuple[str, str]]
+    members: list[str] | None = None
 
 
 def source(module: str) -> Path:
@@ -86,17 +90,23 @@ def pages() -> dict[str, Page]:
     found = {}
     for place, (title, parts) in PARTS.items():
         here = [name for name in public("jem") if name.module.split(".")[1] in parts]
-        found[f"reference/{place}.md"] = Page(title, "", shown("jem", here))
+        found[f"reference/{place}.md"] = Page(title, "", shown("jem", here), ASKED if place in CONTRACT else None)
     for room, module in rooms().items():
         says = (ast.get_docstring(ast.parse(source(module).read_text())) or "").partition("\n")[0]
-        found[f"reference/jem.{room}.md"] = Page(f"jem.{room}", says, shown(f"jem.{room}", public(module)))
+        names = shown(f"jem.{room}", public(module))
+        found[f"reference/jem.{room}.md"] = Page(f"jem.{room}", says, names, ASKED if room in CONTRACT else None)
     return found
 
 
 def text(page: Page) -> str:
     """A page for mkdocstrings."""
-    show = "::: {}\n    options:\n      heading: {}\n      toc_label: {}"
-    return "\n\n".join([f"# {page.title}", page.says, *(show.format(of, on, on.removeprefix("jem.")) for on, of in page.names)])
+    blocks = []
+    for on, of in page.names:
+        lines = [f"heading: {on}", f"toc_label: {on.removeprefix('jem.')}"]
+        if page.members is not None and on == of:  # records show all that they can say
+            lines.append(f"members: {page.members}")
+        blocks.append("\n      ".join([f"::: {of}\n    options:", *lines]))
+    return "\n\n".join([f"# {page.title}", page.says, *blocks])
 
 
 def not_shown(html: str, page: Page) -> list[str]:

@@ -76,7 +76,7 @@ x[rng.random(x.shape) < 0.1] = np.nan
 model = jem.Mixture(jem.Missing(jem.Bernoulli()), 3)
 best = jem.fit_restarts(model, jax.random.key(0), x, num_restarts=16).best()
 ax.imshow(best.params.components.probs, vmin=0, vmax=1, cmap="Blues")
-ax.set(xlabel="item", ylabel="class")
+ax.set(xlabel="item", ylabel="class", yticks=range(3))
 """),
     Entry("regressions", "Mixture of regressions", "Two curves at once, each row near one of them.", """
 rng = np.random.default_rng(4)
@@ -175,7 +175,7 @@ x = rng.standard_normal((400, 2)) @ loadings + 0.5 * rng.standard_normal((400, 6
 model = jem.FactorAnalysis(2)
 fit = jem.fit(model, jem.init(model, jax.random.key(0), x), x).check()
 ax.imshow(jem.rotations.varimax(fit.params.loadings)[0].T, cmap="RdBu", vmin=-1, vmax=1)
-ax.set(xlabel="measurement", ylabel="factor")
+ax.set(xlabel="measurement", ylabel="factor", yticks=range(2))
 """),
     Entry("own", "A density of your own", "Two kinds of reaction times, normal plus exponential, by a formula.", """
 rng = np.random.default_rng(10)
@@ -195,6 +195,12 @@ fit = jem.fit(model, jem.init(model, jax.random.key(0), x), x, solver=jem.solver
 at = np.linspace(0.2, 1.5, 200)
 ax.hist(x, bins=60, density=True, alpha=0.4)
 ax.plot(at, jnp.exp(jem.log_prob(model, fit.params, at)))
+"""),
+    Entry("bound", "The bound that EM climbs", "Which coin it was is hidden: [theory.md](theory.md) has the numbers.", """
+x = jnp.array([[5.0], [9.0], [8.0], [4.0], [7.0]])
+model = jem.Mixture(jem.Binomial(10), 2)
+start = jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Binomial.Params(jnp.array([[0.6], [0.5]])))
+jem.plot.bound(model, start, x, num_steps=6, ax=ax)
 """),
 ]
 

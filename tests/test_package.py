@@ -146,14 +146,14 @@ def test_example_of_the_readme_prints_what_it_says():
     assert done.stdout == blocks("text")[0]
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p}.md" for p in ("authors", "models", "sklearn"))]
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 PAGES += [str(p.relative_to(ROOT)) for p in ROOT.glob("jem/*/README.md")]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
-    assert links or "kernels" in page
+    assert links or page in ("docs/coming-from-r.md", "docs/censored.md", "jem/kernels/README.md")
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 

@@ -101,5 +101,7 @@ from jem.latents.mixture.mixture import Mixture as Mixture
 from jem.latents.written.logjoint import LogJoint as LogJoint
 from jem.series import flat_rows as flat_rows
 from jem.series import sequences as sequences
+from jem.tables import Table as Table
+from jem.tables import table as table
 
 __version__ = "0.1.0"

@@ -58,6 +58,7 @@ from jem.data import Sequences as Sequences
 from jem.doors.cores import use_cores as use_cores
 from jem.doors.fit import fit as fit
 from jem.doors.fit import fit_restarts as fit_restarts
+from jem.doors.progress import Report as Report
 from jem.doors.stream import Streamed as Streamed
 from jem.doors.stream import fit_stream as fit_stream
 from jem.engine.coded import FitError as FitError

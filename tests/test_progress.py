@@ -32,7 +32,6 @@ def restarts(progress=None, **options):
 
 WAYS = {
     "fit": lambda progress: jem.fit(MODEL, START, COUNTS, progress=progress),
-    "weighted": lambda progress: jem.fit(MODEL, START, COUNTS, weights=np.arange(40.0), progress=progress),
     "in turn": lambda progress: restarts(progress, batch_size=2, solver=jem.solvers.EM()),
     "halving": lambda progress: restarts(progress, schedule=jem.schedules.Halving(first=3, keep=2)),
     "stochastic": lambda progress: restarts(progress, solver=jem.solvers.Stochastic(jax.random.key(2)), max_steps=20),
@@ -52,6 +51,8 @@ def test_the_answer_is_the_same(way):
     same(WAYS[way](seen.append), WAYS[way](None))
     assert seen and seen[-1].num_running == 0
     assert all(b.seconds > a.seconds for a, b in zip(seen, seen[1:], strict=False))
+    names = ["1", "2"] if way == "sweep" else ["bootstrap"] if way == "bootstrap" else ["fit"]
+    assert list(dict.fromkeys(report.task for report in seen)) == names
 
 
 @pytest.mark.parametrize("num", [5, 1])
@@ -76,13 +77,6 @@ def test_what_is_said():
     assert seen[-1].num_steps == fits.num_steps.max() and np.isclose(seen[-1].objective, fits.objective.max())
     steps = [report.num_steps for report in seen]
     assert steps == sorted(steps) and steps[0] == 1
-    names = []
-    WAYS["sweep"](lambda report: names.append(report.task))
-    assert list(dict.fromkeys(names)) == ["1", "2"]
-    folds = []
-    options = {"num_folds": 2, "num_restarts": 2, "max_steps": 5}
-    jem.cross_validate(MODEL, jax.random.key(0), COUNTS, progress=lambda report: folds.append(report.task), **options)
-    assert list(dict.fromkeys(folds)) == ["fold 1 of 2", "fold 2 of 2"]
 
 
 def interrupt_after(num, how=None):
@@ -126,9 +120,11 @@ def test_interrupted_restarts():
 
 def test_interrupted_sweeps_folds_and_replicates():
     assert list(WAYS["sweep"](interrupt_after(0)[0])) == ["1"]
+    tell, seen = interrupt_after(0)
     with pytest.raises(KeyboardInterrupt):
         options = {"num_folds": 2, "num_restarts": 2, "max_steps": 5}
-        jem.cross_validate(MODEL, jax.random.key(0), COUNTS, progress=interrupt_after(0)[0], **options)
+        jem.cross_validate(MODEL, jax.random.key(0), COUNTS, progress=tell, **options)
+    assert seen[0].task == "fold 1 of 2"
     found = WAYS["bootstrap"](interrupt_after(0)[0])
     whole = WAYS["bootstrap"](None)
     same(jax.tree.map(lambda leaf: leaf[:8], found), jax.tree.map(lambda leaf: leaf[:8], whole))

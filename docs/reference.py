@@ -15,7 +15,7 @@ PARTS = {
     "families": ("Families", ("families",)),
     "combine": ("Models of models", ("combine",)),
     "hidden": ("Hidden variables", ("latents",)),
-    "data": ("Data", ("data", "series")),
+    "data": ("Data", ("data", "series", "tables")),
 }
 NESTED = {"uncertainty.resample": "jem.ask.resample"}  # a room within a room, and its module
 BESIDE = ("plot", "sklearn")  # imported by themselves

@@ -58,6 +58,7 @@ from jem.data import Sequences as Sequences
 from jem.doors.cores import use_cores as use_cores
 from jem.doors.fit import fit as fit
 from jem.doors.fit import fit_restarts as fit_restarts
+from jem.doors.progress import Report as Report
 from jem.doors.stream import Streamed as Streamed
 from jem.doors.stream import fit_stream as fit_stream
 from jem.engine.coded import FitError as FitError
@@ -101,5 +102,7 @@ from jem.latents.mixture.mixture import Mixture as Mixture
 from jem.latents.written.logjoint import LogJoint as LogJoint
 from jem.series import flat_rows as flat_rows
 from jem.series import sequences as sequences
+from jem.tables import Table as Table
+from jem.tables import table as table
 
 __version__ = "0.1.0"

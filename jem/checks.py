@@ -83,7 +83,10 @@ def check_parts(x: Any, names: tuple[str, ...]) -> None:
     """x must be a dict with the parts of a product."""
     if not isinstance(x, dict) or set(x) != set(names):
         got = sorted(x) if isinstance(x, dict) else type(x).__name__
-        raise ValueError(f"Product: x must be a dict with the keys {sorted(names)}; got {got}")
+        raise ValueError(
+            f"Product: x must be a dict with the keys {sorted(names)}; got {got}; of a table jem.table(frame, "
+            f"{{{sorted(names)[0]!r}: [columns], ..}}) makes one"
+        )
 
 
 def check_values(x: Array, name: str, fault: Callable[[Array], Array], expected: str) -> None:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jem.reading import as_array
+
 MISSING = "missing"  # the trait of nodes for which NaN in the data stands for a missing value
 
 
@@ -88,19 +90,19 @@ class Interval(NamedTuple):
     @classmethod
     def right(cls, y: Any, censored: Any) -> "Interval":
         """Exact observations y (N, D), but for those that are `censored`, bool (N, D) or (N,): more than y."""
-        y = as_floats(y)
+        y = as_floats(as_array(y, "Interval: y"))
         return cls(y, jnp.where(_along(censored, y), jnp.inf, y))
 
     @classmethod
     def left(cls, y: Any, censored: Any) -> "Interval":
         """Exact observations y (N, D), but for those that are `censored`, bool (N, D) or (N,): less than y."""
-        y = as_floats(y)
+        y = as_floats(as_array(y, "Interval: y"))
         return cls(jnp.where(_along(censored, y), -jnp.inf, y), y)
 
     @classmethod
     def rounded(cls, y: Any, width: Any) -> "Interval":
         """Observations y (N, D) rounded to multiples of `width`, which broadcasts to them."""
-        y = as_floats(y)
+        y = as_floats(as_array(y, "Interval: y"))
         half = jnp.broadcast_to(0.5 * jnp.asarray(width, y.dtype), y.shape)
         return cls(y - half, y + half)
 
@@ -121,7 +123,7 @@ def as_floats(x: Any) -> Array:
 
 def _along(mask: Any, y: Array) -> Array:
     """A mask of rows, or of cells, as it meets y."""
-    mask = jnp.asarray(mask, bool)
+    mask = as_array(mask, "Interval: censored").astype(bool)
     return mask.reshape(mask.shape + (1,) * (y.ndim - mask.ndim))
 
 

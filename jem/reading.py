@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jem.settings import describe
+from jem.tables import Table, as_rows, can_read, is_table
 
 # What is no number, by NumPy's kind of dtype: what it is and what to do.
 _REFUSED = {
@@ -32,6 +33,8 @@ def as_arrays(x: Any, name: str = "x") -> Any:
     """
     if isinstance(x, Array):
         return as_array(x, name)
+    if isinstance(x, Table):
+        return as_arrays(x.values, name)
     if isinstance(x, (list, tuple)) and not hasattr(x, "_fields"):
         if isinstance(x, tuple) and any(getattr(part, "ndim", 0) for part in x):
             if len({np.shape(part)[:1] for part in x}) > 1:
@@ -45,7 +48,8 @@ def as_arrays(x: Any, name: str = "x") -> Any:
             )
         return as_array(x, name)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(x, is_leaf=_is_one)
-    return treedef.unflatten([as_array(leaf, name + jax.tree_util.keystr(path)) for path, leaf in leaves])
+    named = [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+    return treedef.unflatten([(as_arrays if isinstance(leaf, Table) else as_array)(leaf, place) for place, leaf in named])
 
 
 def as_array(value: Any, name: str) -> Array:
@@ -109,6 +113,10 @@ def _on_host(value: Any, name: str) -> np.ndarray:
         )
     if hasattr(value, "todense") or hasattr(value, "toarray"):
         raise TypeError(f"{name}: expected a dense array; got a sparse {type(value).__name__}; pass x.toarray()")
+    if is_table(value) and (can_read() or not hasattr(value, "to_numpy")):
+        return as_rows(value, name)
+    if hasattr(type(value), "collect") and hasattr(type(value), "columns"):
+        raise TypeError(f"{name}: expected an array of numbers, or a table; got {describe(value)}; call .collect() first")
     if hasattr(value, "columns") and hasattr(value, "to_numpy"):
         return _frame(value, name)
     if isinstance(value, (str, bytes, type)) or not (hasattr(value, "__array__") or np.isscalar(value) or _is_listed(value)):
@@ -131,7 +139,7 @@ def _ragged(value: Any, name: str) -> ValueError:
 
 
 def _frame(value: Any, name: str) -> np.ndarray:
-    """The numbers of a data frame; columns of anything else are named."""
+    """The numbers of a data frame that narwhals does not read; columns of anything else are named."""
     dtypes = dict(zip(map(str, value.columns), list(value.dtypes), strict=True))
     other = [f"{column!r} ({dtype})" for column, dtype in dtypes.items() if getattr(dtype, "kind", "f") not in "biuf"]
     if other:

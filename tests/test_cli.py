@@ -7,16 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from decimal import Decimal
 
 import jax
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 import jem
 from jem import datasets
 from jem.cli import command as cli
-from jem.cli import start
-from jem.datasets.table import TableError, read_table
+from jem.cli import data, start
+from jem.cli.models import MODELS
+from jem.combine.named import MCLUST
+from jem.datasets.table import TableError, read_table, read_words
 
 NUMBERS = "a,b\n1,2\n3,4\n5,7\n"
 
@@ -71,7 +76,7 @@ def fit_error(capsys, tmp_path, *arguments):
 def test_bad_csv(capsys, tmp_path, content, parts):
     path = tmp_path / "x.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    line = fit_error(capsys, tmp_path, path, "-k", 2, "--out", tmp_path / "fit.npz")
+    line = fit_error(capsys, tmp_path, path, "--model", "dirichlet", "-k", 2, "--out", tmp_path / "fit.npz")
     assert all(part in line for part in [str(path), *parts]), line
 
 
@@ -89,7 +94,7 @@ def test_bad_csv(capsys, tmp_path, content, parts):
 def test_bad_npy(capsys, tmp_path, array, part):
     path = tmp_path / "x.npy"
     path.touch() if array is None else np.save(path, array)
-    assert part in fit_error(capsys, tmp_path, path, "--out", tmp_path / "fit.npz")
+    assert part in fit_error(capsys, tmp_path, path, "--model", "dirichlet", "--out", tmp_path / "fit.npz")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +123,21 @@ def test_bad_npy(capsys, tmp_path, array, part):
         (["{x}", "-k", "2", "--out", "{dir}/nowhere/fit.npz"], "cannot be written"),
         (["{x}", "-k", "2", "--out", "{dir}/folder.npz"], "is a directory"),
         (["{x}", "-k", "2", "--model", "bernoulli"], "x.csv"),
+        (["{x}", "-k", "2", "--model", "linear"], "--model linear: is a regression; say its inputs"),
+        (["{x}", "-k", "2", "--inputs", "a"], "--inputs a: gmm takes no inputs"),
+        (["{x}", "-k", "2", "--model", "binomial"], "--model binomial: say of how many trials"),
+        (["{x}", "-k", "2", "--trials", "3"], "--trials 3: gmm has no trials"),
+        (["{x}", "-k", "2", "--sequence", "a"], "--sequence a: gmm is of rows; take a chain"),
+        (["{x}", "-k", "1", "--model", "lds", "--labels", "a"], "--labels a: lds has no components"),
+        (["{x}", "-k", "2", "--labels", "b"], "--labels b: there are 8 components in it"),
+        (["{x}", "-k", "2", "--labels", "c"], "no column 'c'; the columns are a, b"),
+        (["{x}", "-k", "2", "--weights", "a,b"], "no column 'a,b'"),
+        (["{x}", "-k", "2", "--columns", "a", "--weights", "b", "--model", "hmm-poisson"], "a sequence has one weight"),
+        (["{x}", "-k", "1", "--model", "fa", "--columns", "a"], "num_factors"),
+        (["{half}", "-k", "1", "--model", "lca", "--columns", "a,b"], "column 'b': 0.5 is no category"),
+        (["{half}", "-k", "1", "--model", "lds", "--columns", "a", "--sequence", "c"], "row 2, column 'c': the row is of no"),
+        (["{half}", "-k", "1", "--columns", "a", "--labels", "b"], "row 1, column 'b': 0.5 is no label"),
+        (["{half}", "-k", "1", "--columns", "a", "--weights", "c"], "column 'c': 'x' is not a number"),
         (["{dir}/absent.csv", "-k", "2"], "no such file"),
         (["{dir}/folder.csv", "-k", "2"], "cannot be read"),
         (["{dir}/x.txt", "-k", "2"], "unknown extension '.txt'"),
@@ -127,9 +147,10 @@ def test_bad_npy(capsys, tmp_path, array, part):
 def test_bad_arguments(capsys, tmp_path, arguments, part):
     (tmp_path / "x.csv").write_text(NUMBERS)
     (tmp_path / "x.txt").write_text(NUMBERS)
+    (tmp_path / "half.csv").write_text("a,b,c\n1,0.5,x\n2,1,\n")
     (tmp_path / "folder.npz").mkdir()
     (tmp_path / "folder.csv").mkdir()
-    given = [argument.format(x=tmp_path / "x.csv", dir=tmp_path) for argument in arguments]
+    given = [argument.format(x=tmp_path / "x.csv", half=tmp_path / "half.csv", dir=tmp_path) for argument in arguments]
     assert part in fit_error(capsys, tmp_path, *given)
 
 
@@ -197,19 +218,148 @@ def test_fit_chooses_and_writes(capsys, tmp_path):
     assert " best\n" in printed and f"{fit['log_likelihood']:.4f}" in printed
 
 
-@pytest.mark.parametrize("model", sorted(set(cli.MODELS) - {"gmm-tied"}))
-def test_every_model_fits(capsys, tmp_path, model):
-    rng = np.random.default_rng(0)
-    rate = np.where(rng.random(60) < 0.5, 0.1, 0.8)[:, None]
-    x = rng.random((60, 2)) < rate if model == "bernoulli" else rng.poisson(20 * rate, (60, 2))
+RNG = np.random.default_rng(0)
+FIRST = RNG.random((60, 1)) < 0.5
+POSITIVE = RNG.gamma(3, np.where(FIRST, 1, 4), (60, 3))
+DIRECTIONS = RNG.standard_normal((60, 3)) + np.where(FIRST, 3, -3)
+ROWS = {
+    "reals": RNG.standard_normal((60, 3)) + 4 * FIRST,
+    "positive": POSITIVE,
+    "counts": RNG.poisson(np.where(FIRST, 2, 9), (60, 3)),
+    "bits": RNG.random((60, 3)) < np.where(FIRST, 0.1, 0.8),
+    "fractions": RNG.beta(2, np.where(FIRST, 2, 6), (60, 3)),
+    "shares": POSITIVE / POSITIVE.sum(1, keepdims=True),
+    "directions": DIRECTIONS / np.linalg.norm(DIRECTIONS, axis=1, keepdims=True),
+}
+OF = {
+    "positive": ["exponential", "gamma", "inverse-gamma", "inverse-gaussian", "log-normal", "rayleigh", "weibull"],
+    "counts": ["poisson", "negative-binomial", "geometric", "binomial", "beta-binomial", "multinomial", "dirichlet-multinomial",
+               "categorical", "lca"],
+    "bits": ["bernoulli"], "fractions": ["beta"], "shares": ["dirichlet"], "directions": ["von-mises-fisher"],
+}  # fmt: skip
+
+
+def rows_for(model):
+    """Rows that the model of this name takes."""
+    family = model.removeprefix("hmm-").removeprefix("glm-")
+    return ROWS[next((rows for rows, names in OF.items() if family in names), "reals")]
+
+
+def options_for(model):
+    """What must be said beside its name."""
+    kind = MODELS[model]
+    return [*["--inputs", "3"] * kind.inputs, *["--trials", "40"] * kind.trials, *["--sequence", "2"] * (kind.units == "steps")]
+
+
+def test_every_model_takes_its_data(tmp_path):
+    """Each name makes a node, for which a start is made of data of its kind; cells that may be missing may."""
+    for name, kind in MODELS.items():
+        if name in ("hmm-dirichlet", "hmm-von-mises-fisher") or name[2:] in MCLUST:
+            continue  # of which no column can be the sequence; made as those of Gaussians
+        x, steps = np.array(rows_for(name), float), kind.units == "steps"
+        if steps:
+            x[:, 1] = np.repeat([0, 1], 30)
+        x[4, 0] = np.nan if kind.holes else x[4, 0]
+        np.save(tmp_path / "x.npy", x)
+        found = data.read(
+            str(tmp_path / "x.npy"), name, weights="", labels="", dtype="float32", factors=1, trials=40 if kind.trials else 0,
+            columns="1,2" if kind.inputs and not steps else "", inputs="3" if kind.inputs else "",
+            sequence="2" if steps else "",
+        )  # fmt: skip
+        k = 1 if kind.sizes == "1" else 2
+        cli.check(kind, "x.npy", found, [k])
+        node = kind.make(k, found.shape)
+        jax.eval_shape(lambda key, x: jem.init(node, key, x), jax.random.key(0), found.data)
+
+
+FITTED = ("VEI", "lca", "linear", "fa", "hmm-poisson", "lds")
+
+
+@pytest.mark.parametrize("model", FITTED)
+def test_models_fit(capsys, tmp_path, model):
+    """A mixture of every kind, a chain, what has no components: parameters by name, and what is hidden of each row."""
+    x = np.array(rows_for(model), float)
+    if MODELS[model].units == "steps":
+        x[:, 1] = np.arange(60) % 2  # the steps of two sequences, by turns
     np.save(tmp_path / "x.npy", x)
     out = tmp_path / "fit.npz"
-    options = ["--model", model, "-k", 2, "--restarts", 3, "--dtype", "float32", "--out", out]
-    code, errors, _ = run(capsys, "fit", tmp_path / "x.npy", *options)
+    sizes = [] if MODELS[model].sizes == "1" else ["-k", 2]
+    options = ["--model", model, *sizes, "--restarts", 3, "--dtype", "float32", "--max-steps", 20, "--out", out]
+    code, errors, printed = run(capsys, "fit", tmp_path / "x.npy", *options, *options_for(model))
     assert (code, errors) == (0, [])
-    with np.load(out) as fit:
-        assert fit["weights"].shape == (2,) and fit["weights"].dtype == np.float32
-        assert len(fit["labels"]) == 60
+    with np.load(out) as saved:
+        fit = dict(saved)
+    hidden = {"fa": "factors", "lds": "states"}.get(model, "labels")
+    assert len(fit[hidden]) == 60 and fit["model"] == model
+    if hidden == "labels":  # as the rows were made
+        agree = np.mean(fit["labels"] == FIRST[:, 0])
+        assert max(agree, 1 - agree) > (0.9 if model not in ("linear", "lca") else 0.5)
+    want = {
+        "VEI": {"mean", "covariance"}, "lca": {"1.probs", "2.probs", "3.probs"}, "linear": {"coef", "intercept", "covariance"},
+        "fa": {"mean", "loadings", "noise"}, "hmm-poisson": {"initial", "transition.probs", "emission.rate"},
+        "lds": {"A", "C", "m0", "chol_Q", "chol_R"},
+    }[model]  # fmt: skip
+    assert want <= set(fit) and "whitening" not in fit
+    assert ("component 1" in printed) == ("weights" in fit)
+    assert "2 sequences" in printed or MODELS[model].units == "rows"
+
+
+def test_missing_cells_weights_and_labels(capsys, tmp_path):
+    """Of a CSV and a Parquet file alike; weight 0 removes a row, whatever label it has."""
+    x = np.round(ROWS["reals"][:, :2], 3)
+    cells = [[f"{v}" for v in row] for row in x]
+    cells[3][1], cells[7][0] = "", "NA"
+    known = ["far" if first else "near" for first in FIRST[:, 0]]
+    known[10:] = [""] * 50
+    weights = np.where(np.arange(60) == 5, 0, 1)
+    lines = [",".join([*row, label, str(w)]) for row, label, w in zip(cells, known, weights, strict=True)]
+    (tmp_path / "x.csv").write_text("\n".join(["a,b,known,w", *lines]))
+    held = [[None if cell in ("", "NA") else float(cell) for cell in column] for column in zip(*cells, strict=True)]
+    columns = dict(zip("ab", held, strict=True)) | {"known": [label or None for label in known], "w": weights}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    fits = []
+    for name in ("x.csv", "x.parquet"):
+        options = ["-k", 2, "--restarts", 2, "--weights", "w", "--labels", "known", "--out", tmp_path / "fit.npz"]
+        code, errors, printed = run(capsys, "fit", tmp_path / name, *options)
+        assert (code, errors) == (0, []) and "a, b; 2 cells missing; 10 labels" in printed
+        fits.append(dict(np.load(tmp_path / "fit.npz")))
+    assert fits[0]["label_names"].tolist() == ["far", "near"]
+    assert (fits[0]["labels"][:10] == ~FIRST[:10, 0]).all()
+    np.testing.assert_array_equal(fits[0]["mean"], fits[1]["mean"])
+    assert fits[0]["log_likelihood"] == fits[1]["log_likelihood"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "part"),
+    [
+        ({"a": ["x", "y"]}, "column 'a': string is no type of numbers"),
+        ({"a": [1.0, float("inf")]}, "row 2, column 'a': inf is not finite"),
+        ({"a": [1.0, None]}, "row 2, column 'a': nan is not finite"),
+        (None, "is not a table in Parquet"),
+        ({"a": []}, "no rows"),
+    ],
+)
+def test_bad_parquet(capsys, tmp_path, columns, part):
+    path = tmp_path / "x.parquet"
+    path.write_text("no such thing") if columns is None else parquet.write_table(pyarrow.table(columns), path)
+    assert part in fit_error(capsys, tmp_path, path, "--model", "dirichlet", "-k", 1)
+
+
+def test_read_parquet(monkeypatch, tmp_path):
+    """Whole numbers, truth and decimals are floats; without pyarrow it says what to install."""
+    columns = {"a": [1, 2], "yes": [True, None], "money": [Decimal("1.5"), Decimal("2.5")], "who": ["x", None]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    x, names = read_table(tmp_path / "x.parquet", without=["who"], holes=True)
+    np.testing.assert_array_equal(x, [[1, 1, 1.5], [2, np.nan, 2.5]])
+    assert names == ["a", "yes", "money"] and read_words(tmp_path / "x.parquet", "who") == ["x", ""]
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(TableError, match=r"pip install 'jem\[tables\]'"):
+        read_table(tmp_path / "x.parquet")
+
+
+def test_models_are_listed(capsys):
+    code, errors, printed = run(capsys, "models")
+    assert (code, errors) == (0, []) and {line.split()[0] for line in printed.splitlines()[1:]} == set(MODELS)
 
 
 def test_no_command_fits_old_faithful():

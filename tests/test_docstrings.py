@@ -34,7 +34,7 @@ SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "Source")
 EXCUSED = (
     ({"equation", "source"}, "no mathematics of its own", """jem.bind jem.use_cores jem.explain jem.save jem.load
      jem.init jem.num_parameters jem.sweep jem.Frozen jem.constrain
-     jem.unconstrain jem.flat_rows jem.sequences jem.author.node jem.author.static jem.author.setting"""),
+     jem.unconstrain jem.flat_rows jem.sequences jem.table jem.author.node jem.author.static jem.author.setting"""),
     ({"equation", "source"}, "rules put together by `and`, by `or`", "jem.stop.AllOf jem.stop.AnyOf"),
     ({"equation"}, "that of `jem.fit`", "jem.fit_restarts"),
     ({"source"}, "a definition that is nobody's own", """jem.log_prob jem.sample jem.OneOf jem.Product jem.Stack

@@ -16,7 +16,7 @@ import jem
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
-FOUNDATION = {"backend", "documented", "series_checks", "tree", "settings", "reading", "checks", "data", "series"}
+FOUNDATION = {"backend", "documented", "series_checks", "tree", "settings", "reading", "checks", "data", "series", "tables"}
 MODEL_LAYERS = [FOUNDATION, {"kernels"}, {"node"}, {"coordinates", "composite"}, {"families"}, {"combine"}, {"latents"}]
 MODELS = {"families", "combine", "latents"}
 ABOVE = {"ask", "doors", "io", "testing"}
@@ -107,7 +107,8 @@ import sys, jax
 before = dict(jax.config.values)
 import jem, jem.datasets
 from jax._src import xla_bridge
-heavy = ("optax", "chex", "typer", "rich", "scipy.stats", "sklearn", "jem.estimators", "matplotlib")
+heavy = ("optax", "chex", "typer", "rich", "scipy.stats", "sklearn", "jem.estimators", "matplotlib",
+         "narwhals", "pandas", "polars", "pyarrow", "arviz")
 print([name for name in heavy if name in sys.modules],
       list(xla_bridge._backends), before == dict(jax.config.values))
 """

@@ -1,10 +1,12 @@
 """The bootstrap as one program over replicates: standard errors and intervals."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jem import backend, checks
@@ -14,13 +16,16 @@ from jem.ask.resample import Weights
 from jem.ask.units import check_units, num_counted
 from jem.backend import precise
 from jem.data import row_weights, to_units, used_rows
-from jem.doors.cores import by_keys
+from jem.doors.cores import by_keys, cores_in_use
 from jem.doors.fit import fit
+from jem.doors.progress import Meter, meter_of
 from jem.engine.result import Status
 from jem.engine.solvers.accelerate import Anderson
 from jem.engine.stop import Remaining
 from jem.node import Data, Node, Params
 from jem.settings import check_level
+
+_PIECES, _LEAST = 50, 8  # of the replicates, between which a `progress` is told: so many pieces, of so many at least
 
 
 class Bootstrap(NamedTuple):
@@ -71,6 +76,7 @@ def bootstrap(
     stop: Any = Remaining(),  # noqa: B008
     max_steps: int = 1000,
     batch_size: int | None = None,
+    progress: Any = None,
 ) -> Bootstrap:
     """Fits a model to many replicates of its data, all in one program, each from the parameters of the fit.
 
@@ -90,6 +96,7 @@ def bootstrap(
         stop: as for `fit`.
         max_steps: as for `fit`.
         batch_size: replicates advanced together (memory and speed, never the answer); None chooses by backend.
+        progress: as for `fit`; after Ctrl-C the replicates that were not fitted stand at `params`, as MAX_STEPS.
 
     Returns:
         A `Bootstrap`.
@@ -118,7 +125,35 @@ def bootstrap(
     checks.check_positive_int(batch_size, "batch_size")
     keys = jax.random.split(key, num_replicates)
     arguments = node, params, x, weights, replicates, solver, stop
-    return by_keys(_bootstrap, keys, arguments, max_steps=max_steps, together=batch_size)
+    run = functools.partial(by_keys, _bootstrap, arguments=arguments, max_steps=max_steps, together=batch_size)
+    meter = meter_of(progress, "bootstrap", (keys, params, x, weights))
+    return run(keys) if meter is None else _in_pieces(run, meter, keys, params, batch_size)
+
+
+def _in_pieces(run: Callable[[Array], Bootstrap], meter: Meter, keys: Array, params: Params, together: int) -> Bootstrap:
+    """Some replicates at a time, of one size for one program; those that an interrupt leaves out stand at the fit."""
+    num = len(keys)
+    size = min(num, max(_LEAST, -(-num // _PIECES), together, 4 * len(cores_in_use((keys, params)))))
+    meter.num_lanes, pieces = num, []
+    doing = meter.doing("bootstrap")
+    try:
+        with doing:
+            for begin in range(0, num, size):
+                pieces.append(jax.block_until_ready(run(keys[np.arange(begin, begin + size) % num])))
+                done = min(begin + size, num)
+                doing.tell(done, np.nan, num - done)
+    except KeyboardInterrupt:
+        if not pieces:
+            raise
+        meter.interrupted = True
+    left = num - size * len(pieces)
+    if left > 0:
+        many = lambda leaf: jnp.broadcast_to(leaf, (left, *jnp.shape(leaf)))
+        same = jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), params, pieces[0].params)
+        never = jnp.full(left, -jnp.inf, pieces[0].objective.dtype)
+        steps = jnp.zeros(left, pieces[0].num_steps.dtype)
+        pieces.append(Bootstrap(jax.tree.map(many, same), jnp.full(left, Status.MAX_STEPS, jnp.int32), never, steps))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num], *pieces)
 
 
 @functools.partial(jax.jit, static_argnames=("max_steps", "together"))

@@ -12,6 +12,7 @@ from jem.backend import precise
 from jem.data import to_rows, to_units
 from jem.kernels.assign import Drawn
 from jem.node import Data, Node, Params, assign
+from jem.tables import Table, filled, is_table
 
 
 def sample_posterior(node: Node, key: Array, params: Params, x: Data) -> Any:
@@ -71,7 +72,8 @@ def impute(node: Node, params: Params, x: Data, *, key: Array | None = None) -> 
         key: a typed PRNG key for a draw, or None for expectations.
 
     Returns:
-        x, without NaN; what was seen is as it was. Infinity where an expectation does not exist.
+        x, without NaN, a table of its kind where it is one; what was seen is as it was. Infinity where an expectation does not
+        exist.
 
     Raises:
         ValueError: data or parameters that do not fit the model; a key that is none.
@@ -88,8 +90,10 @@ def impute(node: Node, params: Params, x: Data, *, key: Array | None = None) -> 
     """
     if key is not None:
         checks.check_key(key)
+    frame = x
     params, x, _ = asked(node, params, x)
-    return _impute(node, params, x, key)
+    new = _impute(node, params, x, key)
+    return filled(frame, new) if isinstance(frame, Table) or is_table(frame) else new
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """Choosing a model: information criteria, and a sweep over models that tabulates them."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from jem.backend import precise
 from jem.checks import check_key, check_positive_int
 from jem.data import row_weights, to_units, used_rows
 from jem.doors.fit import checked, fit_restarts
+from jem.doors.progress import meter_of
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit, Status
 from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
@@ -204,7 +206,8 @@ def sweep(
         x: data with N rows.
         num_restarts: starts of each model.
         weights: (N,) or None.
-        **options: passed on to `fit_restarts`.
+        **options: passed on to `fit_restarts`; with `progress`, Ctrl-C ends the sweep, of which those models are left that
+            were begun.
 
     Returns:
         A `Sweep`.
@@ -222,15 +225,21 @@ def sweep(
         raise ValueError(f"sweep: models must be a dict of names and models, at least one; got {models!r}")
     every = isinstance(options.get("schedule", FinishAll()), FinishAll)
     groups = alike(models, x) if every else [[name] for name in models]
-    fits = {}
-    for names, k in zip(groups, jax.random.split(key, len(groups)), strict=True):
-        some = {name: models[name] for name in names}
-        if len(some) == 1:
-            fits[names[0]] = fit_restarts(models[names[0]], k, x, num_restarts=num_restarts, weights=weights, **options)
-        else:
-            fits |= fit_together(some, k, x, num_restarts=num_restarts, weights=weights, **options)
-    fits = {name: fits[name] for name in models}
-    return Sweep([sweep_row(name, node, fits[name], x, weights) for name, node in models.items()], fits)
+    meter, fits = meter_of(options.pop("progress", None), "sweep", (x, weights)), {}
+    with meter or contextlib.nullcontext():
+        for names, k in zip(groups, jax.random.split(key, len(groups)), strict=True):
+            some = {name: models[name] for name in names}
+            told = {} if meter is None else {"progress": meter.doing(", ".join(names))}
+            if len(some) == 1:
+                fits[names[0]] = fit_restarts(
+                    some[names[0]], k, x, num_restarts=num_restarts, weights=weights, **told, **options
+                )
+            else:
+                fits |= fit_together(some, k, x, num_restarts=num_restarts, weights=weights, **told, **options)
+            if meter is not None and meter.interrupted:
+                break
+    fits = {name: fits[name] for name in models if name in fits}
+    return Sweep([sweep_row(name, models[name], fits[name], x, weights) for name in fits], fits)
 
 
 def sweep_row(name: str, node: Node, fits: Fit, x: Data, weights: Array | None = None) -> SweepRow:
@@ -323,14 +332,19 @@ def cross_validate(
     w = np.asarray(row_weights(x, weights))
     if num_folds > len(w):
         raise ValueError(f"cross_validate: num_folds must be at most the number of rows, {len(w)}; got {num_folds}")
+    meter = meter_of(options.pop("progress", None), "cross_validate", (x, weights))
     fold_key, *keys = jax.random.split(key, num_folds + 1)
     fold = np.asarray(jax.random.permutation(fold_key, len(w))) % num_folds
     rows, status, seen = np.zeros(len(w)), np.zeros(num_folds, int), used_rows(x, weights)
-    for f, start in enumerate(keys):
-        kept = jnp.asarray(np.where(fold == f, 0, w), w.dtype)
-        best = fit_restarts(node, start, x, num_restarts=num_restarts, weights=kept, **options).best()
-        rows = np.where(fold == f, log_prob(node, best.params, seen), rows)
-        status[f] = int(best.status)
+    with meter or contextlib.nullcontext():
+        for f, start in enumerate(keys):
+            kept = jnp.asarray(np.where(fold == f, 0, w), w.dtype)
+            told = {} if meter is None else {"progress": meter.doing(f"fold {f + 1} of {num_folds}")}
+            best = fit_restarts(node, start, x, num_restarts=num_restarts, weights=kept, **told, **options).best()
+            if meter is not None and meter.interrupted:
+                raise KeyboardInterrupt  # of a part of the folds there is no total
+            rows = np.where(fold == f, log_prob(node, best.params, seen), rows)
+            status[f] = int(best.status)
     counted = np.where(w > 0, w * rows, 0)
     each = np.array([counted[fold == f].sum() for f in range(num_folds)])
     return CrossValidation(each, float(each.sum()), float(np.std(counted, ddof=1) * np.sqrt(len(w))), status)

@@ -1,15 +1,13 @@
-"""Reads a file, fits a mixture for each K, chooses K by BIC, writes the result."""
+"""Reads a file, fits a model for each K, chooses K by BIC, writes the result."""
 
 import os
 import re
 import sys
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,23 +17,16 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 import jem
+from jem.cli.data import InputError, Read, read
+from jem.cli.models import MODELS, STEPS, Model
+from jem.cli.row import Row, fit_one
 from jem.cli.start import keep_programs, take_cores
 from jem.datasets import old_faithful
-from jem.datasets.table import TableError, cell_name, read_table
-from jem.doors.fit import MOST_RECORDED
+from jem.datasets.table import TableError
+from jem.doors.fit import MOST_RECORDED, checked
 
 T = TypeVar("T")
 
-MODELS: dict[str, Callable[[int], Any]] = {
-    "gmm": lambda k: jem.Mixture(jem.Gaussian(), k),
-    "gmm-diag": lambda k: jem.Mixture(jem.Gaussian(covariance=jem.covariance.Diagonal()), k),
-    "gmm-spherical": lambda k: jem.Mixture(jem.Gaussian(covariance=jem.covariance.Spherical()), k),
-    "gmm-tied": lambda k: jem.Mixture(jem.Tied(jem.Gaussian(), k, "whitening")),
-    "t": lambda k: jem.Mixture(jem.StudentT(), k),
-    "t-diag": lambda k: jem.Mixture(jem.StudentT(covariance=jem.covariance.Diagonal()), k),
-    "poisson": lambda k: jem.Mixture(jem.Poisson(), k),
-    "bernoulli": lambda k: jem.Mixture(jem.Bernoulli(), k),
-}
 USABLE = (jem.Status.CONVERGED, jem.Status.MAX_STEPS)
 INTERRUPTED = 130  # the shell's code for it
 MAX_PRINTED_DIM = 8  # wider matrices are for the file, not for the eye
@@ -44,48 +35,14 @@ MAX_PRINTED_DIM = 8  # wider matrices are for the file, not for the eye
 UsageError = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, help="Fits mixture models by expectation-maximisation."
+    add_completion=False, pretty_exceptions_enable=False, help="Fits latent-variable models by expectation-maximisation."
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
-class InputError(ValueError):
-    """Something the user can put right; the message is one line."""
-
-
 class Interrupted(Exception):
     """An interrupt during a fit; typer would turn a KeyboardInterrupt into an exit code of its own."""
-
-
-class Row(NamedTuple):
-    """The best fit of one model, on the host.
-
-    Attributes:
-        num_components: K.
-        status: of the best restart.
-        statuses: number of restarts per status.
-        num_optima: number of distinct optima the restarts found.
-        num_steps: EM steps of the best restart.
-        log_likelihood: total, at the best parameters.
-        num_parameters: number of free parameters.
-        bic: lower is better.
-        arrays: `weights` (K,) and the components' parameters, each with leading axis K.
-        labels: (N,) most probable component of each row.
-        seconds: wall time, compilation included.
-    """
-
-    num_components: int
-    status: jem.Status
-    statuses: Counter
-    num_optima: int
-    num_steps: int
-    log_likelihood: float
-    num_parameters: int
-    bic: float
-    arrays: dict[str, np.ndarray]
-    labels: np.ndarray
-    seconds: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,8 +79,8 @@ def show_old_faithful(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         set_up(None, True)
         x, num_restarts = old_faithful(), 256
-        model = MODELS["gmm"](2)
-        first, second = _run(lambda: [fit_one(model, jax.random.key(0), x, num_restarts) for _ in range(2)], "float64")
+        model = jem.Mixture(jem.Gaussian(), 2)
+        first, second = _run(lambda: [fit_one(model, jax.random.key(0), Read(x), num_restarts, 2) for _ in range(2)], "float64")
         out.print(f"Old Faithful: {len(x)} rows of eruptions [min], waiting [min]", markup=False)
         out.print(f"model            {model_name(model)}, float64, {num_restarts} restarts", markup=False)
         print_fit(second)
@@ -134,66 +91,117 @@ def show_old_faithful(context: typer.Context) -> None:
 
 @app.command()
 def fit(
-    path: Annotated[str, typer.Argument(metavar="FILE", help="A table of numbers, .csv or .npy, one row per unit.")],
-    model: Annotated[str, typer.Option(help="One of: " + ", ".join(MODELS) + ".")] = "gmm",
-    num_components: Annotated[str, typer.Option("-k", metavar="K|LOW..HIGH", help="Number of components.")] = "2..8",
+    path: Annotated[str, typer.Argument(metavar="FILE", help="A table, .csv, .parquet or .npy, one row per unit or step.")],
+    model: Annotated[str, typer.Option(help="A model by name; `python -m jem models` lists them.")] = "gmm",
+    num_components: Annotated[
+        str, typer.Option("-k", metavar="K|LOW..HIGH", help="Number of components, states or factors; of a mixture 2..8.")
+    ] = "",
     restarts: Annotated[int, typer.Option(min=1, help="Starts per K.")] = 64,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the starts.")] = 0,
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
     max_steps: Annotated[int, typer.Option(min=1, help="Most EM steps of a restart.")] = 1000,
     tol: Annotated[float, typer.Option(min=0.0, help="Stop where no more than this many nats are left to climb.")] = 1e-3,
     columns: Annotated[str, typer.Option(metavar="A,B,..", help="Columns to use, by name or number from 1.")] = "",
+    inputs: Annotated[str, typer.Option(metavar="A,B,..", help="Columns that a regression takes as inputs.")] = "",
+    weights: Annotated[str, typer.Option(metavar="A", help="Column of weights; of sequences, one for all steps of each.")] = "",
+    labels: Annotated[str, typer.Option(metavar="A", help="Column of known components; empty or -1 where unknown.")] = "",
+    sequence: Annotated[str, typer.Option(metavar="A", help="Column that says which sequence a row is of.")] = "",
+    trials: Annotated[int, typer.Option(min=0, help="Trials of binomial cells.")] = 0,
+    factors: Annotated[int, typer.Option(min=1, help="Factors of each component of a mixture of factor analyses.")] = 1,
     out_path: Annotated[str, typer.Option("--out", metavar="FILE.npz", help="Where parameters and labels go.")] = "",
     cores: Annotated[int | None, typer.Option(min=1, help="Cores to use; all by default.")] = None,
     cache: Annotated[bool, typer.Option(help="Keep compiled programs in the user's cache folder for the next run.")] = True,
 ) -> int:
-    """Fits a mixture to a file for each K, chooses K by BIC, prints the fit and writes parameters and labels."""
+    """Fits a model to a file for each K, chooses K by BIC, prints the fit and writes parameters and labels."""
     check_options(model, dtype, tol, restarts, max_steps)
+    kind = MODELS[model]
+    num_components = num_components or kind.sizes
     sizes = parse_sizes(num_components)
     target = check_writable(out_path) if out_path else None
     set_up(cores, cache)
-    x, names = read_table(path, [column.strip() for column in columns.split(",")] if columns else ())
-    x = cast(x, dtype, path, names)
-    if sizes[-1] > len(x):
-        raise InputError(f"-k {num_components}: K = {sizes[-1]} exceeds the number of rows, N = {len(x)}, of {path}")
-    try:
-        MODELS[model](sizes[0]).validate(x.T)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    found = read(
+        path, model, columns=columns, inputs=inputs, weights=weights, labels=labels, sequence=sequence, trials=trials,
+        factors=factors, dtype=dtype,
+    )  # fmt: skip
+    if kind.counts != "factors" and sizes[-1] > len(found.x):
+        raise InputError(f"-k {num_components}: K = {sizes[-1]} exceeds the number of rows, N = {len(found.x)}, of {path}")
+    if found.labels is not None and found.labels.max(initial=-1) >= sizes[0]:
+        known = found.labels.max() + 1
+        raise InputError(f"--labels {labels}: there are {known} {kind.counts} in it; ask for as many at least, -k {known}")
 
     def fit_size(k: int) -> Row:
         # Folding K in gives the same fit whether K is asked for alone or within a range.
-        key = jax.random.fold_in(jax.random.key(seed), k)
-        return fit_one(MODELS[model](k), key, x, restarts, stop=jem.stop.Remaining(tol), max_steps=max_steps)
+        key, node = jax.random.fold_in(jax.random.key(seed), k), kind.make(k, found.shape)
+        return fit_one(node, key, found, restarts, k, stop=jem.stop.Remaining(tol), max_steps=max_steps)
 
+    _run(lambda: check(kind, path, found, sizes), dtype)
+    rows = fit_sizes(sizes, lambda k: _run(lambda: fit_size(k), dtype), restarts)
+    names = found.names
+    out.print(
+        f"{path}: {len(found.x)} rows of {', '.join(names[:12])}{', ...' * (len(names) > 12)}{also(found)}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    usable = [row for row in rows if row.status in USABLE and np.isfinite(row.bic)]
+    best = min(usable, key=lambda row: row.bic, default=None)
+    print_sizes(rows, best)
+    if best is None:
+        print(f"jem: no restart gave a usable fit; try fewer {kind.counts} or --model gmm-diag", file=sys.stderr)
+        return 1
+    out.print(f"\nmodel            {model}, K = {best.num_components}, {dtype}, {restarts} restarts", markup=False)
+    print_fit(best)
+    if target is not None:
+        write_npz(target, fit_arrays(best, rows, model, found))
+        out.print(f"written          {target}", markup=False, soft_wrap=True)
+    return 0
+
+
+@app.command()
+def models() -> None:
+    """Lists the models by name: what -k counts, what they are of, what they need, whether cells may be missing."""
+    table = Table(box=None, pad_edge=False)
+    for header in ("model", "-k", "of", "needs", "gaps"):
+        table.add_column(header, no_wrap=True)
+    for name, kind in MODELS.items():
+        needs = ", ".join(option for option in ("inputs", "trials") if getattr(kind, option))
+        table.add_row(name, kind.counts, "sequences" if kind.units == STEPS else "rows", needs, "yes" if kind.holes else "no")
+    out.print(table)
+
+
+def check(kind: Model, path: str, found: Read, sizes: Sequence[int]) -> None:
+    """Raises `InputError` for data that the model cannot be of, at the ends of the range asked for."""
+    for k in {sizes[0], sizes[-1]}:
+        try:
+            checked(kind.make(k, found.shape), found.data, found.weights)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+def fit_sizes(sizes: Sequence[int], fit_size: Callable[[int], Row], restarts: int) -> list[Row]:
+    """A fit for each K, under a bar."""
     with progress_bar() as bar:
         task = bar.add_task("", total=len(sizes))
         rows = []
         for k in sizes:
             bar.update(task, description=f"K = {k}, {restarts} restarts")
-            rows.append(_run(lambda k=k: fit_size(k), dtype))
+            rows.append(fit_size(k))
             bar.advance(task)
-    out.print(
-        f"{path}: {len(x)} rows of {', '.join(names[:12])}{', ...' * (len(names) > 12)}", markup=False, soft_wrap=True
-    )
-    usable = [row for row in rows if row.status in USABLE and np.isfinite(row.bic)]
-    best = min(usable, key=lambda row: row.bic, default=None)
-    print_sizes(rows, best)
-    if best is None:
-        print("jem: no restart gave a usable fit; try fewer components or --model gmm-diag", file=sys.stderr)
-        return 1
-    out.print(f"\nmodel            {model}, K = {best.num_components}, {dtype}, {restarts} restarts", markup=False)
-    print_fit(best)
-    if target is not None:
-        write_npz(target, fit_arrays(best, rows, model, names))
-        out.print(f"written          {target}", markup=False, soft_wrap=True)
-    return 0
+    return rows
+
+
+def also(found: Read) -> str:
+    """What else there is to say of the data."""
+    words = [f"inputs {', '.join(found.inputs)}"] if found.inputs else []
+    words += [f"{found.num_sequences} sequence{'s' * (found.num_sequences > 1)}"] if found.num_sequences else []
+    words += [f"{found.num_missing} cells missing"] if found.num_missing else []
+    words += [f"{int((found.labels >= 0).sum())} labels"] if found.labels is not None else []
+    return "".join(f"; {word}" for word in words)
 
 
 def check_options(model: str, dtype: str, tol: float, restarts: int, max_steps: int) -> None:
     """Raises `InputError` for what typer cannot look at."""
     if model not in MODELS:
-        raise InputError(f"--model {model}: expected one of {', '.join(MODELS)}")
+        known = ", ".join([*MODELS][:6])
+        raise InputError(f"--model {model}: expected one of {known}, ..; all are listed by `python -m jem models`")
     if dtype not in ("float32", "float64"):
         raise InputError(f"--dtype {dtype}: expected float32 or float64")
     if not np.isfinite(tol):
@@ -240,50 +248,6 @@ def check_writable(text: str) -> Path:
     return path
 
 
-def cast(x: np.ndarray, dtype: str, path: str, names: Sequence[str]) -> np.ndarray:
-    """The table in the dtype of the fit."""
-    with np.errstate(over="ignore"):
-        y = x.astype(dtype)
-    for row, column in np.argwhere(~np.isfinite(y))[:1]:
-        where = cell_name(row, names[int(column)])
-        raise InputError(f"{path}: {where}: {x[row, column]} does not fit {dtype}; use --dtype float64")
-    return y
-
-
-def fit_one(model: Any, key: jax.Array, x: np.ndarray, num_restarts: int, **options: Any) -> Row:
-    """Fits one model from many starts and brings what there is to say about the best to the host."""
-    start = time.perf_counter()
-    fits = jem.fit_restarts(model, key, x, num_restarts=num_restarts, **options)
-    best = fits.best()
-    jax.block_until_ready(best)
-    seconds = time.perf_counter() - start
-    posterior, _ = jem.infer(model, best.params, x)
-    weights = np.asarray(best.params.weights)
-    return Row(
-        num_components=len(weights),
-        status=jem.Status(int(best.status)),
-        statuses=Counter(jem.Status(int(code)) for code in fits.status),
-        num_optima=int(fits.num_optima()),
-        num_steps=int(best.num_steps),
-        log_likelihood=float(best.log_likelihood),
-        num_parameters=jem.num_parameters(model, best.params),
-        bic=float(jem.bic(model, best.params, x)),
-        arrays={"weights": weights, **component_arrays(best.params.components, len(weights))},
-        labels=np.asarray(posterior.responsibilities).argmax(1),
-        seconds=seconds,
-    )
-
-
-def component_arrays(components: Any, size: int) -> dict[str, np.ndarray]:
-    """The components' parameters under the names people use, each with leading axis K even where it is shared."""
-    arrays = {name: value for name, value in components._asdict().items() if name != "whitening"}
-    for name in ("covariance", "scale_matrix"):
-        value = getattr(components, name, None)
-        if value is not None:
-            arrays[name] = value if value.ndim == 3 else np.broadcast_to(value, (size, *value.shape))
-    return {name: np.asarray(value) for name, value in arrays.items()}
-
-
 def model_name(model: Any) -> str:
     """The model as one would write it, without the defaults."""
     return f"{type(model).__name__}({type(model.components.child).__name__}(), {model.components.size})"
@@ -297,13 +261,16 @@ def print_fit(row: Row) -> None:
     out.print(f"best lane        {row.status.name} after {row.num_steps} steps")
     out.print(f"log-likelihood   {row.log_likelihood:.4f}")
     out.print(f"BIC              {row.bic:.4f} with {row.num_parameters} parameters")
-    for k, weight in enumerate(row.arrays["weights"]):
+    for line in row.lines:
+        out.print(line, markup=False, soft_wrap=True)
+    for k, weight in enumerate([] if row.lines else row.arrays["weights"]):
         out.print(f"component {k}      weight {weight:.4f}")
         for name, value in row.arrays.items():
             if name == "weights":
                 continue
-            wide = value.ndim == 3 and value.shape[-1] > MAX_PRINTED_DIM
-            text = f"{value.shape[1:]}, too wide to print" if wide else _array_text(value[k])
+            each = value[k] if len(value) == len(row.arrays["weights"]) else value  # what all share
+            wide = each.ndim == 2 and each.shape[-1] > MAX_PRINTED_DIM
+            text = f"{each.shape}, too wide to print" if wide else _array_text(each)
             out.print(f"  {name:<15}{text}", markup=False, soft_wrap=True)
 
 
@@ -335,16 +302,18 @@ def progress_bar() -> Progress:
     )  # fmt: skip
 
 
-def fit_arrays(best: Row, rows: Sequence[Row], model: str, names: Sequence[str]) -> dict[str, Any]:
+def fit_arrays(best: Row, rows: Sequence[Row], model: str, found: Read) -> dict[str, Any]:
     """What the .npz holds."""
     return {
         **best.arrays,
-        "labels": best.labels,
+        **best.hidden,
         "log_likelihood": best.log_likelihood,
         "bic": best.bic,
         "status": best.status.name,
         "model": model,
-        "columns": np.array(names),
+        "columns": np.array(found.names),
+        **({"inputs": np.array(found.inputs)} if found.inputs else {}),
+        **({"label_names": np.array(found.label_names)} if found.label_names else {}),
         "sweep_num_components": [row.num_components for row in rows],
         "sweep_log_likelihood": [row.log_likelihood for row in rows],
         "sweep_bic": [row.bic for row in rows],

@@ -13,8 +13,11 @@ from jem.combine.frozen import not_given
 from jem.coordinates import check_values
 from jem.data import inputs_within
 from jem.doors.cores import spread
+from jem.doors.progress import Meter, meter_of
 from jem.engine.adjoint.implicit import Implicit
+from jem.engine.adjoint.unrolled import Unrolled
 from jem.engine.devices import mesh_of
+from jem.engine.pieces import solve_in_pieces
 from jem.engine.program import solve
 from jem.engine.restarts import FinishAll
 from jem.engine.result import Fit
@@ -38,6 +41,7 @@ def fit(
     stop: Any = Remaining(),  # noqa: B008
     max_steps: int = 1000,
     adjoint: Any = Implicit(),  # noqa: B008
+    progress: Any = None,
 ) -> Fit:
     """Fits a model by EM from one start.
 
@@ -55,13 +59,16 @@ def fit(
         max_steps: largest number of EM steps.
         adjoint: what a derivative of the fit is: `jem.adjoints.Implicit()`, that of the fixed point it leads to, or
             `jem.adjoints.Unrolled()`, that of its steps.
+        progress: True for a line on the terminal that says how it goes (with rich, of the extra `cli`), or a function that is
+            given a `jem.Report` about twice a second. The fit is then run in pieces, with the same answer; Ctrl-C ends it,
+            and what it has come to is returned as MAX_STEPS.
 
     Returns:
         A `Fit` with scalar fields. `params` are those whose log-likelihood is reported.
 
     Raises:
         ValueError: data, weights or parameters that do not fit the model, naming the place. Inside jit, where values
-            cannot be looked at, the status says NONFINITE instead.
+            cannot be looked at, the status says NONFINITE instead; `progress` inside jit.
 
     Example:
         >>> import jax, jem
@@ -78,8 +85,12 @@ def fit(
     params = checks.read_params(params)
     check_values(node, params)
     task = Task(node, x, weights, solver, stop, FinishAll(), adjoint, max_steps=max_steps, slots=None, mesh=mesh_of(x, 1))
+    meter = meter_of(progress, "fit", (task, params))
     task, params, home = spread(task, params, 1)
-    return home(_fit(task, params))
+    if meter is None:
+        return home(_fit(task, params))
+    fits = in_pieces(meter, task, jax.tree.map(lambda p: p[None], params), None, 1, probing=False)
+    return home(jax.tree.map(lambda leaf: leaf[0], fits))
 
 
 def fit_restarts(
@@ -96,6 +107,7 @@ def fit_restarts(
     max_steps: int = 1000,
     batch_size: int | None = None,
     adjoint: Any = Implicit(),  # noqa: B008
+    progress: Any = None,
 ) -> Fit:
     """Fits a model by EM from many starts, all in one program.
 
@@ -116,6 +128,7 @@ def fit_restarts(
         max_steps: largest number of EM steps of a lane.
         batch_size: lanes advanced together (memory and speed, never the answer); None chooses by backend and size.
         adjoint: as for `fit`; every lane has a derivative of its own.
+        progress: as for `fit`.
 
     Returns:
         A `Fit` whose fields have a leading axis R. `.best()` is the winner, `.num_optima()` counts the optima found,
@@ -150,7 +163,11 @@ def fit_restarts(
         node, x, weights, solver, stop, schedule, adjoint,
         max_steps=max_steps, slots=batch_size, mesh=mesh_of(x, num_restarts),
     )  # fmt: skip
+    meter = meter_of(progress, "fit_restarts", (task, key, starts))
     task, (key, starts), home = spread(task, (key, starts), num_restarts)
+    if meter is not None:
+        keys = None if key is None else jax.random.split(key, num_restarts)
+        return home(in_pieces(meter, task, starts, keys, num_restarts, probing=True))
     return home(_fit_restarts(task, key, starts, num_restarts=num_restarts))
 
 
@@ -192,6 +209,17 @@ def check_options(solver: Any, stop: Any, schedule: Any, adjoint: Any, max_steps
             f"max_steps={max_steps}: the objective of every step of {num_restarts} starts is recorded, too many numbers; at "
             f"most {MOST_RECORDED}, so fit from fewer starts at a time, or for fewer steps"
         )
+
+
+def in_pieces(meter: Meter, task: Task, starts: Params, keys: Array | None, num: int, *, probing: bool) -> Fit:
+    """The fits of all starts, under a meter."""
+    if isinstance(task.adjoint, Unrolled):
+        raise ValueError("progress: the steps of jem.adjoints.Unrolled() are one scan, which is not left; leave out either")
+    meter.num_lanes = num
+    with meter:
+        fits, interrupted = solve_in_pieces(task, starts, keys, probing, lambda standing: meter.tell(*standing))
+    meter.interrupted |= interrupted
+    return fits
 
 
 @jax.jit

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from jem.engine.stream import chunk_size, fold, lay_out, unit_bytes
 from jem.engine.task import Task
-from jem.node import Data, Node, Params
+from jem.node import Data, Node
+
+T = TypeVar("T")
 
 
 def mesh_of(x: Data, num_lanes: int) -> tuple[Any, str | None] | None:
@@ -47,7 +49,18 @@ def compressed(
     return jax.shard_map(shard, mesh=mesh[0], in_specs=(P(), rows, rows), out_specs=rows, check_vma=False)(model, x, weights)
 
 
-def on_mesh(program: Callable[..., Any], task: Task, starts: tuple[Params, Array], total_weight: Array) -> Any:
+def num_shards(task: Task) -> int:
+    """Over how many devices the lanes are split."""
+    return 1 if task.mesh is None or task.mesh[1] is not None else task.mesh[0].devices.size
+
+
+def evenly(task: Task, lanes: T) -> T:
+    """The lanes, with the last of them again as often as it takes for every device to have as many."""
+    extra = -jax.tree.leaves(lanes)[0].shape[0] % num_shards(task)
+    return jax.tree.map(lambda p: jnp.concatenate([p, jnp.repeat(p[-1:], extra, 0)]) if extra else p, lanes)
+
+
+def on_mesh(program: Callable[..., Any], task: Task, starts: Any, total_weight: Any) -> Any:
     """`program(task, starts, total_weight)` on the task's mesh: rows split, statistics summed over them; or lanes split."""
     if task.mesh is None:
         return program(task, starts, total_weight)
@@ -57,8 +70,7 @@ def on_mesh(program: Callable[..., Any], task: Task, starts: tuple[Params, Array
         spread = jax.shard_map(program, mesh=mesh, in_specs=(specs, P(), P()), out_specs=P(), check_vma=False)
         return spread(task, starts, total_weight)
     # The last lane is run again to fill the devices evenly, and dropped.
-    lanes, num = P(tuple(mesh.axis_names)), starts[1].shape[0]
-    extra = -num % mesh.devices.size
-    starts = jax.tree.map(lambda p: jnp.concatenate([p, jnp.repeat(p[-1:], extra, 0)]) if extra else p, starts)
+    lanes, num = P(tuple(mesh.axis_names)), jax.tree.leaves(starts)[0].shape[0]
     spread = jax.shard_map(program, mesh=mesh, in_specs=(P(), lanes, P()), out_specs=lanes, check_vma=False)
-    return jax.tree.map(lambda leaf: leaf[:num], spread(task, starts, total_weight))
+    out = spread(task, evenly(task, starts), total_weight)
+    return out if num % mesh.devices.size == 0 else jax.tree.map(lambda leaf: leaf[:num], out)

@@ -38,9 +38,9 @@ def joined(program: Callable[[Task, Starts, Array], Any]) -> Callable[[Task, Sta
             out = jax.tree.map(lambda leaf: leaf.reshape(size, num, *leaf.shape[1:]), out)
         return out, jax.tree.map(lambda _: True, out)
 
-    return lambda task, starts, total_weight: whole(jax.tree.map(_fresh, task), starts, total_weight)
+    return lambda task, starts, total_weight: whole(jax.tree.map(fresh, task), starts, total_weight)
 
 
-def _fresh(leaf: Any) -> Any:
+def fresh(leaf: Any) -> Any:
     """A solver's key by another name: what JAX counts as its use is that of the call, of which there may be several."""
     return jax.random.clone(leaf) if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key) else leaf

@@ -273,17 +273,22 @@ def run(problem: Problem, starts: Params, numbers: Array, num_slots: int) -> tup
     Returns:
         The lanes, leading axis R, and their traces (R, max_steps + 1).
     """
-    table, trace, *_ = begin(problem, starts, numbers, num_slots)
-    num = table.status.shape[0]
+    state = begin(problem, starts, numbers, num_slots)
+    for limit, count in problem.schedule.rungs(numbers.shape[0], problem.max_steps):
+        state = go_on(problem, next_rung(state, count, num_slots), limit)
+    return state.table, state.trace
+
+
+def next_rung(state: State, count: int, num_slots: int) -> State:
+    """The `count` best lanes in the queue, the others given up."""
+    table, num = state.table, state.table.status.shape[0]
     order = jnp.arange(num)
-    for limit, count in problem.schedule.rungs(num, problem.max_steps):
-        if count < num:
-            alive = (table.status == Status.RUNNING) | (table.status == Status.CONVERGED)
-            order = jnp.argsort(jnp.where(alive, -table.objective, jnp.inf))
-            cut = jnp.zeros(num, bool).at[order[count:]].set(True) & (table.status == Status.RUNNING)
-            table = table._replace(status=jnp.where(cut, Status.SCREENED, table.status))
-        table, trace, *_ = go_on(problem, _queued(table, trace, order[:count], min(num_slots, count)), limit)
-    return table, trace
+    if count < num:
+        alive = (table.status == Status.RUNNING) | (table.status == Status.CONVERGED)
+        order = jnp.argsort(jnp.where(alive, -table.objective, jnp.inf))
+        cut = jnp.zeros(num, bool).at[order[count:]].set(True) & (table.status == Status.RUNNING)
+        table = table._replace(status=jnp.where(cut, Status.SCREENED, table.status))
+    return _queued(table, state.trace, order[:count], min(num_slots, count))
 
 
 def go_on(problem: Problem, state: State, limit: int, num_turns: Any = None) -> State:

@@ -38,6 +38,14 @@ def solve(task: Task, starts: Params, keys: Array | None = None, probing: bool =
         A `Fit` with a leading axis R.
     """
     given = task
+    task, lanes, total_weight = prepared(task, starts, keys)
+    program = task.adjoint.batched(functools.partial(on_mesh, _lanes))
+    table, trace = program(task, lanes, total_weight)
+    return concluded(given, task, total_weight, table, trace, probing)
+
+
+def prepared(task: Task, starts: Params, keys: Array | None) -> tuple[Task, tuple[Params, Array], Array]:
+    """The task with its model bound and its data as they are worked on, the starts and their numbers, the total weight."""
     starts, task = task.adjoint.inputs((starts, task))
     task = dataclasses.replace(task, x=used_rows(task.x, task.weights), weights=row_weights(task.x, task.weights))
     units = to_units(task.x)
@@ -53,12 +61,15 @@ def solve(task: Task, starts: Params, keys: Array | None = None, probing: bool =
         starts = as_start(model, jax.tree.map(lambda p, s: p.astype(s.dtype), starts, expected))
         starts = jax.vmap(model.enter)(starts)
     numbers = jnp.arange(jax.tree.leaves(starts)[0].shape[0])
-    total_weight = jnp.sum(weights)
-    lanes = task.adjoint.batched(functools.partial(on_mesh, _lanes))
-    table, trace = lanes(task, (starts, numbers), total_weight)
+    return task, (starts, numbers), jnp.sum(weights)
+
+
+def concluded(given: Task, task: Task, total_weight: Array, table: Lane, trace: Array, probing: bool) -> Fit:
+    """What is said of lanes that have ended, of the task as it was given and as it was prepared."""
+    model = task.model
     fits = jax.vmap(lambda lane, values: summary(model, task.solver, task.stop, total_weight, lane, values))(table, trace)
     if probing:
-        probes = _probes(x, weights)
+        probes = _probes(task.x, task.weights)
         fits = fits._replace(probes=lax.map(lambda params: model.infer(params, probes)[1], fits.params))
     return given.adjoint.attach(fits, given)
 

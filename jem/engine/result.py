@@ -282,7 +282,7 @@ def described(params: Any, name: str = "") -> list[str]:
     elif isinstance(params, (tuple, list)):
         fields = dict(enumerate(params))
     else:
-        start = f"  {name or 'value':<24}"
+        start = f"  {name or 'value':<23} "
         text = np.array2string(
             np.asarray(params), precision=4, suppress_small=True, threshold=24, edgeitems=2, max_line_width=100, prefix=start
         )

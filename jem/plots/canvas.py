@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+import jem
+
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
 """Okabe and Ito's, in which components, states and optima come; past the last they begin again."""
 
@@ -44,7 +46,18 @@ def column_of(x: np.ndarray, column: int, name: str) -> np.ndarray:
 
 def rows_of(x: Any, name: str) -> np.ndarray:
     """Rows (N, D) of numbers."""
-    rows = np.asarray(x, float)
+    rows = np.asarray(jem.table(x) if _is_named(x) else x, float)
     if rows.ndim != 2:
         raise ValueError(f"{name}: expected rows, shape (N, D); got shape {rows.shape}")
     return rows
+
+
+def column_name(x: Any, column: int, otherwise: str | None = None) -> str:
+    """What a column is called: its name where the rows came as a table."""
+    if not _is_named(x):
+        return otherwise or f"column {column}"
+    return str(jem.table(x).columns[column])
+
+
+def _is_named(x: Any) -> bool:
+    return hasattr(x, "column_names") or hasattr(x, "columns")

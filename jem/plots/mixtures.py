@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 
 import jem
-from jem.plots.canvas import INK, axes_of, colour, column_of, finish, rows_of
+from jem.plots.canvas import INK, axes_of, colour, column_name, column_of, finish, rows_of
 
 _GRID = 200  # points along an axis
 
@@ -24,7 +24,7 @@ def clusters(
     Args:
         model: a mixture.
         params: its parameters.
-        x: rows (N, D).
+        x: rows (N, D); of a table its names label the axes.
         columns: the two features to draw.
         deviations: the c of the ellipses, > 0.
         ax: axes to draw on, or None for a new figure.
@@ -60,7 +60,7 @@ def clusters(
             ax.add_patch(_ellipse(mean[[i, j]], matrix[np.ix_([i, j], [i, j])], c, colour(k)))
         ax.plot(*mean[[i, j]], marker="+", color=INK, markersize=9)
     ax.legend(frameon=False)
-    return finish(ax, f"column {i}", f"column {j}")
+    return finish(ax, column_name(x, i), column_name(x, j))
 
 
 def density(model: Any, params: Any, x: Any, *, ax: Axes | None = None) -> Axes:
@@ -94,7 +94,9 @@ def density(model: Any, params: Any, x: Any, *, ax: Axes | None = None) -> Axes:
         raise ValueError(f"density: x: expected one or two features; got {rows.shape[1]}; `clusters` draws two of several")
     rows = rows[~np.isnan(rows).any(1)]
     ax = axes_of(ax)
-    return _curve(model, params, rows, ax) if rows.shape[1] == 1 else _contours(model, params, rows, ax)
+    if rows.shape[1] == 1:
+        return _curve(model, params, rows, column_name(x, 0, "x"), ax)
+    return finish(_contours(model, params, rows, ax), column_name(x, 0), column_name(x, 1))
 
 
 def responsibilities(model: Any, params: Any, x: Any, *, ax: Axes | None = None) -> Axes:
@@ -167,7 +169,7 @@ def _around(values: np.ndarray, share: float = 0.1) -> np.ndarray:
     return np.linspace(low - room, high + room, _GRID)
 
 
-def _curve(model: Any, params: Any, rows: np.ndarray, ax: Axes) -> Axes:
+def _curve(model: Any, params: Any, rows: np.ndarray, name: str, ax: Axes) -> Axes:
     values = rows[:, 0]
     whole = bool((values == np.round(values)).all()) and np.ptp(values) < _GRID  # counts are drawn where they lie
     grid = np.arange(values.min(), values.max() + 1) if whole else _around(values)
@@ -179,7 +181,7 @@ def _curve(model: Any, params: Any, rows: np.ndarray, ax: Axes) -> Axes:
     for k, share in enumerate(np.asarray(getattr(posterior, "responsibilities", np.zeros((len(grid), 0)))).T):
         ax.plot(grid, share * height, color=colour(k), linewidth=1.4, label=f"component {k}")
     ax.legend(frameon=False)
-    return finish(ax, "x", "probability" if whole else "density")
+    return finish(ax, name, "probability" if whole else "density")
 
 
 def _contours(model: Any, params: Any, rows: np.ndarray, ax: Axes) -> Axes:
@@ -190,4 +192,4 @@ def _contours(model: Any, params: Any, rows: np.ndarray, ax: Axes) -> Axes:
     levels = np.unique(np.quantile(at_rows, [0.01, 0.1, 0.5]))
     ax.scatter(*rows.T, s=12, color="#BDBDBD", linewidths=0)
     ax.contour(across, up, height, levels=levels, colors=[colour(0)], linewidths=1.4, linestyles="solid")
-    return finish(ax, "column 0", "column 1")
+    return ax

@@ -88,3 +88,26 @@ def test_explained(fits):
         assert "CONVERGED" in alone and "Members" not in alone
     with pytest.raises(ValueError, match="x"):
         jem.explain(MODEL, fits, X[:, 0])
+
+
+def test_a_saddle_is_no_maximum():
+    """Components that begin alike stay alike, and say CONVERGED; what is explained looks at the curvature."""
+    coins, x = jem.Mixture(jem.Binomial(10), 2), jnp.array([[5.0], [9], [8], [4], [7]])
+    words = [
+        jem.explain(coins, jem.fit(coins, jem.Mixture.Params(jnp.array([0.5, 0.5]), jem.Binomial.Params(probs)), x), x)
+        for probs in (jnp.array([[0.6], [0.6]]), jnp.array([[0.6], [0.5]]))
+    ]
+    assert "CONVERGED" in words[0] and "saddle" in words[0] and "standard errors" not in words[0]
+    assert "CONVERGED" in words[1] and "saddle" not in words[1] and "standard errors" in words[1]
+
+
+def test_what_the_data_do_not_tell_apart(x64):
+    """Two coins of one toss each are one; loadings that may be turned are a convention and nothing is said of them."""
+    coins, x = jem.Mixture(jem.Bernoulli(), 2), jnp.array([[0.0], [1], [1]])
+    probs = jem.Bernoulli.Params(jnp.array([[0.3], [0.8]]))
+    words = jem.explain(coins, jem.fit(coins, jem.Mixture.Params(jnp.array([0.5, 0.5]), probs), x), x)
+    assert "2 of their directions change nothing" in words and "saddle" not in words
+    factors, y = jem.FactorAnalysis(2), jem.datasets.iris()[0] @ np.random.default_rng(0).normal(size=(4, 6))
+    y = y + np.random.default_rng(1).normal(size=y.shape)
+    fit = jem.fit(factors, jem.init(factors, jax.random.key(0), y), y)
+    assert "change nothing" not in jem.explain(factors, fit, y) and "saddle" not in jem.explain(factors, fit, y)

@@ -7,16 +7,23 @@ from jax import Array
 
 from jem.ask.align import labelled_part, memberships
 from jem.ask.asking import asked
+from jem.ask.information import Oakes
+from jem.ask.polish import ask
 from jem.backend import precise
+from jem.coordinates import num_free
 from jem.data import row_weights, to_units, used_rows
 from jem.engine.result import Fit, Status
 from jem.node import Data, Node, Params
 
 _RARE = 0.05  # share of the lanes below which an optimum may have better ones beside it
+_FEW, _WORK = 100, 2e6  # free coordinates, and these times the rows, of which the curvature is looked at
 
 
 def explain(node: Node, fit: Fit, x: Data, weights: Array | None = None) -> str:
     """Why a fit ended, what its restarts found, whether to trust it and what to try next, in words to print.
+
+    Where a model is small, the curvature at the end is looked at too: whether it is a maximum, and whether the data tell all
+    parameters apart.
 
     Args:
         node: the model.
@@ -46,14 +53,44 @@ def explain(node: Node, fit: Fit, x: Data, weights: Array | None = None) -> str:
     words = [str(best).partition("\n")[0] + "."]
     words += _of_restarts(fit) if fit.objective.ndim else []
     left = np.nan if best.remaining is None else float(best.remaining)
-    if status == Status.CONVERGED and np.isfinite(left):
+    rising, loose = _curvature(node, params, x, weights) if status == Status.CONVERGED else (0, 0)
+    if rising:
+        words.append(
+            "It is a saddle point, no maximum: along some direction the objective still rises to both sides. Fit from other "
+            "starts, as jem.fit_restarts makes them."
+        )
+    elif status == Status.CONVERGED and np.isfinite(left):
         near = max(np.sqrt(2 * max(left, 0)), 1e-3)  # half the squared distance is what is left
         words.append(f"The parameters lie within {near:.1g} standard errors of the maximum that they climb to.")
     elif status not in (Status.CONVERGED, Status.MAX_STEPS):
         words.append("The parameters are not an answer: they are the last that were sound.")
+    if loose and not rising:
+        words.append(
+            f"The data do not tell all parameters apart: {loose} of their directions change nothing. Look for equal or empty "
+            "components; use fewer, a smaller model, or a prior."
+        )
     if labelled_part(node) is not None and status != Status.NONFINITE:
         words.append(_of_members(np.asarray(_members(node, params, x, weights)), params))
     return "\n".join(words)
+
+
+def _curvature(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[int, int]:
+    """In how many directions the objective rises, and in how many nothing changes but by convention; of a large model none."""
+    num = num_free(node, params)
+    if num > _FEW or num * row_weights(x, weights).shape[0] > _WORK:
+        return 0, 0
+    try:
+        rising, flat = _directions(node, params, x, weights)
+    except TypeError:  # a model of which there is no information
+        return 0, 0
+    return int(rising), max(0, int(flat) - sum(node.gauge(params).values()))
+
+
+@jax.jit
+@precise
+def _directions(node: Node, params: Params, x: Data, weights: Array | None) -> tuple[Array, Array]:
+    curvature = ask(Oakes(), node, params, x, weights).curvature
+    return curvature.num_rising, curvature.num_flat
 
 
 def _of_restarts(fits: Fit) -> list[str]:

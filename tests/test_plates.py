@@ -85,3 +85,36 @@ def test_lanes_are_looked_at_together(x64, shared):
     both = jax.vmap(lambda w, m: plates.squares(structure, w, m, x))(*(jnp.stack(leaf) for leaf in zip(*lanes, strict=True)))
     for lane, got in zip(lanes, both, strict=True):
         np.testing.assert_allclose(got, plates.squares(structure, *lane, x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("apart", [2.0, 1e6])
+@pytest.mark.parametrize("dim", [32, 50])
+def test_wide_factors_in_blocks(dtype, dim, apart):
+    """Blocks of rows of a triangular factor, the last one shorter or not: values as exact as each component's, and slopes."""
+    rng, structure, eps = np.random.default_rng(0), STRUCTURES["full"], np.finfo(dtype).eps
+    w = np.tril(rng.normal(size=(3, dim, dim)) / dim, -1) + rng.uniform(0.5, 2, (3, dim))[..., None] * np.eye(dim)
+    mean = apart * rng.standard_normal((3, dim))
+    label, weights = rng.integers(0, 3, 200), rng.uniform(0, 1, 200)
+    x, weights = mean[label] + rng.standard_normal((200, dim)), (np.arange(3)[:, None] == label) * weights
+    w, mean, x, weights = (jnp.asarray(a, dtype) for a in (w, mean, x.T, weights))
+    exact = [np.asarray(a, float) for a in (w, mean, x, weights)]
+    z = np.einsum("kde,ken->kdn", exact[0], exact[2][None] - exact[1][..., None])
+    near = exact[3] > 0
+    squares = jax.jit(plates.squares, static_argnums=0)(structure, w, mean, x)
+    assert (np.abs(squares - (z**2).sum(1)) <= 64 * eps * (z**2).sum(1)).all()
+    found = jax.jit(plates.moments, static_argnums=0)(structure, w, mean, x, weights)
+    z, count = np.where(near[:, None], z, 0), exact[3].sum(1)
+    assert np.abs(found.first - np.einsum("kn,kdn->kd", exact[3], z)).max() <= 64 * eps * count.max()
+    assert np.abs(found.second - np.einsum("kn,kdn,ken->kde", exact[3], z, z)).max() <= 64 * eps * count.max()
+
+
+def test_slopes_of_wide_factors(x64):
+    """Those of a factor in blocks are those of all of it."""
+    rng, structure = np.random.default_rng(0), STRUCTURES["full"]
+    w = jnp.asarray(np.tril(rng.normal(size=(2, 40, 40)) / 40, -1) + np.eye(40))
+    mean, x = jnp.asarray(rng.standard_normal((2, 40))), jnp.asarray(rng.standard_normal((40, 30)))
+    of = lambda w, mean, x: jnp.sum(jnp.sin(jnp.sum(jnp.einsum("kde,ken->kdn", w, x[None] - mean[..., None]) ** 2, 1)))
+    got = jax.grad(lambda *a: jnp.sum(jnp.sin(plates.squares(structure, *a))), (0, 1, 2))(w, mean, x)
+    want = jax.grad(of, (0, 1, 2))(w, mean, x)
+    for a, b in zip((jnp.tril(got[0]), *got[1:]), (jnp.tril(want[0]), *want[1:]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * np.abs(b).max())

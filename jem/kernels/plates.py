@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jem import tree
 from jem.kernels.branch import anywhere
 from jem.kernels.covariance import Moments, Structure
 from jem.kernels.gaussian import residuals
 
 T = TypeVar("T")
 
+_WIDE = 32  # features from which blocks of a triangular factor, four or of half as many rows, are faster than all of it
 _LOSS = {4: 30.0, 8: 1e4}  # what rounding may be magnified by, per feature, by the bytes of a number
 
 
@@ -27,7 +29,7 @@ def squares(structure: Structure, w: Array, mean: Array, x: Array) -> Array:
     """`|W_k (x_n - mean_k)|^2`, (K, N)."""
 
     def each() -> Array:
-        one = lambda w, m: jnp.sum(residuals(structure, w, m, x) ** 2, 0)  # noqa: E731
+        one = lambda w, m: tree.total(jnp.sum(z * z, 0) for z in _whitened(structure, w, m, x))  # noqa: E731
         return jax.vmap(one, (0 if w.ndim > 2 else None, 0))(w, mean)
 
     if w.ndim == 2:
@@ -51,7 +53,7 @@ def moments(structure: Structure, w: Array, mean: Array, x: Array, weights: Arra
     """
 
     def each() -> Moments:
-        one = lambda w, m, v: structure.moments(residuals(structure, w, m, x), v)  # noqa: E731
+        one = lambda w, m, v: _in_blocks(structure, _whitened(structure, w, m, x), v)  # noqa: E731
         return jax.vmap(one, (0 if w.ndim > 2 else None, 0, 0))(w, mean, weights)
 
     if w.ndim == 2:
@@ -70,6 +72,25 @@ def moments(structure: Structure, w: Array, mean: Array, x: Array, weights: Arra
         return Moments(root * (first - count * m), (root * root * square)[..., None])
 
     return _where_near(jnp.sum((root * m) ** 2, 1), mean, wide, each)
+
+
+def _whitened(structure: Structure, w: Array, mean: Array, x: Array) -> list[Array]:
+    """`W (x - mean)` in blocks of features: the zeros of a wide triangular factor are left out of the products."""
+    dim = len(mean)
+    if not structure.triangular or dim < _WIDE:
+        return [residuals(structure, w, mean, x)]
+    size = max(_WIDE // 2, -(-dim // 4))
+    return [residuals(structure, w[end - size : end, :end], mean[:end], x[:end]) for end in range(size, dim + size, size)]
+
+
+def _in_blocks(structure: Structure, z: list[Array], weights: Array) -> Moments:
+    """Moments of what is whitened in blocks; of second ones the upper half is the lower."""
+    if len(z) == 1:
+        return structure.moments(z[0], weights)
+    weighted = [weights[None, :] * block for block in z]
+    lower = [[a @ b.T for b in z[: i + 1]] for i, a in enumerate(weighted)]
+    both = [[lower[i][j] if j <= i else lower[j][i].T for j in range(len(z))] for i in range(len(z))]
+    return Moments(jnp.concatenate([jnp.sum(a, 1) for a in weighted]), jnp.block(both))
 
 
 def _pays(structure: Structure, mean: Array) -> bool:

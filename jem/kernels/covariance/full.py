@@ -25,6 +25,8 @@ class Full(Structure):
         [[0.5, 0.0], [0.0, 1.0]]
     """
 
+    triangular = True
+
     def diagonal(self, w: Array, dim: int) -> Array:
         return diagonal(w)
 

@@ -41,6 +41,7 @@ class Structure(Documented):
     """
 
     separate = False  # whether a factor is numbers for one feature at a time
+    triangular = False  # whether it is a lower triangular matrix
 
     @property
     def plain(self) -> "Structure":

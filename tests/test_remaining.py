@@ -107,6 +107,15 @@ def test_a_parameter_that_no_step_moves(x64):
         fit.check()
 
 
+def test_means_at_their_last_digit_are_not_stuck():
+    """Far from zero a mean ends between two numbers of float32, where the score has a slope and no step moves it any more."""
+    model, x = jem.Mixture(jem.Gaussian(), 2), jem.datasets.old_faithful().astype("float32") + np.float32(65536)
+    start = jem.init(model, jax.random.key(0), x)
+    away = start._replace(components=start.components._replace(mean=start.components.mean + 1))
+    fit = jem.fit(model, away, x).check()
+    assert fit.status == Status.CONVERGED and fit.log_likelihood == pytest.approx(-1129.98, abs=5e-3)
+
+
 @jem.author.node
 class Broken(jem.Poisson):
     """Statistics that are NaN, or an M-step that is."""

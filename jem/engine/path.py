@@ -43,12 +43,14 @@ class Path(NamedTuple):
         last: the one accepted last.
         steps: differences between one and the next, rows (m, n) in a ring.
         count: points in a row, 0 where the path begins anew.
+        moved: which coordinates ever moved, (n,).
         forecast: E, and what is left with E in it, at the last three points from the newest to the oldest, (3, 2).
     """
 
     last: Point
     steps: Point
     count: Array
+    moved: Array
     forecast: Array
 
 
@@ -77,7 +79,8 @@ def begin(model: Node, params: Params, memory: int) -> Path | None:
         return None
     rows = jnp.zeros((max(memory, _RECENT, min(MEMORY, place.shape[0])) + 1, place.shape[0]), place.dtype)
     nowhere = Point(place, jnp.zeros_like(place))
-    return Path(nowhere, Point(rows, rows), jnp.array(0, jnp.int32), jnp.full((IN_A_ROW, 2), jnp.inf, place.dtype))
+    never, unknown = jnp.zeros(place.shape, bool), jnp.full((IN_A_ROW, 2), jnp.inf, place.dtype)
+    return Path(nowhere, Point(rows, rows), jnp.array(0, jnp.int32), never, unknown)
 
 
 def go_on(path: Path, point: Point, accepted: Array, fresh: Array) -> Path:
@@ -92,6 +95,7 @@ def go_on(path: Path, point: Point, accepted: Array, fresh: Array) -> Path:
         last=tree.where(accepted & finite, point, path.last),
         steps=steps,
         count=jnp.where(accepted, count + finite, path.count),
+        moved=path.moved | ((point.place != path.last.place) & accepted & finite),
     )
 
 
@@ -117,11 +121,14 @@ def forecast(path: Path, residual: Array, accepted: Array) -> Path:
 
 
 def stuck(path: Path, residual: Array, total_weight: Array) -> Array:
-    """Whether the plain step leaves a coordinate exactly where it always was although the score has a slope along it."""
+    """Whether the plain step leaves a coordinate exactly where it always was although the score has a slope along it.
+
+    One that has moved before, and no more, is where its last digit has it: so are means very far from zero.
+    """
     size = jnp.abs(path.last.place)
     slope = jnp.abs(path.last.score) * jnp.where(size > 0, size, 1)  # as the coordinate grows by its own size
     steep = slope > _FLAT + jnp.sqrt(jnp.finfo(size.dtype).eps) * total_weight.astype(size.dtype)
-    return jnp.any(steep & (residual == 0) & (gone(path) == 0))
+    return jnp.any(steep & (residual == 0) & ~path.moved)
 
 
 def gone(path: Path) -> Array:
